@@ -1,0 +1,129 @@
+"""From rows (a clip and its text, maybe in two languages) to the padded, noised batch of model and objectives."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class MMPCollator:
+    """Pads rows into a batch and adds the noised views of Eq. 3 and 5. A `collate_fn` for a `DataLoader`.
+
+    A row is `{"video_id", "language", "text", "video_features"}`, features being `(seconds, video_feature_dim)` in
+    numpy or torch; rows with a pivot language (§3.3) add `pivot_language` and `pivot_text`. The batch holds tensors:
+
+    - `input_ids`, `attention_mask` `(batch, tokens)`, `video_features` `(batch, seconds, video_feature_dim)`,
+      `video_mask` `(batch, seconds)`, 1 where a second is real;
+    - with pivots `pivot_input_ids`, `pivot_attention_mask` `(batch, pivot tokens)`;
+    - unless `mask_ratio` is 0, `noisy_input_ids`, `noisy_video_features`, `noisy_pivot_input_ids`: each token is
+      replaced by the tokenizer's mask token, and each second by a zero vector, with probability `mask_ratio`.
+      Special tokens and padding are left alone; masks of attention are those of the clean views;
+    - `video_index` `(batch,)` int64: equal where, and only where, two rows show the same video, in any process.
+
+    The noise is a function of (seed, epoch, row) alone, whatever batch or process the row is in. A row is known by its
+    video, language and text.
+
+    Args:
+        processor: an `MMPProcessor`.
+        max_text_length: in tokens, longer texts are cut (App. C: 192 in pre-training, 96 in fine-tuning).
+        max_video_length: in seconds, longer videos are cut (App. C: 128 and 36).
+        mask_ratio: 0 <= ratio < 1 (§3.2: 5 %).
+        seed: of the noise.
+
+    Raises:
+        ValueError: for a ratio outside [0, 1) or a tokenizer without a mask token; when called, for a row that lacks
+            a key, has an empty text, no seconds or NaN in its features (all name the video).
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        max_text_length: int = 96,
+        max_video_length: int = 36,
+        mask_ratio: float = 0.05,
+        seed: int = 0,
+    ):
+        if not 0 <= mask_ratio < 1:
+            raise ValueError(f"mask_ratio must be at least 0 and less than 1, but is {mask_ratio}.")
+        if mask_ratio and processor.tokenizer.mask_token_id is None:
+            raise ValueError("This tokenizer has no mask token to noise text with; use mask_ratio=0 (no intra term).")
+        self.processor, self.mask_ratio, self.seed = processor, mask_ratio, seed
+        self.max_text_length, self.max_video_length = max_text_length, max_video_length
+        self._special_ids = torch.tensor(processor.tokenizer.all_special_ids)
+        # Shared memory: the copies in a DataLoader's persistent workers follow `set_epoch` too.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw other noise from now on, also in worker processes that are already running."""
+        self._epoch.fill_(epoch)
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        pivots = [row.get("pivot_text") is not None for row in rows]
+        if any(pivots) and not all(pivots):
+            raise ValueError(f"Video {rows[pivots.index(False)]['video_id']} has no pivot_text, but others do.")
+        for row in rows:
+            _check(row)
+
+        batch = dict(self._tokenize([row["text"] for row in rows]))
+        batch |= self.processor.feature_extractor(
+            [row["video_features"] for row in rows],
+            max_length=self.max_video_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        if all(pivots):
+            encoded = self._tokenize([row["pivot_text"] for row in rows])
+            batch |= {f"pivot_{key}": value for key, value in encoded.items()}
+        broken = ~batch["video_features"].sum(dim=(1, 2), dtype=torch.float32).isfinite()
+        if broken.any():
+            names = ", ".join(str(row["video_id"]) for row, bad in zip(rows, broken, strict=True) if bad)
+            raise ValueError(f"NaN or infinity in the video features of {names}: extract them again.")
+        batch["video_index"] = torch.tensor([_digest(row["video_id"]) >> 1 for row in rows])
+        return batch | self._noised(batch, rows) if self.mask_ratio else batch
+
+    def _tokenize(self, texts: list[str]) -> dict[str, Tensor]:
+        encoded = self.processor.tokenizer(
+            texts, truncation=True, max_length=self.max_text_length, padding=True, return_tensors="pt"
+        )
+        return {key: encoded[key] for key in ("input_ids", "attention_mask")}
+
+    def _noised(self, batch: dict[str, Tensor], rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        generators = [
+            np.random.default_rng(_digest(self.seed, int(self._epoch), row["video_id"], row["language"], row["text"]))
+            for row in rows
+        ]
+        noisy = {}
+        for prefix in ("", "pivot_") if "pivot_input_ids" in batch else ("",):
+            ids = batch[f"{prefix}input_ids"]
+            chosen = self._choose(batch[f"{prefix}attention_mask"], generators) & ~torch.isin(ids, self._special_ids)
+            noisy[f"noisy_{prefix}input_ids"] = ids.masked_fill(chosen, self.processor.tokenizer.mask_token_id)
+        chosen = self._choose(batch["video_mask"], generators)
+        noisy["noisy_video_features"] = batch["video_features"].masked_fill(chosen[:, :, None], 0.0)
+        return noisy
+
+    def _choose(self, mask: Tensor, generators: list[np.random.Generator]) -> Tensor:
+        """True at the positions to noise, among the real ones; as many draws as a row is long, padded or not."""
+        chosen = torch.zeros(mask.shape, dtype=torch.bool)
+        for row, real, generator in zip(chosen, mask.bool(), generators, strict=True):
+            row[real] = torch.from_numpy(generator.random(int(real.sum())) < self.mask_ratio)
+        return chosen
+
+
+def _check(row: Mapping[str, Any]) -> None:
+    video = row.get("video_id", "(no video_id)")
+    missing = [key for key in ("video_id", "language", "text", "video_features") if row.get(key) is None]
+    if missing:
+        raise ValueError(f"The row of video {video} lacks {', '.join(missing)}.")
+    for key in ("text", "pivot_text"):
+        if row.get(key) is not None and not row[key].strip():
+            raise ValueError(f"Video {video} has an empty {key} ({row['language']}): leave such rows out.")
+    if len(row["video_features"]) == 0:
+        raise ValueError(f"Video {video} has features of zero seconds: leave such rows out.")
+
+
+def _digest(*parts: Any) -> int:
+    """The same 64 bits for the same parts on every machine, unlike `hash`."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little")
