@@ -1,0 +1,209 @@
+"""One builder file, two uses: a loading script for datasets 3.6, a converter to Parquet for every version.
+
+datasets >= 4 refuses to run scripts, so what users load from the Hub is the Parquet that `write_dataset` makes from
+the same builder class. Shards are named as the Hub expects, appear whole or not at all, and hold a video in the same
+shard number everywhere (`shard_of`), so that datasets with one video per row join shard by shard.
+"""
+
+import importlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import ArrowBasedBuilder, DatasetBuilder, Features, IterableDataset
+from mmp.dataset_scripts.schema import ALIASES, shard_of
+from tqdm import tqdm
+
+BUFFER_BYTES = 64 << 20
+"""Rows waiting to be written, over all shards. A row group is at most this large, which bounds readers' memory too."""
+
+
+class AliasedConfigs:
+    """Mixin for builders whose configs are languages: `"cz"` and `"CS"` open the config `"cs"`."""
+
+    def __init__(self, *args, config_name: str | None = None, **kwargs):
+        if config_name is not None:
+            config_name = ALIASES.get(config_name.lower(), config_name)
+            known = {config.name.lower(): config.name for config in self.BUILDER_CONFIGS}
+            config_name = known.get(config_name.lower(), config_name)
+        super().__init__(*args, config_name=config_name, **kwargs)
+
+
+def shard_name(split: str, index: int, num_shards: int) -> str:
+    """`train-00003-of-00016.parquet`: the name by which the Hub finds splits and orders shards."""
+    return f"{split}-{index:05d}-of-{num_shards:05d}.parquet"
+
+
+def find_shards(folder: str | os.PathLike, split: str = "train") -> list[Path]:
+    """The shards of a split, in order.
+
+    Raises:
+        FileNotFoundError: when there is none, or when one of them is missing.
+    """
+    shards = sorted(Path(folder).glob(f"{split}-*-of-*.parquet"))
+    if not shards:
+        raise FileNotFoundError(f"No {split}-*-of-*.parquet in {folder}: build the dataset first.")
+    num_shards = int(shards[0].stem.rsplit("-", 1)[1])
+    expected = [shard_name(split, index, num_shards) for index in range(num_shards)]
+    if missing := sorted(set(expected) - {shard.name for shard in shards}):
+        raise FileNotFoundError(f"{folder} lacks {len(missing)} of {num_shards} shards, the first is {missing[0]}.")
+    if len(shards) != num_shards:
+        raise FileNotFoundError(f"{folder} holds shards of two builds (not all are -of-{num_shards:05d}): remove one.")
+    return shards
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary path beside `path`; it takes the name `path` when the block succeeds and is removed when it fails."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.incomplete")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike, content: object) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def write_shard(tables: Iterable[pa.Table], path: str | os.PathLike, schema: pa.Schema) -> int:
+    """Write one shard, a row group per table, and return its number of rows. It exists only when it is complete."""
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        return sum(_write_row_group(writer, table.cast(schema)) for table in tables)
+
+
+def _write_row_group(writer: pq.ParquetWriter, table: pa.Table) -> int:
+    writer.write_table(table, row_group_size=max(1, table.num_rows))
+    return table.num_rows
+
+
+class ShardedWriter:
+    """Writes one split, each row to the shard `shard_of(row["video_id"], num_shards)`, in the order of arrival.
+
+    Memory is bounded by `buffer_bytes`, whatever the number of shards. The caller sees to it that the folder appears
+    only when it is complete, as `write_dataset` does.
+
+    The Arrow schema is written without datasets' own metadata: 5.x would put types there that 3.6 cannot read, and for
+    the plain types used here both infer the same features.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        features: Features,
+        split: str = "train",
+        num_shards: int = 1,
+        buffer_bytes: int = BUFFER_BYTES,
+    ):
+        self.schema = features.arrow_schema.remove_metadata()
+        self.num_shards, self.buffer_bytes = num_shards, buffer_bytes
+        self.num_rows = 0
+        self._paths = [Path(folder) / shard_name(split, index, num_shards) for index in range(num_shards)]
+        self._tables: list[list[pa.Table]] = [[] for _ in range(num_shards)]
+        self._bytes = [0] * num_shards
+
+    def __enter__(self) -> "ShardedWriter":
+        self._writers = [pq.ParquetWriter(path, self.schema, compression="zstd") for path in self._paths]
+        return self
+
+    def write(self, table: pa.Table) -> None:
+        table = table.cast(self.schema)
+        self.num_rows += table.num_rows
+        if self.num_shards == 1:
+            self._add(0, table)
+        else:
+            shards = np.array([shard_of(video_id, self.num_shards) for video_id in table["video_id"].to_pylist()])
+            order = np.argsort(shards, kind="stable")
+            table = table.combine_chunks().take(pa.array(order))
+            for shard, count in zip(*np.unique(shards, return_counts=True), strict=True):
+                self._add(int(shard), table.slice(int(np.searchsorted(shards[order], shard)), int(count)))
+        while sum(self._bytes) > self.buffer_bytes:
+            self._flush(int(np.argmax(self._bytes)))
+
+    def _add(self, shard: int, table: pa.Table) -> None:
+        self._tables[shard].append(table)
+        self._bytes[shard] += table.nbytes
+
+    def _flush(self, shard: int) -> None:
+        if self._tables[shard]:
+            _write_row_group(self._writers[shard], pa.concat_tables(self._tables[shard]))
+        self._tables[shard], self._bytes[shard] = [], 0
+
+    def __exit__(self, error_type, error, traceback) -> None:
+        if error_type is None:
+            for shard in range(self.num_shards):
+                self._flush(shard)
+        for writer in self._writers:
+            writer.close()
+
+
+def load_builder(name: str) -> type[DatasetBuilder]:
+    """The builder class of `dataset_scripts/<name>/<name>.py`.
+
+    Raises:
+        ValueError: when there is no such dataset; the message lists those there are.
+    """
+    folder = Path(__file__).parent
+    names = sorted(path.name for path in folder.iterdir() if (path / f"{path.name}.py").is_file())
+    if name not in names:
+        raise ValueError(f"Unknown dataset {name!r}: choose from {' '.join(names)}.")
+    module = importlib.import_module(f"mmp.dataset_scripts.{name}.{name}")
+    return next(
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, DatasetBuilder) and value.__module__ == module.__name__
+    )
+
+
+def write_dataset(
+    builder: DatasetBuilder, output_dir: str | os.PathLike, num_shards: int = 1, buffer_bytes: int = BUFFER_BYTES
+) -> dict[str, int]:
+    """Convert one config of a builder to `output_dir/<config>/<split>-?????-of-?????.parquet`.
+
+    Rows go from the raw files to the shards without an Arrow copy in between. A builder with an attribute `report`
+    (a JSON-able dict of what was repaired or skipped) has it written to `output_dir/reports/<config>.json`.
+
+    Returns:
+        the number of rows of each split.
+    """
+    folder = Path(output_dir) / builder.config.name
+    temporary = folder.with_name(f".{folder.name}.incomplete")
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
+    temporary.mkdir(parents=True)
+    rows = {}
+    try:
+        for split, dataset in builder.as_streaming_dataset().items():
+            with ShardedWriter(temporary, builder.info.features, str(split), num_shards, buffer_bytes) as writer:
+                progress = tqdm(desc=f"{builder.config.name}/{split}", unit=" rows", unit_scale=True)
+                for table in _tables(builder, dataset, writer.schema):
+                    writer.write(table)
+                    progress.update(table.num_rows)
+                progress.close()
+            rows[str(split)] = writer.num_rows
+        if report := getattr(builder, "report", None):
+            write_json(Path(output_dir) / "reports" / f"{builder.config.name}.json", report)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return rows
+
+
+def _tables(builder: DatasetBuilder, dataset: IterableDataset, schema: pa.Schema) -> Iterator[pa.Table]:
+    if isinstance(builder, ArrowBasedBuilder):
+        yield from dataset.with_format("arrow").iter(batch_size=1000)
+        return
+    rows = iter(dataset)
+    while batch := list(islice(rows, 1000)):
+        yield pa.Table.from_pylist(batch, schema=schema)
