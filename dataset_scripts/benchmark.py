@@ -1,0 +1,193 @@
+"""What the four benchmark builders share: options, languages, translations and the check of counts.
+
+A benchmark's own file only says how its official files are read (`read_split`). Every row follows
+`mmp.dataset_scripts.schema.CAPTIONS`.
+"""
+
+import gzip
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+from mmp.dataset_scripts.protocols import check_counts, protocols_of
+from mmp.dataset_scripts.schema import CAPTIONS, LANGUAGES, canonical_language
+from mmp.dataset_scripts.translations import Translations
+
+
+@dataclass
+class BenchmarkConfig(datasets.BuilderConfig):
+    """Options of a benchmark; the config's name is the name of the protocol.
+
+    Args:
+        languages: which languages to keep, `"all"` for the nine; default: those people wrote captions in.
+        translations: file or folder of translated captions (see `translations.py`), for the languages without.
+        splits: which splits to build (default: all of the protocol), for whoever has only some of the files.
+        check_counts: refuse files whose counts differ from the protocol's.
+    """
+
+    languages: str | list[str] | None = None
+    translations: str | None = None
+    splits: str | list[str] | None = None
+    check_counts: bool = True
+
+
+def configs(benchmark: str) -> list[BenchmarkConfig]:
+    """One config per protocol, the paper's first."""
+    return [
+        BenchmarkConfig(name=protocol.name, version=datasets.Version("1.0.0"), description=protocol.source)
+        for protocol in protocols_of(benchmark).values()
+    ]
+
+
+class BenchmarkBuilder(datasets.GeneratorBasedBuilder):
+    """Builds one benchmark from its official files, which must be in `data_dir` (searched recursively).
+
+    A subclass sets `BENCHMARK`, `BUILDER_CONFIGS`, `DEFAULT_CONFIG_NAME` and writes `read_split`.
+
+    Raises (when built):
+        FileNotFoundError: a file is missing; the message names it.
+        ValueError: unknown language or split, counts that differ from the protocol, incomplete translations.
+    """
+
+    BUILDER_CONFIG_CLASS = BenchmarkConfig
+    BENCHMARK: str
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(description=self.config.description, features=CAPTIONS)
+
+    @property
+    def protocol(self):
+        return protocols_of(self.BENCHMARK)[self.config.name]
+
+    def read_split(self, split: str, languages: list[str]) -> list[dict]:
+        """The rows of a split with the captions people wrote in `languages`."""
+        raise NotImplementedError
+
+    def other_ids(self, video_id: str, caption_id: str) -> list[str]:
+        """Further names a translation file may use for a caption."""
+        return []
+
+    def find_file(self, *names: str) -> Path:
+        """The first of these names that is found under `data_dir`, plain or gzipped, nearest to its root.
+
+        Raises:
+            FileNotFoundError: if none of them is there.
+        """
+        if self.config.data_dir is None:
+            raise FileNotFoundError(
+                f"{self.BENCHMARK}: pass data_dir, the folder with the official files ({names[0]})."
+            )
+        root = Path(self.config.data_dir)
+        for name in names:
+            found = [path for variant in (name, f"{name}.gz") for path in root.rglob(variant)]
+            if found:
+                return min(found, key=lambda path: (len(path.parts), str(path)))
+        raise FileNotFoundError(
+            f"{self.BENCHMARK}, protocol {self.config.name!r}: no {' or '.join(names)} in {root}. "
+            "The dataset card says where the official files come from; splits=[...] builds only some splits."
+        )
+
+    def _split_generators(self, dl_manager):
+        human_languages, translated = self._languages()
+        names = self.config.splits or list(self.protocol.splits)
+        names = [names] if isinstance(names, str) else names
+        unknown = sorted(set(names) - set(self.protocol.splits))
+        if unknown:
+            raise ValueError(
+                f"{self.BENCHMARK}, protocol {self.config.name!r} has no split {unknown[0]!r}: "
+                f"choose from {' '.join(self.protocol.splits)}."
+            )
+        translations = None
+        if translated:
+            if self.config.translations is None:
+                raise ValueError(
+                    f"{self.BENCHMARK} has no human captions in {' '.join(translated)}: pass translations=, a folder "
+                    "of translated captions (`mmp translate` makes them), or leave these languages out."
+                )
+            translations = Translations(self.config.translations, translated)
+        generators = []
+        # Everything is read and checked before the first row is written: a refusal is one clear error, no half dataset.
+        for split in names:
+            rows = self.read_split(split, human_languages)
+            if self.config.check_counts:
+                check_counts(self.protocol, split, rows, human_languages, str(self.config.data_dir))
+                self._check_translations(split, rows, translations)
+            generators.append(
+                datasets.SplitGenerator(name=split, gen_kwargs={"rows": rows, "translations": translations})
+            )
+        return generators
+
+    def _generate_examples(self, rows, translations):
+        kept = set(self._kept_languages())
+        for row in rows:
+            captions = [caption for caption in row["captions"] if caption["language"] in kept]
+            captions += [caption for _, caption in self._translated(row, translations) if caption is not None]
+            yield row["video_id"], {"video_id": row["video_id"], "captions": captions}
+
+    def _kept_languages(self) -> list[str]:
+        languages = self.config.languages
+        if languages is None:
+            return list(self.protocol.languages)
+        if languages == "all":
+            return list(LANGUAGES)
+        languages = languages.replace(",", " ").split() if isinstance(languages, str) else languages
+        return [canonical_language(language) for language in languages]
+
+    def _languages(self) -> tuple[list[str], list[str]]:
+        """The languages to read from the official files and those to take from translations."""
+        kept, written = self._kept_languages(), self.protocol.languages
+        translated = [language for language in kept if language not in written]
+        read = [language for language in written if language in kept or (translated and language == "en")]
+        return read, translated
+
+    def _translated(self, row: dict, translations: Translations | None):
+        """Pairs of (English caption id and language, its translated caption or None) of one video."""
+        english = [caption for caption in row["captions"] if caption["language"] == "en"]
+        for language in translations.languages if translations is not None else []:
+            for position, caption in enumerate(english):
+                ids = [caption["caption_id"], *self.other_ids(row["video_id"], caption["caption_id"])]
+                found = translations.find(language, row["video_id"], ids, caption["text"], position, len(english))
+                translated = None
+                if found is not None:
+                    translated = {"caption_id": ids[0], "language": language, "text": found[0], "source": found[1]}
+                yield (language, ids[0]), translated
+
+    def _check_translations(self, split: str, rows: list[dict], translations: Translations | None) -> None:
+        missing = [
+            (row["video_id"], caption_id, language)
+            for row in rows
+            for (language, caption_id), caption in self._translated(row, translations)
+            if caption is None
+        ]
+        if missing:
+            video_id, caption_id, language = missing[0]
+            expected = sum(caption["language"] == "en" for row in rows for caption in row["captions"]) * len(
+                translations.languages
+            )
+            raise ValueError(
+                f"{self.BENCHMARK} {split}: expected {expected:,} translated captions "
+                f"({' '.join(translations.languages)}), found {expected - len(missing):,} in {translations.path}; the "
+                f"first missing one is {language}, video {video_id}, caption {caption_id}. Finish the translation, or "
+                "build with what is there by check_counts=False."
+            )
+
+
+def human(caption_id: str, language: str, text: str) -> dict:
+    """A caption a person wrote."""
+    return {"caption_id": caption_id, "language": language, "text": text, "source": "human"}
+
+
+def read_lines(file: Path) -> list[str]:
+    """The lines of a UTF-8 text file, plain or gzipped.
+
+    Lines end at "\\n" only: captions contain U+2028 and the like, where `str.splitlines` would cut.
+
+    Raises:
+        ValueError: if the file is not UTF-8 or a broken gzip.
+    """
+    opener = gzip.open if file.suffix == ".gz" else open
+    try:
+        with opener(file, "rt", encoding="utf-8-sig", newline="\n") as lines:
+            return [line.rstrip("\r\n") for line in lines]
+    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
+        raise ValueError(f"{file} cannot be read as UTF-8 text ({error}); download it again.") from error

@@ -1,0 +1,216 @@
+"""Every evaluation protocol of the benchmarks, as data: which videos, how many captions, and who defined it.
+
+A score means nothing without the protocol it was measured under. The builders refuse files whose counts differ from
+this table; the cards and the README show it (`python -m mmp.dataset_scripts.protocols` prints it as Markdown).
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Split:
+    """How many videos (images, for Multi30K) a split has, and how many captions per language.
+
+    `captions` counts what people wrote. A count of `None` is not asserted, because releases of the file differ.
+    """
+
+    videos: int
+    captions: dict[str, int | None]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way to split one benchmark; the first protocol of a benchmark is the one the paper uses (§5.1)."""
+
+    benchmark: str
+    name: str
+    splits: dict[str, Split]
+    source: str
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The languages people wrote captions in; others come from translation files."""
+        return tuple(dict.fromkeys(language for split in self.splits.values() for language in split.captions))
+
+
+VTT_1K_A = Split(1000, {"en": 1000})
+
+PROTOCOLS = (
+    Protocol(
+        "msrvtt",
+        "1k-A",
+        {"train": Split(6513, {"en": 130_260}), "validation": Split(497, {"en": 9_940}), "test": VTT_1K_A},
+        "Official train and validation (Xu et al. 2016), tested on the 1,000 pairs of Yu et al. 2018; paper §5.1",
+    ),
+    Protocol(
+        "msrvtt",
+        "7k",
+        {"train": Split(7010, {"en": 140_200}), "test": VTT_1K_A},
+        "Official train + validation, tested on 1k-A (Miech et al. 2019); has no validation videos",
+    ),
+    Protocol(
+        "msrvtt",
+        "9k",
+        {"train": Split(9000, {"en": 180_000}), "test": VTT_1K_A},
+        "Every video outside 1k-A (Liu et al. 2019), the 180K pairs of paper App. C; has no validation videos",
+    ),
+    Protocol(
+        "msrvtt",
+        "official",
+        {
+            "train": Split(6513, {"en": 130_260}),
+            "validation": Split(497, {"en": 9_940}),
+            "test": Split(2990, {"en": 59_800}),
+        },
+        "The splits of Xu et al. 2016, 20 captions per video",
+    ),
+    Protocol(
+        "vatex",
+        "chen2020",
+        {
+            "train": Split(25_991, {"en": 259_910, "zh": 259_910}),
+            "validation": Split(1500, {"en": 15_000, "zh": 15_000}),
+            "test": Split(1500, {"en": 15_000, "zh": 15_000}),
+        },
+        "Official train; official validation halved by the id lists of Chen et al. 2020; paper §5.1",
+    ),
+    Protocol(
+        "vatex",
+        "seeded-halves",
+        {
+            "train": Split(25_991, {"en": 259_910, "zh": 259_910}),
+            "validation": Split(1500, {"en": 15_000, "zh": 15_000}),
+            "test": Split(1500, {"en": 15_000, "zh": 15_000}),
+        },
+        "Same sizes without the id lists: validation videos in the order of their hashed ids, first half / second half",
+    ),
+    Protocol(
+        "vatex",
+        "official",
+        {
+            "train": Split(25_991, {"en": 259_910, "zh": 259_910}),
+            "validation": Split(3000, {"en": 30_000, "zh": 30_000}),
+        },
+        "The public splits of Wang et al. 2019 (captions of the official test videos were never released)",
+    ),
+    Protocol(
+        "multi30k",
+        "both",
+        {
+            "train": Split(29_000, {"en": 145_000, "de": 145_000, "fr": 29_000, "cs": 29_000}),
+            "validation": Split(1014, {"en": 5_070, "de": 5_070, "fr": 1_014, "cs": 1_014}),
+            "test": Split(1000, {"en": 5_000, "de": 5_000, "fr": 1_000, "cs": 1_000}),
+        },
+        "Task 2 in English and German, task 1 in French and Czech, test 2016 (as Kim et al. 2020); paper §5.6, Table 7",
+    ),
+    Protocol(
+        "multi30k",
+        "task1",
+        {
+            "train": Split(29_000, {"en": 29_000, "de": 29_000, "fr": 29_000, "cs": 29_000}),
+            "validation": Split(1014, {"en": 1_014, "de": 1_014, "fr": 1_014, "cs": 1_014}),
+            "test": Split(1000, {"en": 1_000, "de": 1_000, "fr": 1_000, "cs": 1_000}),
+        },
+        "One English caption and its three translations, test 2016 (Elliott et al. 2016, 2017; Barrault et al. 2018)",
+    ),
+    Protocol(
+        "multi30k",
+        "task2",
+        {
+            "train": Split(29_000, {"en": 145_000, "de": 145_000}),
+            "validation": Split(1014, {"en": 5_070, "de": 5_070}),
+            "test": Split(1000, {"en": 5_000, "de": 5_000}),
+        },
+        "Five English and five German descriptions, written independently, test 2016 (Elliott et al. 2016)",
+    ),
+    Protocol(
+        "msvd",
+        "standard",
+        {
+            "train": Split(1200, {"en": None, "zh": 7_194}),
+            "validation": Split(100, {"en": None, "zh": 584}),
+            "test": Split(670, {"en": None, "zh": 3_980}),
+        },
+        "vid1–1200 / 1201–1300 / 1301–1970 (Venugopalan et al. 2015), paper App. E; English from the corpus CSV, "
+        "whose releases differ in their count, Chinese from MSVD-CN",
+    ),
+    Protocol(
+        "msvd",
+        "descriptions-txt",
+        {
+            "train": Split(1200, {"en": 48_774, "zh": 7_194}),
+            "validation": Split(100, {"en": 4_290, "zh": 584}),
+            "test": Split(670, {"en": 27_763, "zh": 3_980}),
+        },
+        "Same videos; English from AllVideoDescriptions.txt, the 80,827 sentences most retrieval papers use",
+    ),
+)
+
+ALIASES = {"vtt": "msrvtt", "m30k": "multi30k", "youtube2text": "msvd"}
+"""The paper's names of the benchmarks."""
+
+
+def canonical_benchmark(name: str) -> str:
+    """The folder name of a benchmark: `"VTT"` and `"msrvtt"` give `"msrvtt"`.
+
+    Raises:
+        ValueError: for a benchmark that is not in the table.
+    """
+    code = ALIASES.get(name.lower(), name.lower())
+    known = list(dict.fromkeys(protocol.benchmark for protocol in PROTOCOLS))
+    if code not in known:
+        raise ValueError(f"Unknown benchmark {name!r}: choose from {' '.join(known)} (or {' '.join(ALIASES)}).")
+    return code
+
+
+def protocols_of(benchmark: str) -> dict[str, Protocol]:
+    """The protocols of a benchmark by name; the first is the paper's."""
+    code = canonical_benchmark(benchmark)
+    return {protocol.name: protocol for protocol in PROTOCOLS if protocol.benchmark == code}
+
+
+def check_counts(protocol: Protocol, split: str, rows: list[dict], languages: list[str], files: str) -> None:
+    """Refuse rows that are not the protocol's split.
+
+    Args:
+        rows: rows of the `CAPTIONS` schema, before translations are added.
+        languages: the languages the rows were read in; only these are counted.
+        files: where the rows came from, for the message.
+
+    Raises:
+        ValueError: naming what was expected, what was found and how to build anyway.
+    """
+    expected = protocol.splits[split]
+    found = dict.fromkeys(languages, 0)
+    for row in rows:
+        for caption in row["captions"]:
+            found[caption["language"]] += 1
+    counts = [("videos", expected.videos, len(rows))]
+    counts += [(f"captions ({language})", expected.captions.get(language), found[language]) for language in languages]
+    wrong = [f"{want:,} {what}, found {have:,}" for what, want, have in counts if want is not None and want != have]
+    if wrong:
+        raise ValueError(
+            f"{protocol.benchmark} {split}, protocol {protocol.name!r}: expected {'; expected '.join(wrong)} "
+            f"in {files}. Scores on other data are not comparable with published ones; "
+            "to build from these files anyway pass check_counts=False."
+        )
+
+
+def to_markdown(benchmark: str | None = None) -> str:
+    """The table of protocols (of one benchmark, if given) as Markdown."""
+    lines = ["| benchmark | protocol | split | videos | captions | source |", "| --- | --- | --- | ---: | --- | --- |"]
+    for protocol in PROTOCOLS:
+        if benchmark is not None and protocol.benchmark != canonical_benchmark(benchmark):
+            continue
+        head, source = [f"`{protocol.benchmark}`", f"`{protocol.name}`"], protocol.source
+        for name, split in protocol.splits.items():
+            captions = ", ".join(
+                language if count is None else f"{language} {count:,}" for language, count in split.captions.items()
+            )
+            lines.append(f"| {' | '.join(head)} | {name} | {split.videos:,} | {captions} | {source} |")
+            head, source = ["", ""], ""
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(to_markdown())

@@ -1,0 +1,119 @@
+"""Reading translated captions, so that a benchmark in English becomes one in nine languages (paper §5.1).
+
+Three shapes are read, all aligned with the English captions sentence by sentence:
+
+- `*.jsonl`, what `translate.py` writes: `{"video_id", "caption_id", "language", "text", "source"}` on each line;
+- `*_{language}.json` of the shape `{"video0.mp4": ["first caption", ...]}`, how VTT in nine languages circulates
+  (`ref_captions_de.json`, `test_de.json`; the extension in the keys is optional). Sentence k is the translation of the
+  video's k-th English caption, or, where the English file of the same name is in the folder too
+  (`ref_captions_en.json`), of the English caption that stands at position k there;
+- `*_{language}.json` of MSR-VTT's own shape, `{"sentences": [{"video_id", "sen_id", "caption"}]}`, aligned by `sen_id`.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from mmp.dataset_scripts.schema import ALIASES, LANGUAGES, canonical_language
+
+LANGUAGE_IN_NAME = re.compile(rf"(?:^|[._-])({'|'.join((*LANGUAGES, *ALIASES))})$", re.IGNORECASE)
+
+
+def without_extension(video_id: str) -> str:
+    """`"video0.mp4"` and `"video0"` are the same video."""
+    return re.sub(r"\.(mp4|avi|webm|mkv)$", "", video_id)
+
+
+class Translations:
+    """The translations found in a file or folder, looked up by language, video and caption."""
+
+    def __init__(self, path: str | Path, languages: list[str]):
+        """
+        Args:
+            path: a file or a folder (searched recursively) of the shapes above.
+            languages: only these are kept.
+
+        Raises:
+            FileNotFoundError: if there is no such path, or no translation into one of `languages` in it.
+            ValueError: for a file that cannot be read, naming it and the line.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise FileNotFoundError(f"No translations at {path}: give a file or folder written by `mmp translate`.")
+        self.path = path
+        self.languages = list(languages)
+        self.by_id: dict[str, dict[tuple[str, str], tuple[str, str]]] = {language: {} for language in languages}
+        self.lists: dict[str, list[tuple[dict, dict, str]]] = {language: [] for language in languages}
+        files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in (".json", ".jsonl"))
+        for file in files:
+            if file.suffix == ".jsonl":
+                self._read_lines(file)
+            else:
+                self._read_json(file)
+        missing = [language for language in languages if not self.by_id[language] and not self.lists[language]]
+        if missing:
+            raise FileNotFoundError(
+                f"No translations into {' '.join(missing)} in {path} ({len(files)} files looked at)."
+            )
+
+    def find(
+        self, language: str, video_id: str, ids: list[str], text: str, position: int, count: int
+    ) -> tuple[str, str] | None:
+        """The translation of one English caption and where it comes from, or None.
+
+        Args:
+            ids: the names the sentence goes by.
+            text: the English caption.
+            position: its position among the `count` English captions of the video.
+        """
+        for sentence_id in ids:
+            if (video_id, sentence_id) in self.by_id[language]:
+                return self.by_id[language][video_id, sentence_id]
+        for translated, english, source in self.lists[language]:
+            texts, originals = translated.get(video_id, []), english.get(video_id)
+            if originals is not None and len(originals) == len(texts) and text in originals:
+                return texts[originals.index(text)], source
+            if originals is None and len(texts) == count:
+                return texts[position], source
+        return None
+
+    def _read_lines(self, file: Path) -> None:
+        with open(file, encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    row = json.loads(line)
+                    language = canonical_language(row["language"])
+                    if language in self.by_id:
+                        key = (row["video_id"], row["caption_id"])
+                        self.by_id[language][key] = (row["text"], row["source"])
+                except (ValueError, KeyError, TypeError) as error:
+                    raise ValueError(f"{file}, line {number}: not a translated caption ({error!r}).") from error
+
+    def _read_json(self, file: Path) -> None:
+        match = LANGUAGE_IN_NAME.search(file.stem)
+        if match is None or canonical_language(match[1]) not in self.by_id:
+            return
+        language, source = canonical_language(match[1]), f"file:{file.name}"
+        content = read_json(file)
+        if "sentences" in content:
+            for row in content["sentences"]:
+                self.by_id[language][row["video_id"], str(row["sen_id"])] = (row["caption"], source)
+            return
+        english = file.with_name(f"{file.stem[: match.start(1)]}en{file.suffix}")
+        english_texts = _captions_by_video(english) if english.exists() else {}
+        self.lists[language].append((_captions_by_video(file), english_texts, source))
+
+
+def read_json(file: Path) -> dict | list:
+    """Parse a JSON file; the error of a broken one names it."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not valid JSON ({error}); download it again.") from error
+
+
+def _captions_by_video(file: Path) -> dict[str, list[str]]:
+    content = read_json(file)
+    if not isinstance(content, dict) or not all(isinstance(texts, list) for texts in content.values()):
+        raise ValueError(f'{file}: expected {{"video id": ["caption", ...]}} or MSR-VTT\'s own shape.')
+    return {without_extension(video_id): texts for video_id, texts in content.items()}
