@@ -1,0 +1,222 @@
+"""From a video file to the frame windows an encoder sees (paper, App. C).
+
+"We re-sample videos to 30 fps and employ a window of size 8 or 30 that takes consecutive frames starting from the
+beginning of every second." Resampling follows FFmpeg's `fps` filter with its default rounding, which is what the
+public extractors use: a frame shown at time t stands at tick floor(30 t + 1/2), and a tick without a frame of its own
+shows the frame before it. Nothing here imports torch, so a decoding process starts in a fraction of a second.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.stream import Disposition
+
+LONGEST_GAP = 3600  # seconds between two frames; more is a broken clock, not a slide show
+TOLERATED_CORRUPTION = 0.05  # share of packets FFmpeg may reject before the video counts as broken
+
+
+class VideoError(ValueError):
+    """A video that cannot be turned into features; the message is the reason written to `failures.jsonl`."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which frames make one feature.
+
+    Attributes:
+        fps: ticks per second the video is resampled to; `None` takes the frames as they are stored.
+        window: consecutive ticks one feature sees.
+        stride: ticks from the start of a window to the start of the next. `stride == fps` is one feature a second.
+    """
+
+    fps: int | None = 30
+    window: int = 8
+    stride: int = 30
+
+    def __post_init__(self):
+        for name in ("window", "stride") + (("fps",) if self.fps is not None else ()):
+            if getattr(self, name) < 1:
+                raise ValueError(f"Sampling.{name} must be at least 1, got {getattr(self, name)}.")
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Scale the shorter side to `shortest_edge` pixels, keep the aspect ratio, then cut the `crop` square centre."""
+
+    shortest_edge: int
+    crop: int
+
+    def __post_init__(self):
+        if not 0 < self.crop <= self.shortest_edge:
+            raise ValueError(f"crop ({self.crop}) must lie in 1..shortest_edge ({self.shortest_edge}).")
+
+
+@dataclass(frozen=True)
+class View:
+    """What one encoder wants to see of a video.
+
+    Attributes:
+        sampling: which frames.
+        scaling: done by FFmpeg's scaler while it converts to RGB; `None` keeps the stored size.
+        transform: (frames, height, width, 3) uint8 -> array of any shape; runs in the decoding process.
+    """
+
+    sampling: Sampling
+    scaling: Scaling | None = None
+    transform: Callable[[np.ndarray], np.ndarray] | None = None
+
+
+def read_windows(path: str | Path, views: list[View]) -> Iterator[tuple[int, np.ndarray]]:
+    """Decodes a video once and yields `(index into views, window)`, each view's windows in order of time.
+
+    A window is (window, height, width, 3) uint8 RGB (or what the view's transform makes of it). A view yields one
+    window per whole `stride` of ticks in the video, so `floor(duration)` for one a second; a video shorter than that
+    yields one. Where a window reaches beyond the last frame, that frame is repeated. Memory holds the open windows
+    only, whatever the length of the video.
+
+    Raises:
+        VideoError: no such file, not a video, no video stream, no frame, truncated or mostly corrupt, broken clock.
+    """
+    cutters = [_WindowCutter(view) for view in views]
+    last_end = Fraction(0)
+    for start, end, frame in _timed_frames(Path(path)):
+        last_end = end
+        for index, cutter in enumerate(cutters):
+            for window in cutter.add(frame, start):
+                yield index, window
+    for index, cutter in enumerate(cutters):
+        for window in cutter.finish(last_end):
+            yield index, window
+
+
+def _timed_frames(path: Path) -> Iterator[tuple[Fraction, Fraction, av.VideoFrame]]:
+    """Yields `(start, end, frame)`, times in seconds from the file's beginning.
+
+    Containers round to their clock (a millisecond in Matroska); `end` forgives one tick of it, so that 240 frames at
+    24 fps last ten seconds.
+    """
+    if not path.is_file():
+        raise VideoError(f"no such file: {path}")
+    if path.stat().st_size == 0:
+        raise VideoError("the file is empty")
+    try:
+        container = av.open(str(path))
+    except (av.error.FFmpegError, OSError) as error:
+        raise VideoError(f"not a video FFmpeg can open: {error.strerror}") from None
+    with container:
+        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+        if not streams:
+            raise VideoError("no video stream" + (" (audio only)" if container.streams.audio else ""))
+        stream = streams[0]
+        if stream.codec_context is None:
+            raise VideoError("no decoder for the video stream")
+        stream.codec_context.thread_count = 1  # many videos at a time use the cores better than many threads on one
+        clock = stream.time_base or Fraction(1, av.time_base)
+        rate = stream.average_rate or stream.guessed_rate
+        step = 1 / Fraction(rate) if rate else Fraction(1, 30)
+        origin = None if container.start_time is None else Fraction(container.start_time, av.time_base)
+        start, end = None, Fraction(0)
+        for frame in _decode(container, stream):
+            shown = end if frame.pts is None else frame.pts * clock
+            if frame.pts is not None:
+                origin = shown if origin is None else origin
+                shown -= origin
+            if start is not None and shown <= start:
+                continue  # a clock that runs backwards: the frame before keeps its place
+            if shown - (start or 0) > LONGEST_GAP:
+                raise VideoError(f"the clock jumps from {float(start or 0):.1f} s to {float(shown):.1f} s")
+            step = shown - start if start is not None else step
+            start = shown
+            end = start + (frame.duration * clock if frame.duration else step) + clock
+            yield start, end, frame
+        if start is None:
+            raise VideoError("no frame could be decoded")
+        declared = stream.duration * clock if stream.duration else end
+        if declared - end > max(1, declared / 20):
+            raise VideoError(f"truncated: {float(end):.1f} s of {float(declared):.1f} s could be decoded")
+
+
+def _decode(container, stream) -> Iterator[av.VideoFrame]:
+    """Like `container.decode`, but goes on after a corrupt packet as the `ffmpeg` program does."""
+    packets = corrupt = 0
+    demuxed = container.demux(stream)
+    while True:
+        try:
+            packet = next(demuxed)
+        except StopIteration:
+            break
+        except av.error.FFmpegError:  # the container itself breaks off; what is missing shows in the duration
+            break
+        packets += 1
+        try:
+            yield from packet.decode()
+        except av.error.FFmpegError:
+            corrupt += 1
+    if corrupt > max(1, packets * TOLERATED_CORRUPTION):
+        raise VideoError(f"{corrupt} of {packets} packets are corrupt")
+
+
+class _WindowCutter:
+    """Resamples a stream of timed frames for one view and cuts it into windows."""
+
+    def __init__(self, view: View):
+        self.view = view
+        self.ticks = 0  # ticks filled so far
+        self.frame = None  # the frame shown at the next tick
+        self.pixels = None  # that frame in RGB, made when first needed
+        self.open: list[tuple[int, list[np.ndarray]]] = []  # (first tick, frames so far)
+
+    def add(self, frame: av.VideoFrame, start: Fraction) -> Iterator[np.ndarray]:
+        fps = self.view.sampling.fps
+        tick = self.ticks + (self.frame is not None) if fps is None else int(start * fps + Fraction(1, 2))
+        if self.frame is None:
+            self.frame = frame  # ticks before the first frame show it too
+        yield from self._fill(tick)
+        self.frame, self.pixels = frame, None
+
+    def finish(self, end: Fraction) -> Iterator[np.ndarray]:
+        fps, stride = self.view.sampling.fps, self.view.sampling.stride
+        total = self.ticks + 1 if fps is None else int(end * fps)
+        yield from self._fill(max(total, 1))
+        for first, frames in self.open:
+            if first + stride <= total or first == 0:
+                yield self._window(frames + [self._rgb()] * (self.view.sampling.window - len(frames)))
+        self.open = []
+
+    def _fill(self, until: int) -> Iterator[np.ndarray]:
+        """Shows the current frame up to tick `until` (exclusive); yields windows whose stride has been seen whole."""
+        sampling = self.view.sampling
+        while self.ticks < until:
+            if self.ticks % sampling.stride == 0:
+                self.open.append((self.ticks, []))
+            for _, frames in self.open:
+                if len(frames) < sampling.window:
+                    frames.append(self._rgb())
+            self.ticks += 1
+            first, frames = self.open[0]
+            if len(frames) == sampling.window and self.ticks >= first + sampling.stride:
+                yield self._window(frames)
+                del self.open[0]
+
+    def _window(self, frames: list[np.ndarray]) -> np.ndarray:
+        window = np.stack(frames)
+        return self.view.transform(window) if self.view.transform else window
+
+    def _rgb(self) -> np.ndarray:
+        """The current frame, (height, width, 3) uint8, scaled, cropped and turned upright."""
+        if self.pixels is None:
+            frame, scaling = self.frame, self.view.scaling
+            if scaling is None:
+                pixels = frame.to_ndarray(format="rgb24")
+            else:
+                ratio = scaling.shortest_edge / min(frame.width, frame.height)
+                width, height = (max(scaling.shortest_edge, round(n * ratio)) for n in (frame.width, frame.height))
+                pixels = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="BILINEAR")
+                top, left = (height - scaling.crop) // 2, (width - scaling.crop) // 2
+                pixels = pixels[top : top + scaling.crop, left : left + scaling.crop]
+            self.pixels = np.rot90(pixels, round(frame.rotation / 90) % 4)  # phones store the turn beside the picture
+        return self.pixels

@@ -1,0 +1,158 @@
+"""Videos in, features out: decoding in worker processes, windows of many videos in one batch."""
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmp.train.decoding import VideoError
+from mmp.train.decoding_pool import VideoEnd, decode_videos
+from mmp.train.frame_encoders import FrameEncoder
+
+BATCHES_IN_FLIGHT = 2  # launched before the oldest result is fetched: a GPU computes while the next batch is gathered
+
+
+@dataclass
+class Timings:
+    """Where the time of a run went, in seconds; filled by `encode_videos`."""
+
+    decoding: float = 0.0  # summed over the worker processes
+    network: float = 0.0
+    waiting: float = 0.0  # this process had nothing to compute
+    windows: int = 0
+
+
+def encode_videos(
+    videos: Sequence[tuple[str, str | Path]],
+    encoders: Sequence[FrameEncoder],
+    workers: int = 1,
+    timings: Timings | None = None,
+) -> Iterator[tuple[str, np.ndarray | VideoError]]:
+    """Yields `(video_id, features)` as videos are finished, in no fixed order.
+
+    Args:
+        videos: `(video_id, path)` pairs, ids unique.
+        encoders: their vectors are concatenated, (seconds, sum of feature_dims) float32; all must give the same
+            number of vectors a second.
+        workers: decoding processes; 0 decodes in this one.
+
+    Yields:
+        A `VideoError` in place of the features where a video is broken. A window's features do not depend on the
+        windows it shares a batch with: batches always have the same shape.
+
+    Raises:
+        ValueError: the encoders' rates differ.
+    """
+    rates = {encoder.name: _features_per_second(encoder) for encoder in encoders}
+    if len(set(rates.values())) > 1:
+        raise ValueError(f"Encoders to be concatenated must give features at one rate, got {rates} per second.")
+    timings = timings if timings is not None else Timings()
+    queues = [_EncoderQueue(encoder, timings) for encoder in encoders]
+    pending: dict[str, _PendingVideo] = {}
+
+    def finished() -> Iterator[tuple[str, np.ndarray | VideoError]]:
+        for index, queue in enumerate(queues):
+            for video_id, row in queue.results():
+                pending[video_id].rows[index].append(row)
+        for video_id in [v for v, video in pending.items() if video.is_complete()]:
+            yield video_id, pending.pop(video_id).result()
+
+    events = decode_videos(videos, [encoder.view for encoder in encoders], workers)
+    mark = time.perf_counter()
+    for event in events:
+        timings.waiting += time.perf_counter() - mark
+        video = pending.setdefault(event.video_id, _PendingVideo([[] for _ in encoders], [0] * len(encoders)))
+        if isinstance(event, VideoEnd):
+            timings.decoding += event.seconds
+            video.ended, video.error = True, event.error
+            yield from finished()
+        else:
+            video.expected[event.view] += 1
+            queues[event.view].add(event.video_id, event.pixels)
+            if queues[event.view].has_results():
+                yield from finished()
+        mark = time.perf_counter()
+    for queue in queues:
+        queue.flush()
+    yield from finished()
+
+
+def _features_per_second(encoder: FrameEncoder) -> Fraction | None:
+    sampling = encoder.view.sampling
+    return None if sampling.fps is None else Fraction(sampling.fps, sampling.stride)
+
+
+@dataclass
+class _PendingVideo:
+    rows: list[list[np.ndarray]]  # per encoder
+    expected: list[int]  # windows sent to each encoder
+    ended: bool = False
+    error: str | None = None
+
+    def is_complete(self) -> bool:
+        return self.ended and all(len(rows) == n for rows, n in zip(self.rows, self.expected, strict=True))
+
+    def result(self) -> np.ndarray | VideoError:
+        if self.error:
+            return VideoError(self.error)
+        features = np.concatenate([np.stack(rows) for rows in self.rows], axis=1)
+        if not np.isfinite(features).all():
+            return VideoError("the network's output is not finite; try --dtype float32")
+        return features
+
+
+@dataclass
+class _EncoderQueue:
+    """Gathers windows into batches of one shape for one encoder and hands back rows in the order they came."""
+
+    encoder: FrameEncoder
+    timings: Timings
+    windows: list[tuple[str, np.ndarray]] = field(default_factory=list)
+    in_flight: deque = field(default_factory=deque)  # (video ids, features still on the device)
+    done: list[tuple[str, np.ndarray]] = field(default_factory=list)
+
+    def add(self, video_id: str, window: np.ndarray) -> None:
+        self.windows.append((video_id, window))
+        if len(self.windows) == self.encoder.batch_size:
+            self._launch()
+
+    def flush(self) -> None:
+        if self.windows:
+            self._launch()
+        while self.in_flight:
+            self._fetch()
+
+    def has_results(self) -> bool:
+        return bool(self.done)
+
+    def results(self) -> list[tuple[str, np.ndarray]]:
+        done, self.done = self.done, []
+        return done
+
+    def _launch(self) -> None:
+        started = time.perf_counter()
+        ids = [video_id for video_id, _ in self.windows]
+        # The last batch is filled up: another shape may choose other kernels, which round differently.
+        first = self.windows[0][1]
+        batch = np.zeros((self.encoder.batch_size, *first.shape), first.dtype)
+        for row, (_, window) in zip(batch, self.windows, strict=False):
+            row[...] = window
+        batch = torch.from_numpy(batch)
+        if self.encoder.device.type == "cuda":
+            batch = batch.pin_memory()
+        self.in_flight.append((ids, self.encoder(batch)))
+        self.windows = []
+        self.timings.windows += len(ids)
+        self.timings.network += time.perf_counter() - started
+        if len(self.in_flight) >= BATCHES_IN_FLIGHT or self.encoder.device.type == "cpu":
+            self._fetch()
+
+    def _fetch(self) -> None:
+        started = time.perf_counter()
+        ids, features = self.in_flight.popleft()
+        self.done += zip(ids, features.cpu().numpy()[: len(ids)], strict=True)
+        self.timings.network += time.perf_counter() - started
