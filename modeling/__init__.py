@@ -1,0 +1,31 @@
+"""The MMP model as a transformers model: importing this package registers it with the Auto classes."""
+
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor
+
+from .configuration_mmp import MMPConfig
+from .losses_mmp import MMPObjective, nce_loss, triplet_loss
+from .modeling_mmp import MMPModel, MMPOutput
+from .processing_mmp import MMPFeatureExtractor, MMPProcessor
+
+__all__ = [
+    "MMPConfig",
+    "MMPFeatureExtractor",
+    "MMPModel",
+    "MMPObjective",
+    "MMPOutput",
+    "MMPProcessor",
+    "nce_loss",
+    "triplet_loss",
+]
+
+# With the package installed, AutoModel & co. load MMP checkpoints without trusting remote code ...
+AutoConfig.register(MMPConfig.model_type, MMPConfig, exist_ok=True)
+AutoModel.register(MMPConfig, MMPModel, exist_ok=True)
+AutoFeatureExtractor.register(MMPConfig, MMPFeatureExtractor, exist_ok=True)
+AutoProcessor.register(MMPConfig, MMPProcessor, exist_ok=True)
+
+# ... and `save_pretrained` puts this code beside the weights, for those who do not have it.
+MMPConfig.register_for_auto_class()
+MMPModel.register_for_auto_class("AutoModel")
+MMPFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
+MMPProcessor.register_for_auto_class("AutoProcessor")

@@ -1,0 +1,480 @@
+"""The multilingual multimodal Transformer of §3.1: a text tower and a video tower into one embedding space."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput, logging
+
+from .backbone_mmp import check_resumable, layers_of, resume, run_frozen
+from .configuration_mmp import MMPConfig
+from .losses_mmp import MMPObjective
+from .pooling_mmp import MMPPoolingHead
+
+
+@dataclass
+class MMPOutput(ModelOutput):
+    """What [`MMPModel.forward`] returns; `None` where the batch did not hold what an entry needs.
+
+    Embeddings are (batch, embed_dim) and not normalised: losses and search take their cosine.
+
+    Args:
+        loss: the sum of the objective's terms, with `return_loss=True`.
+        loss_terms: `{"inter", "intra", "cross"}`, those that the batch has (Eq. 1-6).
+        logits_per_text: (texts, videos) cosine similarities divided by the temperature; `logits_per_video` is its
+            transpose.
+        text_embeds, video_embeds: c_x and c_v (§3.1).
+        noisy_text_embeds, noisy_video_embeds: of the masked views x^m and v^m (Eq. 3).
+        pivot_embeds, noisy_pivot_embeds: c_y and its masked view, y a caption in another language (Eq. 4, 5).
+        text_given_video_embeds, pivot_given_video_embeds: c_{x|v} and c_{y|v} (Eq. 6).
+    """
+
+    loss: torch.Tensor | None = None
+    loss_terms: dict[str, torch.Tensor] | None = None
+    logits_per_text: torch.Tensor | None = None
+    logits_per_video: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+    video_embeds: torch.Tensor | None = None
+    noisy_text_embeds: torch.Tensor | None = None
+    noisy_video_embeds: torch.Tensor | None = None
+    pivot_embeds: torch.Tensor | None = None
+    noisy_pivot_embeds: torch.Tensor | None = None
+    text_given_video_embeds: torch.Tensor | None = None
+    pivot_given_video_embeds: torch.Tensor | None = None
+
+
+class MMPModel(PreTrainedModel):
+    """Text tower Φ and video tower Ψ of §3.1.
+
+    Text: a multilingual encoder built only up to `config.output_layer`, a linear map to `embed_dim` where widths
+    differ, and a Transformer pooling head. Video: a linear map over concatenated features of each second, and a
+    pooling head of its own. Either embedding is the first output token of its head.
+
+    The embeddings and layers 1 ... `config.freeze_below` of the backbone are frozen: no gradient, and no dropout in
+    training, so that what they compute for a text is always the same and may be cached ([`encode_frozen_layers`]).
+    """
+
+    config: MMPConfig
+    config_class = MMPConfig
+    base_model_prefix = "mmp"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _no_split_modules = ["MMPPoolingLayer"]
+
+    # §5.6: the layer that maps image features to video features learns at twice the rate of the rest.
+    learning_rate_multipliers = {"image_projection": 2.0}
+
+    def __init__(self, config: MMPConfig, text_model: PreTrainedModel | None = None):
+        super().__init__(config)
+        # `text_model` is for `from_backbone`; nothing is ever loaded in here, where all may be on the meta device.
+        self.text_model = text_model or AutoModel.from_config(config.text_config, **_no_pooler(config.text_config))
+        text_width = config.text_config.hidden_size
+        self.text_projection = (
+            nn.Identity() if text_width == config.embed_dim else nn.Linear(text_width, config.embed_dim)
+        )
+        self.video_projection = nn.Linear(config.video_feature_dim, config.embed_dim)
+        if config.image_feature_dim is not None:
+            self.image_projection = nn.Linear(config.image_feature_dim, config.video_feature_dim)
+        self.text_pooler = MMPPoolingHead(config)
+        if not config.share_poolers:
+            self.video_pooler = MMPPoolingHead(config)
+        self.post_init()
+        self.freeze()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        # Vaswani et al. use Xavier's bounds; with them an untrained head neither shrinks nor blows up its input.
+        if isinstance(module, nn.Linear):
+            init.xavier_uniform_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """`PreTrainedModel.from_pretrained`, which makes all weights trainable, and then [`freeze`]."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded).freeze()
+        return loaded
+
+    @classmethod
+    def from_backbone(cls, backbone: str, *, dtype: torch.dtype | str | None = None, **config) -> MMPModel:
+        """A new model around a pre-trained text encoder; its projections and pooling heads are initialised at random.
+
+        Args:
+            backbone: a folder written by `save_pretrained`, or a Hub id such as `"FacebookAI/xlm-roberta-large"`.
+                Layers above `output_layer` are not loaded.
+            dtype: of the weights; default float32.
+            config: fields of [`MMPConfig`] such as `output_layer`, `embed_dim`, `video_feature_dim`, and
+                `attn_implementation`.
+
+        Raises:
+            ValueError: if the configuration does not fit the backbone, or weights are missing.
+            OSError: if the backbone is not a folder and cannot be fetched from the Hub.
+        """
+        verbosity = logging.get_verbosity()
+        try:
+            text_config = AutoConfig.from_pretrained(backbone)
+            config = cls.config_class(text_config=text_config, **config)
+            logging.set_verbosity_error()  # the report would list all layers above `output_layer` as unexpected
+            text_model, report = AutoModel.from_pretrained(
+                backbone,
+                config=config.text_config,
+                dtype=dtype or torch.float32,
+                output_loading_info=True,
+                **_no_pooler(config.text_config),
+            )
+        except OSError as error:
+            raise OSError(
+                f"Cannot load the text backbone {str(backbone)!r}: it is no folder with a model in it, and not to be "
+                "had from the Hugging Face Hub. Check the spelling and the network, or pass a folder."
+            ) from error
+        finally:
+            logging.set_verbosity(verbosity)
+        if report["missing_keys"]:
+            missing = sorted(report["missing_keys"])
+            raise ValueError(
+                f"{str(backbone)!r} lacks {len(missing)} weights of the text backbone, such as {missing[0]}."
+            )
+        # Where the weights lay on this disk is nobody else's business.
+        config.text_config._name_or_path = ""
+        config.dtype = text_model.dtype
+        model = cls(config, text_model)
+        for name, module in model.named_children():
+            if name != "text_model":
+                module.to(text_model.dtype)
+        return model.eval()
+
+    def freeze(self) -> None:
+        """Freezes the embeddings and the backbone's layers 1 ... `config.freeze_below`; all else is trained."""
+        self.requires_grad_(True)
+        if self.config.freeze_below > 0:
+            self.text_model.requires_grad_(False)
+            for layer in self._trained_layers():
+                layer.requires_grad_(True)
+
+    def train(self, mode: bool = True) -> MMPModel:
+        super().train(mode)
+        if self.config.freeze_below > 0:
+            self.text_model.eval()
+            for layer in self._trained_layers():
+                layer.train(mode)
+        return self
+
+    def _trained_layers(self) -> list[nn.Module]:
+        if self.config.freeze_below == self.config.output_layer:
+            return []
+        return list(layers_of(self.text_model))[self.config.freeze_below :]
+
+    def enable_input_require_grads(self) -> None:
+        """Does nothing: called with gradient checkpointing, it would drag the frozen layers into every backward pass.
+
+        Only needed where the input of a re-entrant checkpoint needs a gradient; ours are not re-entrant.
+        """
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.text_model.set_input_embeddings(value)
+
+    # ---- text ----
+
+    @torch.no_grad()
+    def encode_frozen_layers(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """What the frozen layers make of a text: the output of layer `freeze_below`, (batch, tokens, hidden_size).
+
+        Depends on nothing that is trained, so it can be computed once and be passed to every method here as
+        `frozen_hidden_states`. With `freeze_below == output_layer` it is the backbone's output, final norm included.
+
+        Args:
+            input_ids: (batch, tokens) integers.
+            attention_mask: (batch, tokens), 1 = a token, 0 = padding, which must be on the right; default all ones.
+
+        Raises:
+            ValueError: for input that does not fit, if nothing is frozen, or if the backbone cannot be resumed from
+                the output of its frozen layers.
+        """
+        mask = _checked_mask("attention_mask", attention_mask, "input_ids", input_ids)
+        if self.config.freeze_below == 0:
+            raise ValueError("freeze_below=0: no layer is frozen, there is nothing to cache.")
+        if self.config.freeze_below == self.config.output_layer:
+            return self.text_model(input_ids=input_ids, attention_mask=mask).last_hidden_state
+        self._check_resumable()
+        return run_frozen(self.text_model, self.config.freeze_below, input_ids, mask)
+
+    def embed_tokens(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        frozen_hidden_states: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """e_x: contextual embeddings of the tokens, (batch, tokens, embed_dim). Arguments as `get_text_features`."""
+        if (input_ids is None) == (frozen_hidden_states is None):
+            raise ValueError("Pass either input_ids or frozen_hidden_states.")
+        if frozen_hidden_states is None:
+            mask = _checked_mask("attention_mask", attention_mask, "input_ids", input_ids)
+            hidden = self.text_model(input_ids=input_ids, attention_mask=mask).last_hidden_state
+        else:
+            width = self.config.text_config.hidden_size
+            if frozen_hidden_states.ndim != 3 or frozen_hidden_states.shape[-1] != width:
+                raise ValueError(
+                    f"frozen_hidden_states must be (batch, tokens, {width}), got {tuple(frozen_hidden_states.shape)}."
+                )
+            mask = _checked_mask("attention_mask", attention_mask, "frozen_hidden_states", frozen_hidden_states)
+            hidden = frozen_hidden_states.to(self.video_projection.weight.dtype)
+            if self.config.freeze_below < self.config.output_layer:
+                num_outputs = self._check_resumable()
+                hidden = resume(self.text_model, self.config.freeze_below, hidden, mask, num_outputs)
+        return self.text_projection(hidden)
+
+    def pool_text(self, token_embeds: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """c_x from e_x: (batch, tokens, embed_dim) -> (batch, embed_dim)."""
+        return self.text_pooler(token_embeds, _boolean(attention_mask))
+
+    def pool_text_given_video(
+        self,
+        token_embeds: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        second_embeds: torch.Tensor,
+        video_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """c_{x|v} from e_x and e_v (§3.3): query = e_x, key = value = e_x || e_v, in the text head."""
+        if len(token_embeds) != len(second_embeds):
+            raise ValueError(
+                "A text is conditioned on its own video, so both batches must be equally long: got e_x of shape "
+                f"{tuple(token_embeds.shape)} and e_v of shape {tuple(second_embeds.shape)}."
+            )
+        return self.text_pooler(token_embeds, _boolean(attention_mask), second_embeds, _boolean(video_mask))
+
+    def get_text_features(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        frozen_hidden_states: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """c_x = Φ(x), the embeddings of texts: (batch, embed_dim), not normalised.
+
+        Args:
+            input_ids: (batch, tokens) integers.
+            attention_mask: (batch, tokens), 1 = a token, 0 = padding, which must be on the right; default all ones.
+            frozen_hidden_states: (batch, tokens, hidden_size) from [`encode_frozen_layers`], instead of `input_ids`.
+
+        Raises:
+            ValueError: for shapes that do not fit and for a text without a single token.
+        """
+        return self.pool_text(self.embed_tokens(input_ids, attention_mask, frozen_hidden_states), attention_mask)
+
+    def encode_text_given_video(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        video_features: torch.Tensor | None = None,
+        video_mask: torch.Tensor | None = None,
+        frozen_hidden_states: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """c_{x|v}, the embeddings of texts conditioned on the videos they describe (§3.3): (batch, embed_dim).
+
+        Arguments as in [`get_text_features`] and [`get_video_features`]. Where c_x or c_v of the same batch are needed
+        too, call `embed_tokens` and `embed_seconds` once and then the three `pool_...` methods.
+        """
+        token_embeds = self.embed_tokens(input_ids, attention_mask, frozen_hidden_states)
+        second_embeds = self.embed_seconds(video_features, video_mask)
+        return self.pool_text_given_video(token_embeds, attention_mask, second_embeds, video_mask)
+
+    # ---- video ----
+
+    def embed_seconds(self, video_features: torch.Tensor, video_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """e_v: embeddings of a video's seconds, (batch, seconds, embed_dim). Arguments as `get_video_features`."""
+        config = self.config
+        widths = [width for width in (config.video_feature_dim, config.image_feature_dim) if width is not None]
+        if video_features is None or video_features.ndim != 3 or video_features.shape[-1] not in widths:
+            shape = None if video_features is None else tuple(video_features.shape)
+            raise ValueError(f"video_features must be (batch, seconds, {' or '.join(map(str, widths))}), got {shape}.")
+        _checked_mask("video_mask", video_mask, "video_features", video_features)
+        if not torch.compiler.is_compiling():
+            finite = video_features.detach().isfinite().flatten(1).all(1)
+            if not finite.all():
+                rows = (~finite).nonzero().flatten().tolist()
+                raise ValueError(f"video_features holds NaN or infinity in row {', '.join(map(str, rows[:8]))}.")
+        hidden = video_features.to(self.video_projection.weight.dtype)
+        if hidden.shape[-1] != config.video_feature_dim:
+            hidden = self.image_projection(hidden)
+        return self.video_projection(hidden)
+
+    def pool_video(self, second_embeds: torch.Tensor, video_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """c_v from e_v: (batch, seconds, embed_dim) -> (batch, embed_dim)."""
+        pooler = self.text_pooler if self.config.share_poolers else self.video_pooler
+        return pooler(second_embeds, _boolean(video_mask))
+
+    def get_video_features(self, video_features: torch.Tensor, video_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """c_v = Ψ(v), the embeddings of videos: (batch, embed_dim), not normalised.
+
+        Args:
+            video_features: (batch, seconds, video_feature_dim), one vector a second; or, for images, (batch, regions,
+                image_feature_dim), which pass through `image_projection` first (§5.6).
+            video_mask: (batch, seconds), 1 = real, 0 = padding, which must be on the right; default all ones.
+
+        Raises:
+            ValueError: for shapes that do not fit, a video of zero seconds, and NaN or infinity in the features.
+        """
+        return self.pool_video(self.embed_seconds(video_features, video_mask), video_mask)
+
+    # ---- both ----
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        video_features: torch.Tensor | None = None,
+        video_mask: torch.Tensor | None = None,
+        frozen_hidden_states: torch.Tensor | None = None,
+        noisy_input_ids: torch.Tensor | None = None,
+        noisy_frozen_hidden_states: torch.Tensor | None = None,
+        noisy_video_features: torch.Tensor | None = None,
+        pivot_input_ids: torch.Tensor | None = None,
+        pivot_attention_mask: torch.Tensor | None = None,
+        pivot_frozen_hidden_states: torch.Tensor | None = None,
+        noisy_pivot_input_ids: torch.Tensor | None = None,
+        noisy_pivot_frozen_hidden_states: torch.Tensor | None = None,
+        video_index: torch.Tensor | None = None,
+        return_loss: bool = False,
+        return_dict: bool = True,
+    ) -> MMPOutput | tuple:
+        """Embeds whatever views of a batch are given, and with `return_loss` computes the objective (Eq. 1-6).
+
+        A clean view and its noised one have the same mask and go through their tower in one pass. With a pivot
+        language and videos, the conditioned embeddings of Eq. 6 come along.
+
+        Args:
+            input_ids, attention_mask: texts x, as for [`get_text_features`]; without texts, only videos are embedded.
+            video_features, video_mask: videos v, as for [`get_video_features`]; without, only texts are.
+            noisy_input_ids, noisy_video_features: x^m and v^m, shaped and masked like the clean ones.
+            pivot_input_ids, pivot_attention_mask, noisy_pivot_input_ids: captions y of the same videos in another
+                language, (batch, pivot tokens).
+            frozen_hidden_states, noisy_..., pivot_..., noisy_pivot_...: from [`encode_frozen_layers`], each in place
+                of the `input_ids` of the same prefix.
+            video_index: (batch,) integers, equal where two rows show the same video.
+            return_loss: needs as many texts as videos; row i of one belongs to row i of the other.
+
+        Raises:
+            ValueError: for shapes that do not fit; the message names them.
+        """
+        text, token_embeds = self._text_views(
+            attention_mask, input_ids, noisy_input_ids, frozen_hidden_states, noisy_frozen_hidden_states
+        )
+        pivot, pivot_token_embeds = self._text_views(
+            pivot_attention_mask,
+            pivot_input_ids,
+            noisy_pivot_input_ids,
+            pivot_frozen_hidden_states,
+            noisy_pivot_frozen_hidden_states,
+        )
+        video, second_embeds = self._video_views(video_mask, video_features, noisy_video_features)
+        if not text and not video:
+            raise ValueError("Nothing to embed: pass input_ids (or frozen_hidden_states), video_features or both.")
+
+        output = MMPOutput()
+        for name, views in (("text", text), ("video", video), ("pivot", pivot)):
+            for prefix, embeds in zip(("", "noisy_"), views, strict=False):
+                output[f"{prefix}{name}_embeds"] = embeds
+        if text and pivot and video:
+            output["text_given_video_embeds"] = self.pool_text_given_video(
+                token_embeds, attention_mask, second_embeds, video_mask
+            )
+            output["pivot_given_video_embeds"] = self.pool_text_given_video(
+                pivot_token_embeds, pivot_attention_mask, second_embeds, video_mask
+            )
+        if text and video:
+            similarity = F.normalize(text[0].float(), dim=-1) @ F.normalize(video[0].float(), dim=-1).T
+            output["logits_per_text"] = similarity / self.config.temperature
+            output["logits_per_video"] = output["logits_per_text"].T
+        if return_loss:
+            shapes = {name: tuple(embeds.shape) for name, embeds in output.items() if name.endswith("_embeds")}
+            if not (text and video) or len(set(shapes.values())) > 1:
+                raise ValueError(f"return_loss needs as many texts as videos; got embeddings of shapes {shapes}.")
+            terms = MMPObjective(temperature=self.config.temperature)(output, video_index)
+            output["loss"] = terms.pop("loss")
+            output["loss_terms"] = terms
+        return output if return_dict else output.to_tuple()
+
+    def _text_views(self, mask, ids, noisy_ids, states, noisy_states) -> tuple[list[torch.Tensor], torch.Tensor | None]:
+        """[c_x, c_x of the noised view if there is one], and e_x of the clean one."""
+        if ids is None and states is None:
+            return [], None
+        if noisy_ids is None and noisy_states is None:
+            token_embeds = self.embed_tokens(ids, mask, states)
+            return [self.pool_text(token_embeds, mask)], token_embeds
+        clean, noisy = (states if ids is None else ids), (noisy_states if noisy_ids is None else noisy_ids)
+        _check_same("the noised texts", noisy.shape[:2], "the clean ones", clean.shape[:2])
+        if (ids is None) == (noisy_ids is None):
+            both = torch.cat([clean, noisy])
+            token_embeds = self.embed_tokens(*((None, _twice(mask), both) if ids is None else (both, _twice(mask))))
+        else:  # one of them cached, the other not
+            token_embeds = torch.cat(
+                [self.embed_tokens(ids, mask, states), self.embed_tokens(noisy_ids, mask, noisy_states)]
+            )
+        return list(self.pool_text(token_embeds, _twice(mask)).chunk(2)), token_embeds[: len(clean)]
+
+    def _video_views(self, mask, features, noisy_features) -> tuple[list[torch.Tensor], torch.Tensor | None]:
+        """[c_v, c_v of the noised view if there is one], and e_v of the clean one."""
+        if features is None:
+            return [], None
+        if noisy_features is None:
+            second_embeds = self.embed_seconds(features, mask)
+            return [self.pool_video(second_embeds, mask)], second_embeds
+        _check_same("the noised videos", noisy_features.shape, "the clean ones", features.shape)
+        second_embeds = self.embed_seconds(torch.cat([features, noisy_features]), _twice(mask))
+        return list(self.pool_video(second_embeds, _twice(mask)).chunk(2)), second_embeds[: len(features)]
+
+    def _check_resumable(self) -> int:
+        if "_num_layer_outputs" not in self.__dict__:
+            self._num_layer_outputs = check_resumable(self.text_model, self.config.freeze_below)
+        return self._num_layer_outputs
+
+
+def _no_pooler(text_config: PreTrainedConfig) -> dict[str, bool]:
+    """The argument that keeps BERT-like encoders from adding a pooler of their own; others do not know it."""
+    known = inspect.signature(MODEL_MAPPING[type(text_config)].__init__).parameters
+    return {"add_pooling_layer": False} if "add_pooling_layer" in known else {}
+
+
+def _checked_mask(name: str, mask: torch.Tensor | None, of: str, values: torch.Tensor) -> torch.Tensor:
+    """The mask of `values` (batch, length, ...), all ones by default; row by row at least the first must be real."""
+    if mask is None:
+        mask = torch.ones(values.shape[:2], dtype=torch.long, device=values.device)
+    if mask.shape != values.shape[:2]:
+        raise ValueError(f"{name} {tuple(mask.shape)} does not fit {of} {tuple(values.shape)}.")
+    if 0 in mask.shape:
+        raise ValueError(f"{of} is empty: its shape is {tuple(values.shape)}.")
+    if not torch.compiler.is_compiling():
+        rows = (mask[:, 0] == 0).nonzero().flatten().tolist()
+        if rows:
+            raise ValueError(
+                f"{name} {tuple(mask.shape)} starts with padding in row {', '.join(map(str, rows[:8]))}: nothing there "
+                "to embed, or padded on the left. Every row needs a real first position and padding on the right."
+            )
+    return mask
+
+
+def _check_same(what: str, shape: torch.Size, other: str, other_shape: torch.Size) -> None:
+    if shape != other_shape:
+        raise ValueError(f"{what} must be shaped like {other}: got {tuple(shape)} and {tuple(other_shape)}.")
+
+
+def _boolean(mask: torch.Tensor | None) -> torch.Tensor | None:
+    return None if mask is None else mask.bool()
+
+
+def _twice(mask: torch.Tensor | None) -> torch.Tensor | None:
+    return None if mask is None else torch.cat([mask, mask])
