@@ -65,30 +65,32 @@ class MMPCollator:
         if any(pivots) and not all(pivots):
             raise ValueError(f"Video {rows[pivots.index(False)]['video_id']} has no pivot_text, but others do.")
         for row in rows:
-            _check(row)
-
-        batch = dict(self._tokenize([row["text"] for row in rows]))
-        batch |= self.processor.feature_extractor(
-            [row["video_features"] for row in rows],
-            max_length=self.max_video_length,
-            truncation=True,
-            return_tensors="pt",
-        )
-        if all(pivots):
-            encoded = self._tokenize([row["pivot_text"] for row in rows])
-            batch |= {f"pivot_{key}": value for key, value in encoded.items()}
-        broken = ~batch["video_features"].sum(dim=(1, 2), dtype=torch.float32).isfinite()
-        if broken.any():
-            names = ", ".join(str(row["video_id"]) for row, bad in zip(rows, broken, strict=True) if bad)
-            raise ValueError(f"NaN or infinity in the video features of {names}: extract them again.")
+            if missing := [key for key in ("video_id", "language", "text", "video_features") if row.get(key) is None]:
+                raise ValueError(f"The row of video {row.get('video_id', '(no video_id)')} lacks {', '.join(missing)}.")
+        try:
+            batch = self._processed(rows, with_pivots=all(pivots))
+        except ValueError:
+            for row in rows:  # once more, one by one: the processor knows indices, people know videos
+                try:
+                    self._processed([row], with_pivots=all(pivots))
+                except ValueError as error:
+                    raise ValueError(f"The row of video {row['video_id']} ({row['language']}): {error}") from error
+            raise
         batch["video_index"] = torch.tensor([_digest(row["video_id"]) >> 1 for row in rows])
         return batch | self._noised(batch, rows) if self.mask_ratio else batch
 
-    def _tokenize(self, texts: list[str]) -> dict[str, Tensor]:
-        encoded = self.processor.tokenizer(
-            texts, truncation=True, max_length=self.max_text_length, padding=True, return_tensors="pt"
+    def _processed(self, rows: Sequence[Mapping[str, Any]], with_pivots: bool) -> dict[str, Tensor]:
+        lengths = {"max_text_length": self.max_text_length, "max_video_length": self.max_video_length}
+        batch = self.processor(
+            text=[row["text"] for row in rows],
+            videos=[row["video_features"] for row in rows],
+            return_tensors="pt",
+            **lengths,
         )
-        return {key: encoded[key] for key in ("input_ids", "attention_mask")}
+        if with_pivots:
+            pivots = self.processor(text=[row["pivot_text"] for row in rows], return_tensors="pt", **lengths)
+            batch.update({f"pivot_{key}": value for key, value in pivots.items()})
+        return dict(batch)
 
     def _noised(self, batch: dict[str, Tensor], rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         generators = [
@@ -106,22 +108,11 @@ class MMPCollator:
 
     def _choose(self, mask: Tensor, generators: list[np.random.Generator]) -> Tensor:
         """True at the positions to noise, among the real ones; as many draws as a row is long, padded or not."""
-        chosen = torch.zeros(mask.shape, dtype=torch.bool)
-        for row, real, generator in zip(chosen, mask.bool(), generators, strict=True):
-            row[real] = torch.from_numpy(generator.random(int(real.sum())) < self.mask_ratio)
-        return chosen
-
-
-def _check(row: Mapping[str, Any]) -> None:
-    video = row.get("video_id", "(no video_id)")
-    missing = [key for key in ("video_id", "language", "text", "video_features") if row.get(key) is None]
-    if missing:
-        raise ValueError(f"The row of video {video} lacks {', '.join(missing)}.")
-    for key in ("text", "pivot_text"):
-        if row.get(key) is not None and not row[key].strip():
-            raise ValueError(f"Video {video} has an empty {key} ({row['language']}): leave such rows out.")
-    if len(row["video_features"]) == 0:
-        raise ValueError(f"Video {video} has features of zero seconds: leave such rows out.")
+        real = mask.numpy().astype(bool)
+        draws = np.ones(real.shape)
+        for row, positions, generator in zip(draws, real, generators, strict=True):
+            row[positions] = generator.random(positions.sum())
+        return torch.from_numpy(draws < self.mask_ratio)
 
 
 def _digest(*parts: Any) -> int:
