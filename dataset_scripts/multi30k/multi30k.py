@@ -29,7 +29,7 @@ class Multi30K(BenchmarkBuilder):
         if self.config.name == "task1":
             texts = {language: self._read(f"{task1}.{language}", images) for language in languages}
             return [
-                {"video_id": image, "captions": [human("en1", language, texts[language][k]) for language in languages]}
+                {"video_id": image, "captions": [human("pair", language, texts[language][k]) for language in languages]}
                 for k, image in enumerate(images)
             ]
         described = {

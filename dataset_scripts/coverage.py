@@ -1,0 +1,101 @@
+"""Which videos of a benchmark have features: many are gone from the web, and a score must say what it is over.
+
+Results are reported over the whole protocol, where a query for a missing video counts as not found, and over the
+videos with features alone.
+"""
+
+import os
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import pyarrow.parquet as pq
+import typer
+from mmp.dataset_scripts.building import find_shards, load_builder, write_json
+from mmp.dataset_scripts.protocols import canonical_benchmark, protocols_of
+
+
+@dataclass
+class Coverage:
+    """Of one split: how many videos and captions there are, and which videos lack features."""
+
+    videos: int = 0
+    captions: int = 0
+    captions_with_features: int = 0
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def with_features(self) -> int:
+        return self.videos - len(self.missing)
+
+
+def feature_coverage(
+    splits: Mapping[str, Iterable[Mapping]], features: Container[str]
+) -> tuple[dict[str, list[Mapping]], dict[str, Coverage]]:
+    """Restrict a benchmark to the videos with features, and count what is left.
+
+    Args:
+        splits: split -> rows of `mmp.dataset_scripts.schema.CAPTIONS`.
+        features: anything that knows whether it contains a video id (`feature_video_ids`, `VideoFeatures`).
+
+    Returns:
+        split -> the rows whose video has features, and split -> `Coverage`.
+    """
+    kept: dict[str, list[Mapping]] = {}
+    report: dict[str, Coverage] = {}
+    for split, rows in splits.items():
+        kept[split], coverage = [], report.setdefault(split, Coverage())
+        for row in rows:
+            coverage.videos += 1
+            coverage.captions += len(row["captions"])
+            if row["video_id"] in features:
+                coverage.captions_with_features += len(row["captions"])
+                kept[split].append(row)
+            else:
+                coverage.missing.append(row["video_id"])
+    return kept, report
+
+
+def feature_video_ids(folder: str | os.PathLike) -> set[str]:
+    """The ids of the videos in a folder of feature shards; the features themselves are not read.
+
+    Raises:
+        FileNotFoundError: if the folder holds no shards.
+    """
+    return {
+        video_id
+        for shard in find_shards(folder)
+        for video_id in pq.read_table(shard, columns=["video_id"])["video_id"].to_pylist()
+    }
+
+
+def to_markdown(report: Mapping[str, Coverage]) -> str:
+    """The report as a Markdown table."""
+    lines = ["| split | videos | with features | captions | with features |", "| --- | ---: | ---: | ---: | ---: |"]
+    for split, c in report.items():
+        share = 100 * c.with_features / c.videos if c.videos else 0.0
+        lines.append(
+            f"| {split} | {c.videos:,} | {c.with_features:,} ({share:.1f} %) "
+            f"| {c.captions:,} | {c.captions_with_features:,} |"
+        )
+    return "\n".join(lines)
+
+
+def coverage(
+    benchmark: Annotated[str, typer.Argument(help="vtt, vatex, m30k or youtube2text")],
+    data_dir: Annotated[Path, typer.Option(help="Folder with the benchmark's official files.")],
+    features: Annotated[Path, typer.Option(help="Folder of feature shards.")],
+    protocol: Annotated[str | None, typer.Option(help="Default: the paper's.")] = None,
+    split: Annotated[list[str] | None, typer.Option(help="Only these splits.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Also write the report, with the missing ids, as JSON.")] = None,
+) -> None:
+    """Count the videos of a benchmark's splits that have features, and list those that have none."""
+    name = canonical_benchmark(benchmark)
+    builder = load_builder(name)(
+        config_name=protocol or next(iter(protocols_of(name))), data_dir=str(data_dir), splits=split
+    )
+    _, report = feature_coverage(builder.as_streaming_dataset(), feature_video_ids(features))
+    print(to_markdown(report))
+    if output is not None:
+        write_json(output, {split: vars(c) | {"with_features": c.with_features} for split, c in report.items()})

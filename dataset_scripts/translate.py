@@ -1,0 +1,228 @@
+"""Pseudo-multilingual annotations: translate a benchmark's English captions by machine (paper §5.1).
+
+Any sequence-to-sequence translator of transformers does: Marian (`Helsinki-NLP/opus-mt-en-de`, one language pair a
+model), NLLB, M2M-100, mBART-50 (many). Each sentence keeps its id, so the translation is aligned with the original,
+and every row says which model in which revision wrote it.
+
+The output is `{output_dir}/{language}.jsonl`, which the builders read (`translations=`). While the work goes on, rows
+are appended to `{language}.jsonl.part` batch by batch: stop it at any moment, by any signal, and run it again.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from mmp.dataset_scripts.building import atomic_path, load_builder
+from mmp.dataset_scripts.protocols import canonical_benchmark, protocols_of
+from mmp.dataset_scripts.schema import canonical_language
+from tqdm import tqdm
+
+LANGUAGE_CODES = {
+    "en": ("en", "eng_Latn", "en_XX", "eng"),
+    "de": ("de", "deu_Latn", "de_DE", "deu"),
+    "fr": ("fr", "fra_Latn", "fr_XX", "fra"),
+    "cs": ("cs", "ces_Latn", "cs_CZ", "ces"),
+    "zh": ("zh", "zho_Hans", "zh_CN", "cmn_Hans", "cmn"),
+    "ru": ("ru", "rus_Cyrl", "ru_RU", "rus"),
+    "vi": ("vi", "vie_Latn", "vi_VN", "vie"),
+    "sw": ("sw", "swh_Latn", "sw_KE", "swh", "swa"),
+    "es": ("es", "spa_Latn", "es_XX", "spa"),
+}
+"""What the nine languages are called by M2M-100, NLLB, mBART-50 and multi-target Marian models."""
+
+
+class Translator:
+    """A translation model from the Hub or a folder, set to one language pair.
+
+    Args:
+        model: Hub id or folder.
+        target: one of the nine languages.
+        revision: branch, tag or commit on the Hub; the commit it resolves to is what `source` names.
+        num_beams: beams of the search (deterministic).
+
+    Raises:
+        ValueError: if a multilingual model does not know the language.
+    """
+
+    def __init__(
+        self, model: str, target: str, revision: str | None = None, num_beams: int = 4, device: str | None = None
+    ):
+        import torch
+        from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
+        self.model = AutoModelForSeq2SeqLM.from_pretrained(model, revision=revision).to(self.device).eval()
+        self.num_beams = num_beams
+        self.source = f"{Path(model).name if Path(model).is_dir() else model}@{_revision(model, self.model)}"
+        self.prefix, self.first_token = self._target_codes(model, target)
+
+    def _target_codes(self, model: str, target: str) -> tuple[str, int | None]:
+        """How the model is told its target language: a prefix of the source text, or the first output token."""
+        tokenizer, vocabulary = self.tokenizer, self.tokenizer.get_vocab()
+        names = getattr(tokenizer, "lang_code_to_token", None) or {name: name for name in vocabulary}
+        if hasattr(tokenizer, "src_lang"):
+            codes = {
+                language: next((name for name in LANGUAGE_CODES[language] if name in names), None)
+                for language in ("en", target)
+            }
+            if None not in codes.values():
+                tokenizer.src_lang = codes["en"]
+                return "", tokenizer.convert_tokens_to_ids(names[codes[target]])
+        elif not getattr(tokenizer, "supported_language_codes", None):
+            return "", None
+        else:
+            for name in LANGUAGE_CODES[target]:
+                if f">>{name}<<" in tokenizer.supported_language_codes:
+                    return f">>{name}<< ", None
+        raise ValueError(f"{model} does not translate from en into {target}: choose another model for it.")
+
+    def __call__(self, texts: list[str]) -> list[str]:
+        import torch
+
+        inputs = self.tokenizer(
+            [self.prefix + text for text in texts], return_tensors="pt", padding=True, truncation=True
+        ).to(self.device)
+        options = {} if self.first_token is None else {"forced_bos_token_id": self.first_token}
+        # A translation is seldom twice as long; without a bound one bad sentence runs to the model's maximum.
+        length = 2 * inputs["input_ids"].shape[1] + 16
+        with torch.inference_mode():
+            outputs = self.model.generate(
+                **inputs, num_beams=self.num_beams, do_sample=False, max_new_tokens=length, max_length=None, **options
+            )
+        return [text.strip() for text in self.tokenizer.batch_decode(outputs, skip_special_tokens=True)]
+
+
+def translate_captions(
+    captions: Iterable[dict],
+    translator: Translator,
+    language: str,
+    output_dir: str | os.PathLike,
+    batch_size: int = 64,
+) -> Path:
+    """Translate captions into one language, each different text once, in batches of similar length.
+
+    Batches are a function of the captions and `batch_size` alone, so an interrupted and resumed translation ends in
+    the same file as an uninterrupted one.
+
+    Args:
+        captions: `{"video_id", "caption_id", "text"}`.
+        translator: a `Translator`, or anything with `source` and a call `list of texts -> list of texts`.
+
+    Returns:
+        the finished `{output_dir}/{language}.jsonl`; left as it is if it was there already.
+
+    Raises:
+        ValueError: if the unfinished or finished file there was written by another model or revision, or is of other
+            captions.
+    """
+    captions, path = list(captions), Path(output_dir) / f"{language}.jsonl"
+    if path.exists():
+        _check_same_work(path, _read_rows(path), captions, translator.source, complete=True)
+        return path
+    part = path.with_name(f"{path.name}.part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    done = _read_rows(part) if part.exists() else {}
+    _check_same_work(part, done, captions, translator.source, complete=False)
+
+    same_text: dict[str, list[dict]] = {}
+    for caption in captions:
+        same_text.setdefault(caption["text"], []).append(caption)
+    texts = sorted(same_text, key=lambda text: (-len(text), text))  # longest first: memory is at its peak at once
+    with (
+        open(part, "a", encoding="utf-8") as out,
+        tqdm(total=len(texts), desc=f"en → {language}", unit=" texts") as bar,
+    ):
+        for start in range(0, len(texts), batch_size):
+            batch = texts[start : start + batch_size]
+            if any(_key(caption) not in done for text in batch for caption in same_text[text]):
+                for text, translation in zip(batch, translator(batch), strict=True):
+                    for caption in same_text[text]:
+                        done[_key(caption)] = {
+                            "video_id": caption["video_id"],
+                            "caption_id": caption["caption_id"],
+                            "language": language,
+                            "text": translation,
+                            "source": translator.source,
+                        }
+                        out.write(json.dumps(done[_key(caption)], ensure_ascii=False) + "\n")
+                out.flush()
+                os.fsync(out.fileno())
+            bar.update(len(batch))
+
+    empty = sum(not row["text"] for row in done.values())
+    if empty:
+        tqdm.write(f"{path}: the model wrote nothing for {empty} of {len(done)} captions.")
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as out:
+        for caption in captions:
+            out.write(json.dumps(done[_key(caption)], ensure_ascii=False) + "\n")
+    part.unlink()
+    return path
+
+
+def translate(
+    benchmark: Annotated[str, typer.Argument(help="vtt, vatex, m30k or youtube2text")],
+    to: Annotated[list[str], typer.Option(help="Target language; repeat for several.")],
+    data_dir: Annotated[Path, typer.Option(help="Folder with the benchmark's official files.")],
+    output_dir: Annotated[Path, typer.Option(help="One <language>.jsonl each is written here.")],
+    protocol: Annotated[str | None, typer.Option(help="Default: the paper's.")] = None,
+    split: Annotated[list[str] | None, typer.Option(help="Only these splits.")] = None,
+    model: Annotated[
+        str, typer.Option(help="Hub id or folder; {language} is replaced by the target.")
+    ] = "Helsinki-NLP/opus-mt-en-{language}",
+    revision: Annotated[str | None, typer.Option(help="Commit, tag or branch of the model.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    num_beams: Annotated[int, typer.Option(min=1)] = 4,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default: cuda if there is one.")] = None,
+) -> None:
+    """Translate a benchmark's English captions; resumable, with the model and its revision in every row."""
+    languages = [canonical_language(language) for language in to]
+    name = canonical_benchmark(benchmark)
+    builder = load_builder(name)(
+        config_name=protocol or next(iter(protocols_of(name))), data_dir=str(data_dir), languages=["en"], splits=split
+    )
+    captions = [
+        {"video_id": row["video_id"], "caption_id": caption["caption_id"], "text": caption["text"]}
+        for rows in builder.as_streaming_dataset().values()
+        for row in rows
+        for caption in row["captions"]
+    ]
+    for language in languages:
+        translator = Translator(model.format(language=language), language, revision, num_beams, device)
+        print(translate_captions(captions, translator, language, output_dir, batch_size))
+
+
+def _key(row: dict) -> tuple[str, str]:
+    return row["video_id"], row["caption_id"]
+
+
+def _read_rows(path: Path) -> dict[tuple[str, str], dict]:
+    """The rows of a translation file; a last line that a killed run left incomplete is cut off the file."""
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        os.truncate(path, len(whole))
+    return {_key(row): row for row in map(json.loads, whole.decode("utf-8").split("\n")[:-1])}
+
+
+def _check_same_work(path: Path, rows: dict, captions: list[dict], source: str, complete: bool) -> None:
+    others = {row["source"] for row in rows.values()} - {source}
+    if others:
+        raise ValueError(f"{path} was translated by {others.pop()}, not by {source}: choose another output folder.")
+    keys = {_key(caption) for caption in captions}
+    if not rows.keys() <= keys or (complete and rows.keys() != keys):
+        raise ValueError(f"{path} holds translations of other captions: choose another output folder.")
+
+
+def _revision(name: str, model) -> str:
+    """The commit on the Hub; for a folder, a digest of its weights."""
+    if not Path(name).is_dir():
+        return model.config._commit_hash
+    digest = hashlib.sha256()
+    for file in sorted(p for p in Path(name).iterdir() if p.suffix in (".safetensors", ".bin")):
+        digest.update(file.read_bytes())
+    return f"sha256-{digest.hexdigest()[:12]}"
