@@ -1,0 +1,87 @@
+"""Join the subtitles of several languages by video id, in bounded memory and one pass over each file.
+
+Every file lists the videos in its own order, so rows are first spilled to disk, cut into partitions by the hash of
+the video id; a partition, small enough for memory, is then joined across languages.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from mmp.dataset_scripts.multi_howto100m.subtitle_json import SUBTITLES
+from mmp.dataset_scripts.schema import shard_of
+
+SPILL_BYTES = 64 << 20
+COLUMNS = SUBTITLES.names[1:]
+
+
+def join_languages(
+    languages: Mapping[str, Iterable[pa.Table]], folder: str | os.PathLike, num_partitions: int
+) -> Iterator[pa.Table]:
+    """One row per video that any language has: `video_id` and per language a struct `{text, start, end}`.
+
+    A language that lacks the video has empty lists there. Needs disk space in `folder` (about a quarter of the JSON)
+    and memory for one partition of all languages; `num_partitions` is a power of two.
+    """
+    spills = {
+        language: _spill(tables, Path(folder) / language, num_partitions) for language, tables in languages.items()
+    }
+    readers = {language: pa.ipc.open_file(pa.memory_map(str(Path(folder) / language))) for language in spills}
+    # Bit-reversed, so that for every smaller power of two the partitions of one shard come one after the other and
+    # a writer of shards gets long runs of rows for the same shard.
+    width = num_partitions.bit_length() - 1
+    for partition in sorted(range(num_partitions), key=lambda number: f"{number:0{width}b}"[::-1]):
+        tables = {
+            language: pa.Table.from_batches([readers[language].get_batch(i) for i in spill[partition]], SUBTITLES)
+            for language, spill in spills.items()
+        }
+        if joined := _join(tables):
+            yield joined
+
+
+def _spill(tables: Iterable[pa.Table], path: Path, num_partitions: int) -> list[list[int]]:
+    """Write the rows to an Arrow file, each batch of one partition; returns the batches of every partition."""
+    batches: list[list[int]] = [[] for _ in range(num_partitions)]
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
+    count = 0
+    with pa.ipc.new_file(path, SUBTITLES, options=options) as writer:
+        for table in _gather(tables):
+            partitions = np.array([shard_of(video_id, num_partitions) for video_id in table["video_id"].to_pylist()])
+            order = np.argsort(partitions, kind="stable")
+            table = table.take(pa.array(order)).combine_chunks()
+            ends = np.searchsorted(partitions[order], np.arange(num_partitions), side="right")
+            for partition, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
+                if end > start:
+                    writer.write_table(table.slice(start, end - start))
+                    batches[partition].append(count)
+                    count += 1
+    return batches
+
+
+def _gather(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        if sum(part.nbytes for part in waiting) > SPILL_BYTES:
+            yield pa.concat_tables(waiting).combine_chunks()
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting).combine_chunks()
+
+
+def _join(tables: Mapping[str, pa.Table]) -> pa.Table | None:
+    ids = {language: table["video_id"].to_pylist() for language, table in tables.items()}
+    union = list(dict.fromkeys(video_id for language_ids in ids.values() for video_id in language_ids))
+    if not union:
+        return None
+    empty = pa.Table.from_pylist([dict.fromkeys(COLUMNS, []) | {"video_id": ""}], schema=SUBTITLES)
+    columns = [pa.array(union, pa.string())]
+    for language, table in tables.items():
+        row_of = {video_id: row for row, video_id in enumerate(ids[language])}
+        rows = pa.array([row_of.get(video_id, len(table)) for video_id in union])
+        taken = pa.concat_tables([table, empty]).combine_chunks().take(rows).combine_chunks()
+        arrays = [taken[name].chunk(0) for name in COLUMNS]
+        columns.append(pa.StructArray.from_arrays(arrays, fields=[SUBTITLES.field(name) for name in COLUMNS]))
+    return pa.table(columns, names=["video_id", *tables])

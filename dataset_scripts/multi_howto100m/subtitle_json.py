@@ -1,0 +1,249 @@
+"""Stream `how2_{lang}.json`: one JSON object of 10-20 GB, `{video_id: {"text": [...], "start": [...], "end": [...]}}`.
+
+The file is cut into blocks of whole videos, and a block is parsed by Arrow's JSON reader straight into columns. What
+that reader refuses (NaN among the texts, lone surrogates, anything odd) is parsed again by `json`, video by video.
+Either way rows come out in the order of the file, and whatever was repaired or skipped is counted in the report.
+"""
+
+import io
+import json
+import math
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json
+
+SUBTITLES = pa.schema(
+    [
+        ("video_id", pa.string()),
+        ("text", pa.list_(pa.string())),
+        ("start", pa.list_(pa.float64())),  # seconds
+        ("end", pa.list_(pa.float64())),
+    ]
+)
+
+BLOCK_BYTES = 4 << 20
+MAX_VIDEO_BYTES = 64 << 20
+
+NEXT_VIDEO = re.compile(rb'\]\s*\}\s*,\s*("[^"\\]*")\s*:\s*\{(?=\s*"(?:text|start|end)"\s*:)')
+"""The seam between two videos. A caption cannot imitate it: none of its four quotes is escaped, so if the first one
+closed a caption, the second would open the next, the third close that, and the bare word behind it is no JSON."""
+
+FIRST_VIDEO = re.compile(rb'\s*("[^"\\]*")\s*:\s*\{')
+
+
+class SubtitleFileError(ValueError):
+    """The file cannot be read any further; the message names file and byte offset."""
+
+
+class RepairReport:
+    """Counts, by reason, of what was repaired or skipped in one file, with the videos concerned."""
+
+    def __init__(self, source: str):
+        self.source, self.videos_read, self.videos_written, self.subtitles_written = source, 0, 0, 0
+        self.reasons: dict[str, dict] = {}
+
+    def add(self, reason: str, video_id: str, subtitles: int = 1) -> None:
+        entry = self.reasons.setdefault(reason, {"subtitles": 0, "video_ids": []})
+        entry["subtitles"] += subtitles
+        if entry["video_ids"][-1:] != [video_id]:
+            entry["video_ids"].append(video_id)
+
+    def to_dict(self) -> dict:
+        reasons = {reason: {"videos": len(entry["video_ids"]), **entry} for reason, entry in self.reasons.items()}
+        return {**vars(self), "reasons": reasons}
+
+    def __str__(self) -> str:
+        reasons = ", ".join(f"{reason} in {len(entry['video_ids'])}" for reason, entry in self.reasons.items())
+        return f"{self.source}: {self.videos_written} of {self.videos_read} videos; {reasons or 'nothing to repair'}"
+
+
+def read_subtitles(path: str | os.PathLike, report: RepairReport) -> Iterator[pa.Table]:
+    """Tables of `SUBTITLES`, a few megabytes each, in the order of the file.
+
+    A subtitle is dropped when its text is null, NaN or blank, when a time is missing or not finite, or when it ends
+    before it starts. A negative start becomes 0, subtitles are sorted by start, and half of a surrogate pair becomes
+    U+FFFD. A video is skipped when its arrays differ in length (nothing says which subtitle has which time), when its
+    id came before, or when no subtitle is left.
+
+    Raises:
+        SubtitleFileError: when the file is truncated, or not a JSON object of videos.
+    """
+    seen: set[str] = set()
+    for block, offset in _blocks(Path(path)):
+        try:
+            table = _parse_fast(block)
+        except (pa.ArrowInvalid, UnicodeError):
+            rows = _parse_any(block, Path(path), offset)
+            report.videos_read += len(rows)
+            rows = [row for video_id, value in rows if (row := _repair(video_id, value, seen, report))]
+            table = pa.Table.from_pylist(rows, schema=SUBTITLES)
+        else:
+            report.videos_read += len(table)
+            table = _repair_table(table, seen, report)
+        report.videos_written += len(table)
+        report.subtitles_written += pc.sum(pc.list_value_length(table["text"])).as_py() or 0
+        if len(table):
+            yield table
+
+
+def _blocks(path: Path) -> Iterator[tuple[bytes, int]]:
+    """Bytes of whole videos, `"id": {...}, "id": {...}`, with their offset in the file."""
+    with open(path, "rb") as file:
+        buffer = file.read(BLOCK_BYTES)
+        opening = re.match(rb"(?:\xef\xbb\xbf)?\s*\{", buffer)
+        if not opening:
+            found = buffer[:20].decode("utf-8", "replace") or "nothing"
+            raise SubtitleFileError(f"{path}, byte 0: expected a JSON object of videos, found {found!r}.")
+        buffer, offset, searched = buffer[opening.end() :], opening.end(), 0
+        while more := file.read(BLOCK_BYTES):
+            buffer += more
+            if seam := _last_seam(buffer, searched):
+                cut = seam.start(1)
+                yield buffer[:cut].rstrip().removesuffix(b","), offset
+                buffer, offset, searched = buffer[cut:], offset + cut, 0
+            elif len(buffer) > MAX_VIDEO_BYTES:
+                raise SubtitleFileError(
+                    f"{path}, byte {offset}: no end of a video within {MAX_VIDEO_BYTES >> 20} MB. "
+                    'Expected {"video_id": {"text": [...], "start": [...], "end": [...]}, ...}.'
+                )
+            else:
+                searched = max(0, len(buffer) - 4096)  # a seam may lie across two reads
+        last = buffer.rstrip()
+        if not last.endswith(b"}"):
+            raise SubtitleFileError(
+                f"{path}, byte {offset + len(last)}: the file ends inside a video; it is truncated."
+            )
+        if last := last[:-1].rstrip():
+            yield last, offset
+
+
+def _last_seam(buffer: bytes, searched: int) -> re.Match | None:
+    near_end = max(searched, len(buffer) - (BLOCK_BYTES >> 3))
+    for begin in (near_end, searched):
+        if seams := list(NEXT_VIDEO.finditer(buffer, begin)):
+            return seams[-1]
+    return None
+
+
+def _parse_fast(block: bytes) -> pa.Table:
+    lines = NEXT_VIDEO.sub(rb']}\n{"video_id":\1,', FIRST_VIDEO.sub(rb'{"video_id":\1,', block, count=1))
+    table = pa.json.read_json(
+        io.BytesIO(lines),
+        # One thread: languages are converted in parallel processes.
+        read_options=pa.json.ReadOptions(use_threads=False, block_size=len(lines) + 1),
+        parse_options=pa.json.ParseOptions(explicit_schema=SUBTITLES, unexpected_field_behavior="ignore"),
+    )
+    table.validate(full=True)  # the JSON reader passes bytes that are not UTF-8
+    return table.select(SUBTITLES.names)
+
+
+def _parse_any(block: bytes, path: Path, offset: int) -> list[tuple[str, object]]:
+    """The block by Python's own parser, which takes NaN and lone surrogates. Invalid UTF-8 becomes the latter."""
+    text = block.decode("utf-8", "surrogateescape")
+    try:
+        # Pairs, not dicts: the second of two equal ids must be seen.
+        return json.loads("{" + text + "}", object_pairs_hook=list)
+    except json.JSONDecodeError as error:
+        at = offset + len(text[: max(0, error.pos - 1)].encode("utf-8", "surrogateescape"))
+        if error.pos > len(text):
+            raise SubtitleFileError(f"{path}, byte {at}: the file ends inside a video; it is truncated.") from None
+        raise SubtitleFileError(f"{path}, byte {at}: not JSON ({error.msg}).") from None
+    except RecursionError:
+        raise SubtitleFileError(f"{path}, byte {offset}: nested too deeply for a subtitle file.") from None
+
+
+def _repair_table(table: pa.Table, seen: set[str], report: RepairReport) -> pa.Table:
+    """Rows without fault pass as columns; the few others go through `_repair`."""
+    video_ids = table["video_id"].to_pylist()
+    suspects = np.flatnonzero(_has_fault(table)).tolist()
+    if len(set(video_ids)) < len(video_ids) or not seen.isdisjoint(video_ids):
+        suspects = range(len(video_ids))
+    parts, start = [], 0
+    for row in suspects:
+        parts.append(table.slice(start, row - start))
+        seen.update(video_ids[start:row])
+        *_, value = table.slice(row, 1).to_pylist()
+        repaired = _repair(video_ids[row], [(key, value[key]) for key in ("text", "start", "end")], seen, report)
+        parts.append(pa.Table.from_pylist([repaired] if repaired else [], schema=SUBTITLES))
+        start = row + 1
+    seen.update(video_ids[start:])
+    return pa.concat_tables([*parts, table.slice(start)])
+
+
+def _has_fault(table: pa.Table) -> np.ndarray:
+    """For every row, whether anything in it needs a repair."""
+    columns = [table[name].combine_chunks() for name in ("text", "start", "end")]
+    lengths = np.stack([pc.fill_null(pc.list_value_length(column), -1).to_numpy() for column in columns])
+    fault = (lengths[0] < 1) | (lengths != lengths[0]).any(axis=0)
+    rows = np.repeat(
+        np.arange(len(table)), np.where(fault, 0, lengths[0])
+    )  # row of each subtitle, faulty rows left out
+    keep = pa.array(~fault)
+    text, start, end = (column.filter(keep).flatten() for column in columns)
+    blank = pc.fill_null(pc.equal(pc.binary_length(pc.utf8_trim_whitespace(text)), 0), True)
+    start, end = (pc.fill_null(times, math.nan).to_numpy() for times in (start, end))
+    wrong = blank.to_numpy(zero_copy_only=False) | ~((start >= 0) & (end >= start) & (end < math.inf))
+    wrong[1:] |= (start[1:] < start[:-1]) & (rows[1:] == rows[:-1])
+    fault[rows[wrong]] = True
+    return fault
+
+
+def _repair(video_id: str, value: object, seen: set[str], report: RepairReport) -> dict | None:
+    """A row of `SUBTITLES` from the pairs of one JSON object, or None where nothing can be used."""
+    video_id, _ = _without_surrogates(video_id)
+    if video_id in seen:
+        report.add("duplicate_video_id", video_id, 0)
+        return None
+    seen.add(video_id)
+    value = dict(value) if isinstance(value, list) and all(isinstance(pair, tuple) for pair in value) else {}
+    texts, starts, ends = (value.get(name) for name in ("text", "start", "end"))
+    if not all(isinstance(array, list) for array in (texts, starts, ends)):
+        report.add("malformed_video", video_id, 0)
+        return None
+    if not len(texts) == len(starts) == len(ends):
+        report.add("length_mismatch", video_id, max(len(texts), len(starts), len(ends)))
+        return None
+    kept = []
+    for text, start, end in zip(texts, starts, ends, strict=True):
+        if not isinstance(text, str):
+            report.add("null_text", video_id)
+        elif not text.strip():
+            report.add("empty_text", video_id)
+        elif not (_is_time(start) and _is_time(end)):
+            report.add("missing_time", video_id)
+        elif end < start:
+            report.add("end_before_start", video_id)
+        else:
+            if start < 0:
+                report.add("negative_time", video_id)
+                start, end = 0.0, max(end, 0.0)
+            text, replaced = _without_surrogates(text)
+            if replaced:
+                report.add("lone_surrogate", video_id)
+            kept.append((float(start), float(end), text))
+    if any(later[0] < earlier[0] for earlier, later in zip(kept, kept[1:], strict=False)):
+        report.add("unsorted", video_id, len(kept))
+        kept.sort(key=lambda subtitle: subtitle[0])
+    if not kept:
+        report.add("no_subtitles", video_id, 0)
+        return None
+    starts, ends, texts = zip(*kept, strict=True)
+    return {"video_id": video_id, "text": texts, "start": starts, "end": ends}
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _without_surrogates(text: str) -> tuple[str, bool]:
+    try:
+        text.encode("utf-8")
+        return text, False
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"), True
