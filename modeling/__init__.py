@@ -4,7 +4,9 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProces
 
 from .configuration_mmp import MMPConfig
 from .losses_mmp import MMPObjective, nce_loss, triplet_loss
-from .modeling_mmp import MMPModel, MMPOutput
+from .modeling_mmp import MMPModel
+from .outputs_mmp import MMPOutput
+from .pipeline_mmp import TextToVideoRetrievalPipeline, VideoIndex
 from .processing_mmp import MMPFeatureExtractor, MMPProcessor
 
 __all__ = [
@@ -14,6 +16,8 @@ __all__ = [
     "MMPObjective",
     "MMPOutput",
     "MMPProcessor",
+    "TextToVideoRetrievalPipeline",
+    "VideoIndex",
     "nce_loss",
     "triplet_loss",
 ]

@@ -1,4 +1,4 @@
-"""A text backbone in two parts: the frozen layers, and the layers that are trained on top of them.
+"""The text backbone: building and loading it, and running its frozen and its trained layers apart.
 
 Neither part is a module of its own: both are *views*, shallow copies of the backbone that share every weight with it
 and differ only in their list of layers. So the backbone stays an ordinary `AutoModel` (same parameter names, same
@@ -7,10 +7,47 @@ forward runs, whatever other threads do.
 """
 
 import copy
+import inspect
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
+
+
+def new_backbone(text_config: PreTrainedConfig) -> PreTrainedModel:
+    """An encoder with random weights, without a pooler of its own."""
+    return AutoModel.from_config(text_config, **_no_pooler(text_config))
+
+
+def load_backbone_config(name_or_path: str) -> PreTrainedConfig:
+    """The configuration of a pre-trained encoder. Raises an OSError of one clear sentence where there is none."""
+    try:
+        return AutoConfig.from_pretrained(name_or_path)
+    except OSError as error:
+        raise OSError(
+            f"Cannot load the text backbone {str(name_or_path)!r}: it is no folder with a model in it, and not to be "
+            "had from the Hugging Face Hub. Check the spelling and the network, or pass a folder."
+        ) from error
+
+
+def load_backbone(name_or_path: str, text_config: PreTrainedConfig, dtype: torch.dtype | str) -> PreTrainedModel:
+    """A pre-trained encoder as deep as `text_config` says; layers above are not loaded.
+
+    Raises:
+        ValueError: if weights are missing.
+    """
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # the report would list every weight of the layers above as unexpected
+    try:
+        backbone, report = AutoModel.from_pretrained(
+            name_or_path, config=text_config, dtype=dtype, output_loading_info=True, **_no_pooler(text_config)
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(f"{str(name_or_path)!r} lacks {len(missing)} weights of the backbone, such as {missing[0]}.")
+    return backbone
 
 
 def layers_of(backbone: PreTrainedModel) -> nn.ModuleList:
@@ -24,38 +61,52 @@ def layers_of(backbone: PreTrainedModel) -> nn.ModuleList:
 
 
 def run_frozen(backbone: PreTrainedModel, depth: int, input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Output of layer `depth` (counted from 1), running nothing above it but the backbone's final norm, if any."""
+    """Output of layer `depth` (counted from 1), running nothing above it but the backbone's final norm, if any.
+
+    Raises:
+        ValueError: if the backbone cannot be resumed from there, see [`resume`].
+    """
+    _outputs_per_layer(backbone, depth)
     return _record(backbone, depth, input_ids, mask)[0]
 
 
-def resume(
-    backbone: PreTrainedModel, depth: int, hidden_states: torch.Tensor, mask: torch.Tensor, num_outputs: int
-) -> torch.Tensor:
+def resume(backbone: PreTrainedModel, depth: int, hidden_states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """The backbone's output, computed from the output of layer `depth` instead of from tokens.
 
-    `num_outputs` is what [`check_resumable`] returned.
+    Raises:
+        ValueError: if that gives another output than running the backbone whole, as it would where layer 1 computes a
+            position bias for all others. Tried once per backbone, on eight tokens.
     """
-    path, layers = _path_of_layers(backbone), list(layers_of(backbone))
+    return _resume(backbone, depth, hidden_states, mask, _outputs_per_layer(backbone, depth))
+
+
+def _resume(backbone, depth: int, hidden_states: torch.Tensor, mask: torch.Tensor, num_outputs: int) -> torch.Tensor:
+    layers = list(layers_of(backbone))
     output = (hidden_states, *[None] * (num_outputs - 1)) if num_outputs else hidden_states
     # The places below stay filled, so that what goes by a layer's index (window sizes, layer types) still holds.
     stand_ins = [_StandIn(layer, output) for layer in layers[:depth]]
     # Any token will do: what the embeddings make of it is thrown away by the first stand-in.
     tokens = torch.zeros(hidden_states.shape[:2], dtype=torch.long, device=hidden_states.device)
-    view = _with_layers(backbone, path, [*stand_ins, *layers[depth:]])
+    view = _with_layers(backbone, [*stand_ins, *layers[depth:]])
     return view(input_ids=tokens, attention_mask=mask).last_hidden_state
 
 
+def _record(backbone, depth: int, input_ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """The output of layer `depth`, and how many outputs it has; 0 where it returns a bare tensor."""
+    layers = list(layers_of(backbone))
+    recorder = _Recorder(layers[depth - 1])
+    _with_layers(backbone, [*layers[: depth - 1], recorder])(input_ids=input_ids, attention_mask=mask)
+    if isinstance(recorder.output, torch.Tensor):
+        return recorder.output, 0
+    return recorder.output[0], len(recorder.output)
+
+
 @torch.no_grad()
-def check_resumable(backbone: PreTrainedModel, depth: int) -> int:
-    """Tries it on eight tokens: layers that see only their predecessor's output can be resumed, others cannot.
-
-    Returns:
-        How many outputs a layer of this backbone has; 0 where it returns a bare tensor.
-
-    Raises:
-        ValueError: if resuming from layer `depth` gives another output than running the backbone whole, as it would
-            where layer 1 computes a position bias for all others.
-    """
+def _outputs_per_layer(backbone: PreTrainedModel, depth: int) -> int:
+    """What `_record` says of a layer; the first time, checks that resuming gives what running the backbone gives."""
+    known = backbone.__dict__.setdefault("_mmp_outputs_per_layer", {})
+    if depth in known:
+        return known[depth]
     training = [module for module in backbone.modules() if module.training]
     backbone.eval()
     device = backbone.get_input_embeddings().weight.device
@@ -64,7 +115,7 @@ def check_resumable(backbone: PreTrainedModel, depth: int) -> int:
     try:
         whole = backbone(input_ids=tokens, attention_mask=mask).last_hidden_state
         hidden_states, num_outputs = _record(backbone, depth, tokens, mask)
-        resumed = resume(backbone, depth, hidden_states, mask, num_outputs)
+        resumed = _resume(backbone, depth, hidden_states, mask, num_outputs)
         same = torch.allclose(whole[:, :6], resumed[:, :6], rtol=1e-3, atol=1e-3)
         reason = "the output differs"
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
@@ -77,7 +128,13 @@ def check_resumable(backbone: PreTrainedModel, depth: int) -> int:
             f"The {backbone.config.model_type!r} backbone cannot be resumed from the output of layer {depth} "
             f"({reason}). Pass input_ids instead of frozen_hidden_states, or set freeze_below=output_layer."
         )
-    return num_outputs
+    return known.setdefault(depth, num_outputs)
+
+
+def _no_pooler(text_config: PreTrainedConfig) -> dict[str, bool]:
+    """The argument that keeps BERT-like encoders from adding a pooler of their own; others do not know it."""
+    known = inspect.signature(MODEL_MAPPING[type(text_config)].__init__).parameters
+    return {"add_pooling_layer": False} if "add_pooling_layer" in known else {}
 
 
 class _InPlaceOf(nn.Module):
@@ -110,18 +167,6 @@ class _StandIn(_InPlaceOf):
         return self.output
 
 
-def _record(
-    backbone: PreTrainedModel, depth: int, tokens: torch.Tensor, mask: torch.Tensor
-) -> tuple[torch.Tensor, int]:
-    layers = list(layers_of(backbone))
-    recorder = _Recorder(layers[depth - 1])
-    view = _with_layers(backbone, _path_of_layers(backbone), [*layers[: depth - 1], recorder])
-    view(input_ids=tokens, attention_mask=mask)
-    if isinstance(recorder.output, torch.Tensor):
-        return recorder.output, 0
-    return recorder.output[0], len(recorder.output)
-
-
 def _path_of_layers(backbone: PreTrainedModel) -> str:
     depth = backbone.config.num_hidden_layers
     stacks: list[str] = []
@@ -137,9 +182,10 @@ def _path_of_layers(backbone: PreTrainedModel) -> str:
     return stacks[0]
 
 
-def _with_layers(backbone: PreTrainedModel, path: str, layers: list[nn.Module]) -> PreTrainedModel:
+def _with_layers(backbone: PreTrainedModel, layers: list[nn.Module]) -> PreTrainedModel:
+    """A view: the backbone with another list of layers."""
     view = parent = _shallow(backbone)
-    *owners, last = path.split(".")
+    *owners, last = _path_of_layers(backbone).split(".")
     for name in owners:
         child = _shallow(parent._modules[name])
         parent._modules[name] = child

@@ -88,6 +88,13 @@ class MMPConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         _cut_layers(self.text_config, self.output_layer)
 
+    def to_dict(self) -> dict:
+        output = super().to_dict()
+        for task in output["custom_pipelines"].values():
+            # `pipeline()` replaces the names in a loaded configuration by classes, which JSON cannot hold
+            task["pt"] = [model if isinstance(model, str) else model.__name__ for model in task["pt"]]
+        return output
+
     def validate_architecture(self):
         """Part of `@strict`'s validation: refuses shapes that cannot be built."""
         super().validate_architecture()

@@ -2,54 +2,27 @@
 
 from __future__ import annotations
 
-import inspect
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput, logging
 
-from .backbone_mmp import check_resumable, layers_of, resume, run_frozen
+from .backbone_mmp import layers_of, load_backbone, load_backbone_config, new_backbone, resume, run_frozen
 from .configuration_mmp import MMPConfig
+from .encoding_mmp import MMPEncodingMixin
+from .inputs_mmp import check_finite, check_same, checked_mask, checked_width
 from .losses_mmp import MMPObjective
+from .outputs_mmp import MMPOutput
 from .pooling_mmp import MMPPoolingHead
 
-
-@dataclass
-class MMPOutput(ModelOutput):
-    """What [`MMPModel.forward`] returns; `None` where the batch did not hold what an entry needs.
-
-    Embeddings are (batch, embed_dim) and not normalised: losses and search take their cosine.
-
-    Args:
-        loss: the sum of the objective's terms, with `return_loss=True`.
-        loss_terms: `{"inter", "intra", "cross"}`, those that the batch has (Eq. 1-6).
-        logits_per_text: (texts, videos) cosine similarities divided by the temperature; `logits_per_video` is its
-            transpose.
-        text_embeds, video_embeds: c_x and c_v (§3.1).
-        noisy_text_embeds, noisy_video_embeds: of the masked views x^m and v^m (Eq. 3).
-        pivot_embeds, noisy_pivot_embeds: c_y and its masked view, y a caption in another language (Eq. 4, 5).
-        text_given_video_embeds, pivot_given_video_embeds: c_{x|v} and c_{y|v} (Eq. 6).
-    """
-
-    loss: torch.Tensor | None = None
-    loss_terms: dict[str, torch.Tensor] | None = None
-    logits_per_text: torch.Tensor | None = None
-    logits_per_video: torch.Tensor | None = None
-    text_embeds: torch.Tensor | None = None
-    video_embeds: torch.Tensor | None = None
-    noisy_text_embeds: torch.Tensor | None = None
-    noisy_video_embeds: torch.Tensor | None = None
-    pivot_embeds: torch.Tensor | None = None
-    noisy_pivot_embeds: torch.Tensor | None = None
-    text_given_video_embeds: torch.Tensor | None = None
-    pivot_given_video_embeds: torch.Tensor | None = None
+if TYPE_CHECKING:  # never runs: `save_pretrained` copies what it sees imported, and a saved model needs its pipeline
+    from .pipeline_mmp import TextToVideoRetrievalPipeline  # noqa: F401
 
 
-class MMPModel(PreTrainedModel):
+class MMPModel(MMPEncodingMixin, PreTrainedModel):
     """Text tower Φ and video tower Ψ of §3.1.
 
     Text: a multilingual encoder built only up to `config.output_layer`, a linear map to `embed_dim` where widths
@@ -76,7 +49,7 @@ class MMPModel(PreTrainedModel):
     def __init__(self, config: MMPConfig, text_model: PreTrainedModel | None = None):
         super().__init__(config)
         # `text_model` is for `from_backbone`; nothing is ever loaded in here, where all may be on the meta device.
-        self.text_model = text_model or AutoModel.from_config(config.text_config, **_no_pooler(config.text_config))
+        self.text_model = text_model or new_backbone(config.text_config)
         text_width = config.text_config.hidden_size
         self.text_projection = (
             nn.Identity() if text_width == config.embed_dim else nn.Linear(text_width, config.embed_dim)
@@ -108,44 +81,22 @@ class MMPModel(PreTrainedModel):
         return loaded
 
     @classmethod
-    def from_backbone(cls, backbone: str, *, dtype: torch.dtype | str | None = None, **config) -> MMPModel:
+    def from_backbone(cls, backbone: str, *, dtype: torch.dtype | str | None = None, **config_fields) -> MMPModel:
         """A new model around a pre-trained text encoder; its projections and pooling heads are initialised at random.
 
         Args:
             backbone: a folder written by `save_pretrained`, or a Hub id such as `"FacebookAI/xlm-roberta-large"`.
                 Layers above `output_layer` are not loaded.
             dtype: of the weights; default float32.
-            config: fields of [`MMPConfig`] such as `output_layer`, `embed_dim`, `video_feature_dim`, and
+            config_fields: fields of [`MMPConfig`] such as `output_layer`, `embed_dim`, `video_feature_dim`, and
                 `attn_implementation`.
 
         Raises:
             ValueError: if the configuration does not fit the backbone, or weights are missing.
             OSError: if the backbone is not a folder and cannot be fetched from the Hub.
         """
-        verbosity = logging.get_verbosity()
-        try:
-            text_config = AutoConfig.from_pretrained(backbone)
-            config = cls.config_class(text_config=text_config, **config)
-            logging.set_verbosity_error()  # the report would list all layers above `output_layer` as unexpected
-            text_model, report = AutoModel.from_pretrained(
-                backbone,
-                config=config.text_config,
-                dtype=dtype or torch.float32,
-                output_loading_info=True,
-                **_no_pooler(config.text_config),
-            )
-        except OSError as error:
-            raise OSError(
-                f"Cannot load the text backbone {str(backbone)!r}: it is no folder with a model in it, and not to be "
-                "had from the Hugging Face Hub. Check the spelling and the network, or pass a folder."
-            ) from error
-        finally:
-            logging.set_verbosity(verbosity)
-        if report["missing_keys"]:
-            missing = sorted(report["missing_keys"])
-            raise ValueError(
-                f"{str(backbone)!r} lacks {len(missing)} weights of the text backbone, such as {missing[0]}."
-            )
+        config = cls.config_class(text_config=load_backbone_config(backbone), **config_fields)
+        text_model = load_backbone(backbone, config.text_config, dtype or torch.float32)
         # Where the weights lay on this disk is nobody else's business.
         config.text_config._name_or_path = ""
         config.dtype = text_model.dtype
@@ -205,12 +156,11 @@ class MMPModel(PreTrainedModel):
             ValueError: for input that does not fit, if nothing is frozen, or if the backbone cannot be resumed from
                 the output of its frozen layers.
         """
-        mask = _checked_mask("attention_mask", attention_mask, "input_ids", input_ids)
+        mask = checked_mask("attention_mask", attention_mask, "input_ids", input_ids)
         if self.config.freeze_below == 0:
             raise ValueError("freeze_below=0: no layer is frozen, there is nothing to cache.")
         if self.config.freeze_below == self.config.output_layer:
             return self.text_model(input_ids=input_ids, attention_mask=mask).last_hidden_state
-        self._check_resumable()
         return run_frozen(self.text_model, self.config.freeze_below, input_ids, mask)
 
     def embed_tokens(
@@ -223,24 +173,20 @@ class MMPModel(PreTrainedModel):
         if (input_ids is None) == (frozen_hidden_states is None):
             raise ValueError("Pass either input_ids or frozen_hidden_states.")
         if frozen_hidden_states is None:
-            mask = _checked_mask("attention_mask", attention_mask, "input_ids", input_ids)
+            mask = checked_mask("attention_mask", attention_mask, "input_ids", input_ids)
             hidden = self.text_model(input_ids=input_ids, attention_mask=mask).last_hidden_state
         else:
             width = self.config.text_config.hidden_size
-            if frozen_hidden_states.ndim != 3 or frozen_hidden_states.shape[-1] != width:
-                raise ValueError(
-                    f"frozen_hidden_states must be (batch, tokens, {width}), got {tuple(frozen_hidden_states.shape)}."
-                )
-            mask = _checked_mask("attention_mask", attention_mask, "frozen_hidden_states", frozen_hidden_states)
+            checked_width("frozen_hidden_states", frozen_hidden_states, "tokens", width)
+            mask = checked_mask("attention_mask", attention_mask, "frozen_hidden_states", frozen_hidden_states)
             hidden = frozen_hidden_states.to(self.video_projection.weight.dtype)
             if self.config.freeze_below < self.config.output_layer:
-                num_outputs = self._check_resumable()
-                hidden = resume(self.text_model, self.config.freeze_below, hidden, mask, num_outputs)
+                hidden = resume(self.text_model, self.config.freeze_below, hidden, mask)
         return self.text_projection(hidden)
 
     def pool_text(self, token_embeds: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """c_x from e_x: (batch, tokens, embed_dim) -> (batch, embed_dim)."""
-        return self.text_pooler(token_embeds, _boolean(attention_mask))
+        return self.text_pooler(token_embeds, attention_mask)
 
     def pool_text_given_video(
         self,
@@ -255,7 +201,7 @@ class MMPModel(PreTrainedModel):
                 "A text is conditioned on its own video, so both batches must be equally long: got e_x of shape "
                 f"{tuple(token_embeds.shape)} and e_v of shape {tuple(second_embeds.shape)}."
             )
-        return self.text_pooler(token_embeds, _boolean(attention_mask), second_embeds, _boolean(video_mask))
+        return self.text_pooler(token_embeds, attention_mask, second_embeds, video_mask)
 
     def get_text_features(
         self,
@@ -297,16 +243,9 @@ class MMPModel(PreTrainedModel):
     def embed_seconds(self, video_features: torch.Tensor, video_mask: torch.Tensor | None = None) -> torch.Tensor:
         """e_v: embeddings of a video's seconds, (batch, seconds, embed_dim). Arguments as `get_video_features`."""
         config = self.config
-        widths = [width for width in (config.video_feature_dim, config.image_feature_dim) if width is not None]
-        if video_features is None or video_features.ndim != 3 or video_features.shape[-1] not in widths:
-            shape = None if video_features is None else tuple(video_features.shape)
-            raise ValueError(f"video_features must be (batch, seconds, {' or '.join(map(str, widths))}), got {shape}.")
-        _checked_mask("video_mask", video_mask, "video_features", video_features)
-        if not torch.compiler.is_compiling():
-            finite = video_features.detach().isfinite().flatten(1).all(1)
-            if not finite.all():
-                rows = (~finite).nonzero().flatten().tolist()
-                raise ValueError(f"video_features holds NaN or infinity in row {', '.join(map(str, rows[:8]))}.")
+        checked_width("video_features", video_features, "seconds", config.video_feature_dim, config.image_feature_dim)
+        checked_mask("video_mask", video_mask, "video_features", video_features)
+        check_finite("video_features", video_features)
         hidden = video_features.to(self.video_projection.weight.dtype)
         if hidden.shape[-1] != config.video_feature_dim:
             hidden = self.image_projection(hidden)
@@ -315,7 +254,7 @@ class MMPModel(PreTrainedModel):
     def pool_video(self, second_embeds: torch.Tensor, video_mask: torch.Tensor | None = None) -> torch.Tensor:
         """c_v from e_v: (batch, seconds, embed_dim) -> (batch, embed_dim)."""
         pooler = self.text_pooler if self.config.share_poolers else self.video_pooler
-        return pooler(second_embeds, _boolean(video_mask))
+        return pooler(second_embeds, video_mask)
 
     def get_video_features(self, video_features: torch.Tensor, video_mask: torch.Tensor | None = None) -> torch.Tensor:
         """c_v = Ψ(v), the embeddings of videos: (batch, embed_dim), not normalised.
@@ -416,7 +355,7 @@ class MMPModel(PreTrainedModel):
             token_embeds = self.embed_tokens(ids, mask, states)
             return [self.pool_text(token_embeds, mask)], token_embeds
         clean, noisy = (states if ids is None else ids), (noisy_states if noisy_ids is None else noisy_ids)
-        _check_same("the noised texts", noisy.shape[:2], "the clean ones", clean.shape[:2])
+        check_same("the noised texts", noisy.shape[:2], "the clean ones", clean.shape[:2])
         if (ids is None) == (noisy_ids is None):
             both = torch.cat([clean, noisy])
             token_embeds = self.embed_tokens(*((None, _twice(mask), both) if ids is None else (both, _twice(mask))))
@@ -433,47 +372,9 @@ class MMPModel(PreTrainedModel):
         if noisy_features is None:
             second_embeds = self.embed_seconds(features, mask)
             return [self.pool_video(second_embeds, mask)], second_embeds
-        _check_same("the noised videos", noisy_features.shape, "the clean ones", features.shape)
+        check_same("the noised videos", noisy_features.shape, "the clean ones", features.shape)
         second_embeds = self.embed_seconds(torch.cat([features, noisy_features]), _twice(mask))
         return list(self.pool_video(second_embeds, _twice(mask)).chunk(2)), second_embeds[: len(features)]
-
-    def _check_resumable(self) -> int:
-        if "_num_layer_outputs" not in self.__dict__:
-            self._num_layer_outputs = check_resumable(self.text_model, self.config.freeze_below)
-        return self._num_layer_outputs
-
-
-def _no_pooler(text_config: PreTrainedConfig) -> dict[str, bool]:
-    """The argument that keeps BERT-like encoders from adding a pooler of their own; others do not know it."""
-    known = inspect.signature(MODEL_MAPPING[type(text_config)].__init__).parameters
-    return {"add_pooling_layer": False} if "add_pooling_layer" in known else {}
-
-
-def _checked_mask(name: str, mask: torch.Tensor | None, of: str, values: torch.Tensor) -> torch.Tensor:
-    """The mask of `values` (batch, length, ...), all ones by default; row by row at least the first must be real."""
-    if mask is None:
-        mask = torch.ones(values.shape[:2], dtype=torch.long, device=values.device)
-    if mask.shape != values.shape[:2]:
-        raise ValueError(f"{name} {tuple(mask.shape)} does not fit {of} {tuple(values.shape)}.")
-    if 0 in mask.shape:
-        raise ValueError(f"{of} is empty: its shape is {tuple(values.shape)}.")
-    if not torch.compiler.is_compiling():
-        rows = (mask[:, 0] == 0).nonzero().flatten().tolist()
-        if rows:
-            raise ValueError(
-                f"{name} {tuple(mask.shape)} starts with padding in row {', '.join(map(str, rows[:8]))}: nothing there "
-                "to embed, or padded on the left. Every row needs a real first position and padding on the right."
-            )
-    return mask
-
-
-def _check_same(what: str, shape: torch.Size, other: str, other_shape: torch.Size) -> None:
-    if shape != other_shape:
-        raise ValueError(f"{what} must be shaped like {other}: got {tuple(shape)} and {tuple(other_shape)}.")
-
-
-def _boolean(mask: torch.Tensor | None) -> torch.Tensor | None:
-    return None if mask is None else mask.bool()
 
 
 def _twice(mask: torch.Tensor | None) -> torch.Tensor | None:

@@ -85,14 +85,14 @@ class MMPPoolingHead(nn.Module):
     ) -> torch.Tensor:
         """Pools `embeds` (batch, length, embed_dim) to (batch, embed_dim).
 
-        `mask` (batch, length) and `context_mask` (batch, context length) are boolean, True = a real position; `None`
-        means that all are real. `context` is (batch, context length, embed_dim).
+        `mask` (batch, length) and `context_mask` (batch, context length) are not 0 where a position is real; `None`
+        means that all are. `context` is (batch, context length, embed_dim).
         """
         if context is not None and (mask is not None or context_mask is not None):
-            mask = embeds.new_ones(embeds.shape[:2], dtype=torch.bool) if mask is None else mask
-            if context_mask is None:
-                context_mask = context.new_ones(context.shape[:2], dtype=torch.bool)
-            mask = torch.cat([mask, context_mask], dim=1)
+            mask = embeds.new_ones(embeds.shape[:2]) if mask is None else mask
+            context_mask = context.new_ones(context.shape[:2]) if context_mask is None else context_mask
+            mask = torch.cat([mask.bool(), context_mask.bool()], dim=1)
+        mask = None if mask is None else mask.bool()
         hidden = embeds
         for depth, layer in enumerate(self.layers, start=1):
             key_value = hidden if context is None else torch.cat([hidden, context], dim=1)

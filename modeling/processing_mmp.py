@@ -52,6 +52,7 @@ class MMPFeatureExtractor(SequenceFeatureExtractor):
         padding: bool | str = True,
         max_length: int | None = None,
         return_tensors: str | None = None,
+        names: Sequence | None = None,
         **kwargs,
     ) -> BatchFeature:
         """A batch from videos of different length.
@@ -61,19 +62,18 @@ class MMPFeatureExtractor(SequenceFeatureExtractor):
             padding: `True` pads to the longest video, `"max_length"` to `max_length`, `False` pads nothing.
             max_length: seconds kept, by default `self.max_length`.
             return_tensors: `"pt"` or `"np"`.
+            names: what to call the videos in errors, say their ids; default their indices.
 
         Returns:
             `video_features` (batch, seconds, feature_size) float32 and `video_mask` (batch, seconds), 1 = real.
 
         Raises:
-            ValueError: naming the video's index, if it has no seconds, the wrong width, NaN or infinity.
+            ValueError: naming the video, if it has no seconds, the wrong width, NaN or infinity.
         """
         limit = max_length or self.max_length
-        arrays = [self._as_array(index, video)[:limit] for index, video in enumerate(_as_list(videos))]
-        for index, array in enumerate(arrays):
-            if not np.isfinite(array).all():
-                second = int(np.argmax(~np.isfinite(array).all(axis=1)))
-                raise ValueError(f"Video {index} holds NaN or infinity, first in second {second}.")
+        videos = _as_list(videos)
+        names = range(len(videos)) if names is None else names
+        arrays = [self._as_array(name, video)[:limit] for name, video in zip(names, videos, strict=True)]
         if self.feature_mean is not None:
             mean = np.asarray(self.feature_mean, dtype=np.float32)
             std = np.asarray(self.feature_std, dtype=np.float32)
@@ -89,13 +89,16 @@ class MMPFeatureExtractor(SequenceFeatureExtractor):
             mask[row, : len(array)] = 1
         return BatchFeature({"video_features": features, "video_mask": mask}, tensor_type=return_tensors)
 
-    def _as_array(self, index: int, video) -> np.ndarray:
+    def _as_array(self, name, video) -> np.ndarray:
         array = video.detach().cpu().float().numpy() if isinstance(video, torch.Tensor) else np.asarray(video)
         if array.ndim != 2 or array.shape[1] != self.feature_size or array.shape[0] == 0:
             raise ValueError(
-                f"Video {index} must be an array of at least 1 second x {self.feature_size} features, "
+                f"Video {name!r} must be an array of at least 1 second x {self.feature_size} features, "
                 f"but its shape is {array.shape}."
             )
+        if not np.isfinite(array).all():
+            second = int(np.argmin(np.isfinite(array).all(axis=1)))
+            raise ValueError(f"Video {name!r} {array.shape} holds NaN or infinity, first in second {second}.")
         return array.astype(np.float32, copy=False)
 
 
@@ -131,6 +134,7 @@ class MMPProcessor(ProcessorMixin):
         max_text_length: int | None = None,
         max_video_length: int | None = None,
         return_tensors: str | None = None,
+        video_names: Sequence | None = None,
     ) -> BatchFeature:
         """A batch of texts, of videos, or of both (row i of one belonging to row i of the other).
 
@@ -140,6 +144,7 @@ class MMPProcessor(ProcessorMixin):
             padding: `True` pads to the longest of the batch, `"max_length"` to the maximum, `False` pads nothing.
             max_text_length, max_video_length: tokens and seconds kept, by default the processor's own.
             return_tensors: `"pt"` or `"np"`.
+            video_names: what to call the videos in errors, say their ids; default their indices.
 
         Returns:
             `input_ids`, `attention_mask` (batch, tokens) and `video_features`, `video_mask`, as far as asked for.
@@ -168,7 +173,7 @@ class MMPProcessor(ProcessorMixin):
         if videos is not None:
             batch.update(
                 self.feature_extractor(
-                    videos, padding=padding, max_length=max_video_length, return_tensors=return_tensors
+                    videos, padding, max_length=max_video_length, return_tensors=return_tensors, names=video_names
                 )
             )
         return batch

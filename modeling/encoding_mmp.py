@@ -1,0 +1,106 @@
+"""Many texts or videos to embeddings: what evaluation, search and the pipeline share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from transformers.utils import logging
+
+
+class MMPEncodingMixin:
+    """`encode_texts` and `encode_videos` of [`MMPModel`].
+
+    Both sort by length, so that a batch holds little padding, fill batches up to a number of positions rather than
+    rows, run in evaluation mode without graph, and give the embeddings back in the order of the input.
+    """
+
+    def encode_texts(
+        self,
+        texts: Sequence[str],
+        processor,
+        tokens_per_batch: int = 2048,
+        max_text_length: int | None = None,
+        progress: bool = False,
+    ) -> torch.Tensor:
+        """c_x of many texts: (texts, embed_dim) float32 on the CPU, not normalised.
+
+        Args:
+            texts: in any mix of languages.
+            processor: the [`MMPProcessor`] saved with the model.
+            tokens_per_batch: size of a batch, padding included; it bounds the memory.
+            max_text_length: tokens kept of a text, by default the processor's own.
+            progress: show a bar.
+
+        Raises:
+            ValueError: for an empty text, naming its index.
+        """
+        rows = processor(text=texts, max_text_length=max_text_length, padding=False)["input_ids"] if len(texts) else []
+
+        def embed(indices: list[int]) -> torch.Tensor:
+            batch = processor.tokenizer.pad({"input_ids": [rows[i] for i in indices]}, return_tensors="pt")
+            batch = batch.to(self.device)
+            return self.get_text_features(batch["input_ids"], batch["attention_mask"])
+
+        return self._encode(embed, [len(row) for row in rows], tokens_per_batch, progress)
+
+    def encode_videos(
+        self,
+        videos: Sequence,
+        processor,
+        seconds_per_batch: int = 2048,
+        max_video_length: int | None = None,
+        names: Sequence[str] | None = None,
+        progress: bool = False,
+    ) -> torch.Tensor:
+        """c_v of many videos: (videos, embed_dim) float32 on the CPU, not normalised.
+
+        Args:
+            videos: [seconds, video_feature_dim] arrays (numpy or torch); anything with a length and an index, so that
+                features may stay on disk until their batch is due.
+            processor: the [`MMPProcessor`] saved with the model.
+            seconds_per_batch: size of a batch, padding included; it bounds the memory.
+            max_video_length: seconds kept of a video, by default the processor's own.
+            names: the videos' ids, to name them in errors; default their indices.
+            progress: show a bar.
+
+        Raises:
+            ValueError: for a video of zero seconds, of the wrong width, or with NaN or infinity, naming it.
+        """
+        limit = max_video_length or processor.feature_extractor.max_length
+
+        def embed(indices: list[int]) -> torch.Tensor:
+            batch = processor(
+                videos=[videos[i] for i in indices],
+                video_names=[i if names is None else names[i] for i in indices],
+                max_video_length=limit,
+                return_tensors="pt",
+            ).to(self.device)
+            return self.get_video_features(batch["video_features"], batch["video_mask"])
+
+        return self._encode(embed, [min(len(video), limit) for video in videos], seconds_per_batch, progress)
+
+    def _encode(
+        self, embed: Callable[[list[int]], torch.Tensor], lengths: list[int], positions: int, progress: bool
+    ) -> torch.Tensor:
+        embeds = torch.empty(len(lengths), self.config.embed_dim)
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.inference_mode(), logging.tqdm(total=len(lengths), disable=not progress) as bar:
+                for indices in _batches(lengths, positions):
+                    embeds[indices] = embed(indices).to("cpu", torch.float32)
+                    bar.update(len(indices))
+        finally:
+            self.train(was_training)
+        return embeds
+
+
+def _batches(lengths: list[int], positions: int) -> Iterator[list[int]]:
+    """Indices from the longest to the shortest (out of memory? then at once), rows x longest row <= `positions`."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    start = 0
+    while start < len(order):
+        rows = max(1, positions // max(1, lengths[order[start]]))
+        yield order[start : start + rows]
+        start += rows
