@@ -246,20 +246,29 @@ def _rows_per_process(rows: int, device: torch.device) -> list[int] | None:
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return None
     device = torch.device("cpu") if "cpu" in dist.get_backend_config() else device
-    sizes = torch.empty(dist.get_world_size(), dtype=torch.int64, device=device)
-    dist.all_gather_into_tensor(sizes, torch.tensor([rows], device=device))
-    return sizes.tolist()
+    sizes = [torch.empty(1, dtype=torch.int64, device=device) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, torch.tensor([rows], device=device))
+    return torch.cat(sizes).tolist()
 
 
 def _gather(own: Tensor, sizes: list[int] | None) -> tuple[Tensor, int]:
-    """All processes' `(k, batch, dim)` joined along `batch`, with gradient, and where our own rows start in it.
+    """All processes' `(k, batch, dim)` joined along `batch`, with gradient, and where our own rows start in it."""
+    return (own, 0) if sizes is None else (_Gather.apply(own, sizes), sum(sizes[: dist.get_rank()]))
 
-    One collective, of tensors padded to the largest batch.
-    """
-    if sizes is None:
-        return own, 0
-    from torch.distributed.nn.functional import all_gather
 
-    parts = all_gather(F.pad(own, (0, 0, 0, max(sizes) - own.shape[1])))
-    everyone = torch.cat([part[:, :size] for part, size in zip(parts, sizes, strict=True)], dim=1)
-    return everyone, sum(sizes[: dist.get_rank()])
+class _Gather(torch.autograd.Function):
+    """One collective each way: rows padded to the largest batch forward, the sum of all processes' gradients back."""
+
+    @staticmethod
+    def forward(ctx, own: Tensor, sizes: list[int]) -> Tensor:
+        ctx.sizes = sizes
+        padded = F.pad(own, (0, 0, 0, max(sizes) - own.shape[1])).contiguous()
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:, :size] for part, size in zip(parts, sizes, strict=True)], dim=1)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient.split(ctx.sizes, dim=1)[dist.get_rank()], None

@@ -34,7 +34,7 @@ def contrastive_step(
         batch: tensors of `batch` rows on the model's device, as made by `MMPCollator`.
         objective: applied to the model's outputs.
         accelerator: whose mixed precision, gradient scaling and accumulation apply.
-        micro_batch_size: rows embedded at a time; None, or at least `batch`: all in one go.
+        micro_batch_size: rows embedded at a time, the same on every process; None embeds all in one go.
 
     Returns:
         The objective's terms on the global batch, detached, the same on every process.
@@ -53,7 +53,8 @@ def contrastive_step(
     video_index = inputs.pop("video_index", None)
     num_rows, device = len(inputs["attention_mask"]), inputs["attention_mask"].device
 
-    if micro_batch_size is None or micro_batch_size >= num_rows:
+    # By the setting, not by the rows: DDP's collectives come in another order below, and must match between processes.
+    if micro_batch_size is None:
         terms = objective(_embeds(model(**inputs, return_loss=False)), video_index)
         backward(terms["loss"])
         return _mean_over_processes(terms)
