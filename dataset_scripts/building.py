@@ -167,22 +167,31 @@ def load_builder(name: str) -> type[DatasetBuilder]:
 
 
 def write_dataset(
-    builder: DatasetBuilder, output_dir: str | os.PathLike, num_shards: int = 1, buffer_bytes: int = BUFFER_BYTES
+    builder: DatasetBuilder,
+    output_dir: str | os.PathLike,
+    num_shards: int | None = None,
+    buffer_bytes: int = BUFFER_BYTES,
 ) -> dict[str, int]:
     """Convert one config of a builder to `output_dir/<config>/<split>-?????-of-?????.parquet`.
 
-    Rows go from the raw files to the shards without an Arrow copy in between. A builder with an attribute `report`
-    (a JSON-able dict of what was repaired or skipped) has it written to `output_dir/reports/<config>.json`.
+    Rows go from the raw files to the shards without an Arrow copy in between. The folder of the config appears when it
+    is complete; a failure leaves nothing behind. A builder may say how many shards each split gets
+    (`default_num_shards`, else 1), and have a `report`, a JSON-able dict of what it repaired or skipped, which is
+    written to `output_dir/reports/<config>.json`.
 
     Returns:
         the number of rows of each split.
+
+    Raises:
+        OSError: when the disk is full, or `output_dir` cannot be written to.
     """
+    num_shards = num_shards or getattr(builder, "default_num_shards", 1)
     folder = Path(output_dir) / builder.config.name
     temporary = folder.with_name(f".{folder.name}.incomplete")
     shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
-    temporary.mkdir(parents=True)
     rows = {}
     try:
+        temporary.mkdir(parents=True)
         for split, dataset in builder.as_streaming_dataset().items():
             with ShardedWriter(temporary, builder.info.features, str(split), num_shards, buffer_bytes) as writer:
                 progress = tqdm(desc=f"{builder.config.name}/{split}", unit=" rows", unit_scale=True)

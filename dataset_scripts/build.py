@@ -1,0 +1,80 @@
+"""From the official files of a dataset to a folder that the Hub can load: Parquet shards, card, report."""
+
+import os
+import re
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from huggingface_hub import DatasetCard
+from mmp.dataset_scripts.building import load_builder, write_dataset
+
+CONFIGS = re.compile(r"^configs:\n(?:(?:-| ).*\n)*", re.MULTILINE)
+
+
+def build(
+    dataset: Annotated[str, typer.Argument(help="A folder of dataset_scripts/, e.g. multi_howto100m or msrvtt.")],
+    configs: Annotated[list[str], typer.Argument(help="Its configs, e.g. de all (cz is taken for cs).")],
+    data_dir: Annotated[Path, typer.Option(help="Folder with the official files, named in the dataset's card.")],
+    output_dir: Annotated[Path, typer.Option(help="What to fill: <config>/*.parquet, README.md, reports/.")],
+    num_shards: Annotated[int | None, typer.Option(help="Shards per config (default: of about 500 MB).")] = None,
+    num_proc: Annotated[int, typer.Option(help="Configs to build at the same time.")] = 1,
+    option: Annotated[list[str] | None, typer.Option(help="key=value for the builder, e.g. languages=en,de.")] = None,
+) -> None:
+    """Build a dataset from its official files, ready for load_dataset and for `hf upload`.
+
+    A config appears when it is complete, and one that exists is kept: a run that was stopped goes on with the configs
+    that are missing. Delete <output-dir>/<config> to build it again. What was repaired or skipped is listed with
+    reasons and video ids in <output-dir>/reports/<config>.json.
+    """
+    builder_class = load_builder(dataset)
+    make = partial(builder_class, data_dir=str(data_dir), **parse_options(option or []))
+    builders = [make(config_name=config) for config in configs]  # unknown names are refused before any work
+    todo = [builder.config.name for builder in builders if not (output_dir / builder.config.name).is_dir()]
+    jobs = partial(_build_config, make, output_dir=output_dir, num_shards=num_shards)
+    if num_proc > 1 and len(todo) > 1:
+        with ProcessPoolExecutor(num_proc, mp_context=get_context("spawn")) as pool:
+            list(pool.map(jobs, todo))
+    else:
+        for name in todo:
+            jobs(name)
+    write_card(Path(__file__).parent / dataset / "README.md", output_dir)
+    for builder in builders:
+        state = "built" if builder.config.name in todo else "was there already"
+        print(f"{builder.config.name}: {state}, {output_dir / builder.config.name}")
+
+
+def _build_config(make: partial, name: str, output_dir: Path, num_shards: int | None) -> None:
+    write_dataset(make(config_name=name), output_dir, num_shards)
+
+
+def parse_options(options: list[str]) -> dict[str, object]:
+    """`["check_counts=false", "languages=en,de"]` -> `{"check_counts": False, "languages": ["en", "de"]}`.
+
+    Raises:
+        ValueError: for an option that is not `key=value`.
+    """
+    values = {}
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not key or not equals:
+            raise ValueError(f"Option {option!r} is not key=value.")
+        values[key] = value.split(",") if "," in value else yaml.safe_load(value)
+    return values
+
+
+def write_card(template: Path, output_dir: str | os.PathLike) -> None:
+    """Put the dataset's card into its folder, `configs:` cut down to those that are built there.
+
+    A card that is there already keeps its text (it may hold statistics).
+    """
+    output = Path(output_dir) / "README.md"
+    source = DatasetCard.load(template)
+    content = output.read_text(encoding="utf-8") if output.exists() else template.read_text(encoding="utf-8")
+    built = [config for config in source.data.configs if (output.parent / config["config_name"]).is_dir()]
+    listed = yaml.safe_dump({"configs": built}, sort_keys=False)
+    output.write_text(CONFIGS.sub(lambda _: listed, content, count=1), encoding="utf-8")

@@ -1,0 +1,138 @@
+"""Multi-HowTo100M at size: ingestion, two languages at once, clip sampling. Prints ratios measured in one run.
+
+    python tests/benchmarks/howto100m.py --gigabytes 1 --folder /tmp/howto100m
+
+Every figure is taken in a fresh process (peak memory is its maximum resident set); files are in the page cache.
+"""
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import resource
+import shutil
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import synthetic_howto100m as synthetic
+from mmp.dataset_scripts.build import build
+from mmp.dataset_scripts.features import features_from_row, join_features
+from mmp.dataset_scripts.multi_howto100m.subtitle_json import SUBTITLES
+from mmp.train.clip_sampler import ClipDataset, ClipSampler
+
+MEAN_SECONDS = 390  # HowTo100M: 6.5 minutes a video
+
+
+def generate(path: Path, language: str, size: float) -> None:
+    """`size` bytes of the release's format: 500 different videos over and over under new ids."""
+    pool = [json.dumps(synthetic.subtitles(language, number, MEAN_SECONDS)) for number in range(500)]
+    with open(path, "w", encoding="utf-8") as file:
+        for number, video in enumerate(itertools.cycle(pool)):
+            file.write(f'{"{" if number == 0 else ", "}"{synthetic.video_id(number)}": {video}')
+            if file.tell() > size:
+                break
+        file.write("}")
+
+
+def convert_naively(raw: Path, output: Path) -> None:
+    """What one writes without a library: everything in memory, then Parquet."""
+    videos = json.loads(raw.read_bytes())
+    columns = {"video_id": list(videos)} | {
+        name: [video[name] for video in videos.values()] for name in ("text", "start", "end")
+    }
+    pq.write_table(pa.table(columns, schema=SUBTITLES), output, compression="zstd")
+
+
+def convert(raw: Path, output: Path, *languages: str, num_proc: int = 1) -> None:
+    build("multi_howto100m", list(languages), data_dir=raw, output_dir=output, num_proc=num_proc)
+
+
+def read_clips(folder: Path, **sampler) -> int:
+    return sum(1 for _ in ClipDataset(sorted(folder.glob("*.parquet")), ClipSampler(**sampler)))
+
+
+def read_clips_naively(folder: Path) -> int:
+    """The same rows as Python objects, by datasets, features cut by index."""
+    from datasets import load_dataset
+
+    rng, count = np.random.default_rng(0), 0
+    files = sorted(map(str, folder.glob("*.parquet")))
+    for row in load_dataset("parquet", data_files=files, split="train", streaming=True):
+        features = features_from_row(row)
+        start = rng.integers(len(features))
+        language = rng.choice([name for name in synthetic.WORDS if row[name]["text"]])
+        subtitles = row[language]
+        near = [t for t, s in zip(subtitles["text"], subtitles["start"], strict=True) if start <= s < start + 128]
+        count += len(features[start : start + 128]) > 0 and bool(near or subtitles["text"])
+    return count
+
+
+def measure(function, *args, **kwargs) -> tuple[float, float, object]:
+    """Seconds, peak MB and result of a call in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_measured, function, args, kwargs).result()
+
+
+def _measured(function, args, kwargs) -> tuple[float, float, object]:
+    start = time.perf_counter()
+    result = function(*args, **kwargs)
+    seconds = time.perf_counter() - start
+    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, result
+
+
+def ingestion(folder: Path, size: float) -> None:
+    raw, output = folder / "raw", folder / "parquet"
+    for language in ("de", "ru"):
+        if not (raw / f"how2_{language}.json").exists():
+            generate(raw / f"how2_{language}.json", language, size)
+    megabytes = (raw / "how2_de.json").stat().st_size / 1e6
+    naive, naive_peak, _ = measure(convert_naively, raw / "how2_de.json", folder / "naive.parquet")
+    one, one_peak, _ = measure(convert, raw, output, "de")
+    print(f"## Ingestion of {megabytes:.0f} MB (how2_de.json -> Parquet, one process)")
+    print(f"json.load + pyarrow  {megabytes / naive:6.1f} MB/s  peak {naive_peak:6.0f} MB")
+    print(f"mmp build            {megabytes / one:6.1f} MB/s  peak {one_peak:6.0f} MB")
+    print(f"-> {naive / one:.2f}x as fast with {one_peak / naive_peak:.3f}x the memory")
+    shutil.rmtree(output)
+    serial, _, _ = measure(convert, raw, output, "de", "ru")
+    shutil.rmtree(output)
+    parallel, _, _ = measure(convert, raw, output, "de", "ru", num_proc=2)
+    shutil.rmtree(output)
+    print(f"## Two languages\none process {serial:.1f} s, two processes {parallel:.1f} s -> {serial / parallel:.2f}x")
+
+
+def sampling(folder: Path, num_videos: int, mean_seconds: float) -> None:
+    work = folder / f"clips-{mean_seconds:.0f}"
+    if not (work / "joined").exists():
+        synthetic.write_release(work / "raw", num_videos, mean_seconds=mean_seconds)
+        build("multi_howto100m", ["all"], data_dir=work / "raw", output_dir=work / "parquet", num_shards=4)
+        synthetic.write_features(work / "features", range(num_videos), 4, dim=1024, mean_seconds=mean_seconds)
+        join_features(work / "parquet" / "all", work / "features", work / "joined")
+    read_clips(work / "joined")  # into the page cache
+    naive, _, naive_clips = measure(read_clips_naively, work / "joined")
+    ours, peak, clips = measure(read_clips, work / "joined")
+    print(f"## Clips of [seconds, 1024] from {num_videos} videos of {mean_seconds:.0f} s on average, one worker")
+    print(f"datasets, rows as Python objects {naive_clips / naive:7.0f} clips/s")
+    print(f"ClipDataset                      {clips / ours:7.0f} clips/s  peak {peak:.0f} MB")
+    print(f"-> {clips / ours / (naive_clips / naive):.1f}x")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--gigabytes", type=float, default=1.0)
+    parser.add_argument("--videos", type=int, default=2000)
+    parser.add_argument("--folder", type=Path, default=Path("outputs/benchmark-howto100m"))
+    arguments = parser.parse_args()
+    (arguments.folder / "raw").mkdir(parents=True, exist_ok=True)
+    ingestion(arguments.folder, arguments.gigabytes * 1e9)
+    sampling(arguments.folder, arguments.videos, 60)
+    sampling(arguments.folder, arguments.videos, MEAN_SECONDS)
+
+
+if __name__ == "__main__":
+    main()
