@@ -2,6 +2,7 @@
 
 import functools
 import os
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -169,7 +170,13 @@ def rows_of(rank, world_size):
 def steps_of_one_rank(rank, world_size, folder):
     """Everything the tests below look at, in one launch: {case: (terms, gradients)}, saved as `rank<n>.pt`."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/rendezvous",
+        rank=rank,
+        world_size=world_size,
+        timeout=timedelta(seconds=60),  # collectives that do not match fail instead of waiting for each other
+    )
     batch, results = make_batch(rows_of(rank, world_size)), {}
     for name, objective in LAUNCHED.items():
         for micro_batch_size in (None, 4):

@@ -68,7 +68,8 @@ def contrastive_step(
         for micro_batch in micro_batches:
             states.append(_random_state(device))
             parts.append(_embeds(model(**micro_batch, return_loss=False)))
-    # Autocast keeps the weights it has cast; those cast here have no graph and must not serve the second forward.
+    # Under an autocast around the whole step, older torch would serve the second forward from its cache of cast
+    # weights, which hold no graph (pytorch/pytorch#112583).
     torch.clear_autocast_cache()
 
     # At least float32: float16 would lose small gradients, which are scaled only on their way into the model.
