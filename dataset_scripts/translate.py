@@ -34,6 +34,9 @@ LANGUAGE_CODES = {
 }
 """What the nine languages are called by M2M-100, NLLB, mBART-50 and multi-target Marian models."""
 
+MAX_NEW_TOKENS = 192
+"""A bound for the rare sentence on which a model loops; the same for all, so that batches do not change the result."""
+
 
 class Translator:
     """A translation model from the Hub or a folder, set to one language pair.
@@ -58,6 +61,7 @@ class Translator:
         self.tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
         self.model = AutoModelForSeq2SeqLM.from_pretrained(model, revision=revision).to(self.device).eval()
         self.num_beams = num_beams
+        self.max_new_tokens = min(MAX_NEW_TOKENS, getattr(self.model.config, "max_position_embeddings", MAX_NEW_TOKENS))
         self.source = f"{Path(model).name if Path(model).is_dir() else model}@{_revision(model, self.model)}"
         self.prefix, self.first_token = self._target_codes(model, target)
 
@@ -88,11 +92,14 @@ class Translator:
             [self.prefix + text for text in texts], return_tensors="pt", padding=True, truncation=True
         ).to(self.device)
         options = {} if self.first_token is None else {"forced_bos_token_id": self.first_token}
-        # A translation is seldom twice as long; without a bound one bad sentence runs to the model's maximum.
-        length = 2 * inputs["input_ids"].shape[1] + 16
         with torch.inference_mode():
             outputs = self.model.generate(
-                **inputs, num_beams=self.num_beams, do_sample=False, max_new_tokens=length, max_length=None, **options
+                **inputs,
+                num_beams=self.num_beams,
+                do_sample=False,
+                max_new_tokens=self.max_new_tokens,
+                max_length=None,
+                **options,
             )
         return [text.strip() for text in self.tokenizer.batch_decode(outputs, skip_special_tokens=True)]
 
