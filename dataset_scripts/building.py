@@ -6,6 +6,7 @@ shard number everywhere (`shard_of`), so that datasets with one video per row jo
 """
 
 import importlib
+import io
 import json
 import os
 import shutil
@@ -77,9 +78,25 @@ def write_json(path: str | os.PathLike, content: object) -> None:
         temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
+def parquet_writer(path: str | os.PathLike, schema: pa.Schema) -> pq.ParquetWriter:
+    """A writer with the settings that read fastest here.
+
+    No dictionaries: hardly a value comes twice, and without them subtitles are smaller and read 1.5 times as fast.
+    Large binary columns, which hold features, are not compressed: zstd saves 7 % and reads far slower.
+    """
+    empty = io.BytesIO()
+    pq.write_metadata(schema, empty)
+    leaves = pq.read_metadata(empty).schema
+    compression = {}
+    for leaf in (leaves.column(index) for index in range(len(leaves))):
+        root = schema.field(leaf.path.split(".")[0]).type
+        compression[leaf.path] = "none" if root == pa.large_binary() else "zstd"
+    return pq.ParquetWriter(path, schema, compression=compression, use_dictionary=False)
+
+
 def write_shard(tables: Iterable[pa.Table], path: str | os.PathLike, schema: pa.Schema) -> int:
     """Write one shard, a row group per table, and return its number of rows. It exists only when it is complete."""
-    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+    with atomic_path(path) as temporary, parquet_writer(temporary, schema) as writer:
         return sum(_write_row_group(writer, table.cast(schema)) for table in tables)
 
 
@@ -114,7 +131,7 @@ class ShardedWriter:
         self._bytes = [0] * num_shards
 
     def __enter__(self) -> "ShardedWriter":
-        self._writers = [pq.ParquetWriter(path, self.schema, compression="zstd") for path in self._paths]
+        self._writers = [parquet_writer(path, self.schema) for path in self._paths]
         return self
 
     def write(self, table: pa.Table) -> None:

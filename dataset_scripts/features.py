@@ -2,7 +2,8 @@
 
 A row is `{video_id, num_seconds, video_features}`; `video_features` is one binary value, the little-endian float16
 array `[num_seconds, dim]` in C order. Read as a buffer it is 5-10 times faster than `Array2D` or nested lists, and
-every version of datasets reads it alike. The width is not stored: it is `len(buffer) / 2 / num_seconds`.
+every version of datasets reads it alike. It is "large" binary: its 64-bit offsets read faster and never overflow. The
+width is not stored: it is `len(buffer) / 2 / num_seconds`.
 """
 
 import os
@@ -18,7 +19,9 @@ from mmp.dataset_scripts.building import find_shards, shard_name, write_json, wr
 from mmp.dataset_scripts.schema import shard_of
 from tqdm import tqdm
 
-FEATURES = Features({"video_id": Value("string"), "num_seconds": Value("int32"), "video_features": Value("binary")})
+FEATURES = Features(
+    {"video_id": Value("string"), "num_seconds": Value("int32"), "video_features": Value("large_binary")}
+)
 """One feature per second of video (App. C): row i is the second [i, i + 1)."""
 
 

@@ -6,18 +6,14 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
-from datasets import load_dataset
-from mmp.dataset_scripts.features import FEATURES, features_from_row
+from mmp.dataset_scripts.features import features_from_row
 from mmp.dataset_scripts.schema import LANGUAGES, canonical_language
-
-CLIPS = FEATURES.arrow_schema.remove_metadata()
-for _name, _type in (("language", pa.string()), ("text", pa.string()), ("start", pa.int32()), ("end", pa.int32())):
-    CLIPS = CLIPS.append(pa.field(_name, _type))
 
 
 class ClipSampler:
@@ -69,22 +65,22 @@ class ClipSampler:
         weights = np.array([float(sizes.get(language, 1.0)) for language in self.languages])
         self.weights = (weights / weights.max()) ** (1 / temperature)
 
-    def sample(self, table: pa.Table, epoch: int) -> pa.Table:
-        """Joined rows (`join_features`) -> one clip per row, in the same order, columns `CLIPS`.
+    def sample(self, table: pa.Table, epoch: int) -> list[dict[str, Any]]:
+        """Joined rows (`join_features`) -> one clip per row, in the same order.
 
         `table` has the columns of `FEATURES` and either a struct per language (config `all`) or, with one language,
-        the flat columns `text`, `start`, `end`. `start` and `end` of a clip are seconds of its video. Rows in which no
-        language has subtitles, or without a second of video, give no clip.
+        the flat columns `text`, `start`, `end`. A clip is `{video_id, language, text, start, end, video_features}`,
+        times in seconds of its video, features `[end - start, dim]` float16. Rows in which no language has subtitles,
+        or without a second of video, give no clip.
         """
-        # Batch by batch, because joining the chunks would copy all features.
-        return pa.Table.from_batches([self._sample(batch, epoch) for batch in table.to_batches()], schema=CLIPS)
+        # Batch by batch, because joining the chunks of a table would copy all features.
+        return [clip for rows in table.to_batches() for clip in self._sample(rows, epoch)]
 
-    def _sample(self, rows: pa.RecordBatch, epoch: int) -> pa.RecordBatch:
+    def _sample(self, rows: pa.RecordBatch, epoch: int) -> list[dict[str, Any]]:
         subtitles = [_Subtitles(rows, language) for language in self.languages]
         weights = np.stack([self.weights[i] * (language.counts > 0) for i, language in enumerate(subtitles)], axis=1)
         video_ids, num_seconds = rows["video_id"].to_pylist(), rows["num_seconds"].to_pylist()
-        clips: list[tuple] = []  # video_id, num_seconds, language, start, end
-        texts, features = [], []
+        clips, texts = [], []
         for row, cumulative in enumerate(weights.cumsum(axis=1)):  # (rows, languages)
             if cumulative[-1] == 0 or num_seconds[row] == 0:
                 continue
@@ -92,21 +88,25 @@ class ClipSampler:
             start = int(min(u, v) * num_seconds[row])
             end = max(start + 1, math.ceil(max(u, v) * num_seconds[row]))
             end = min(end, start + self.max_video_length)
-            language = int(np.searchsorted(cumulative, w * cumulative[-1], side="right"))
-            buffer = rows["video_features"][row].as_buffer()
-            second = len(buffer) // num_seconds[row]  # bytes
-            clips.append((video_ids[row], end - start, self.languages[language], start, end))
-            features.append(buffer.slice(start * second, (end - start) * second))
-            texts.append(subtitles[language].nearest(row, start, end))
+            index = int(np.searchsorted(cumulative, w * cumulative[-1], side="right"))
+            video = {
+                "video_id": video_ids[row],
+                "num_seconds": num_seconds[row],
+                "video_features": rows["video_features"][row].as_buffer(),
+            }
+            texts.append(subtitles[index].nearest(row, start, end))
+            clips.append(
+                {
+                    "video_id": video_ids[row],
+                    "language": self.languages[index],
+                    "start": start,
+                    "end": end,
+                    "video_features": features_from_row(video)[start:end].copy(),  # lets go of the whole row group
+                }
+            )
         if self.tokenizer is not None:
             texts = self._fitting(texts)
-        columns = dict(
-            zip(("video_id", "num_seconds", "language", "start", "end"), zip(*clips, strict=True), strict=False)
-        )
-        columns |= {"text": [" ".join(text) for text in texts], "video_features": _binary_array(features)}
-        return pa.RecordBatch.from_arrays(
-            [pa.array(columns.get(field.name, []), field.type) for field in CLIPS], schema=CLIPS
-        )
+        return [clip | {"text": " ".join(text)} for clip, text in zip(clips, texts, strict=True)]
 
     def _fitting(self, texts: list[list[str]]) -> list[list[str]]:
         budget = self.max_text_length - self.tokenizer.num_special_tokens_to_add()
@@ -157,23 +157,24 @@ class _Subtitles:
 class ClipDataset(torch.utils.data.IterableDataset):
     """Streams one clip per video of joined Parquet shards, shuffled, each process its part; for a `DataLoader`.
 
-    Yields `{video_id, language, text, video_features [seconds, dim] float16, num_seconds, start, end}`.
+    Yields the clips of `ClipSampler.sample`.
 
-    The order is a function of (seed, epoch): shards are permuted and dealt out to the processes, and rows are permuted
-    within windows of `window` rows. It can therefore be taken up in the middle, exactly: `state_dict()` says where the
-    next row is, `load_state_dict` goes there. (The shuffle buffer of datasets forgets its content.) DataLoader workers
-    share a process's shards; with workers, the state lives in them: use torchdata's `StatefulDataLoader`, or skip.
+    Order: shards are dealt out to the processes (and then to DataLoader workers) in an order drawn for the epoch; the
+    row groups of all shards of a worker are drawn in random order, `window` at a time, and their clips permuted. All
+    this is a function of (seed, epoch), so it can be taken up in the middle, exactly: `state_dict()` says which clip
+    comes next, `load_state_dict` goes there. (The shuffle buffer of datasets forgets its content when it resumes.)
 
+    With DataLoader workers the state lives in the workers: use torchdata's `StatefulDataLoader`, or skip batches.
     Processes get whole shards, so their numbers of clips differ a little; `clips_per_process` says what all have.
 
     Args:
-        files: shards of `join_features`, local or `hf://datasets/...`.
+        files: shards of `join_features`: paths, or addresses fsspec knows, as `hf://datasets/...`.
         sampler: draws the clips; its seed also orders them.
         rank, world_size: of this process.
-        window: rows per permuted window. Memory per worker: one window of joined rows.
+        window: row groups held at a time, per worker (at most 64 MB each if `mmp` wrote them).
 
     Raises:
-        ValueError: when there are fewer shards than processes.
+        ValueError: when there are fewer shards than processes, or a state was saved under another arrangement.
     """
 
     def __init__(
@@ -182,7 +183,7 @@ class ClipDataset(torch.utils.data.IterableDataset):
         sampler: ClipSampler,
         rank: int = 0,
         world_size: int = 1,
-        window: int = 256,
+        window: int = 4,
     ):
         if len(files) < world_size:
             raise ValueError(f"{len(files)} shards cannot feed {world_size} processes: join again with more shards.")
@@ -190,7 +191,8 @@ class ClipDataset(torch.utils.data.IterableDataset):
         self.rank, self.world_size, self.window = rank, world_size, window
         # Shared memory: the copies in a DataLoader's persistent workers follow `set_epoch` too.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self._stream, self._state = None, None
+        # Where the next clip is, and where the next `iter` starts: row group that opens the window, clip within it.
+        self._next = self._start = (0, 0)
 
     @property
     def epoch(self) -> int:
@@ -199,57 +201,68 @@ class ClipDataset(torch.utils.data.IterableDataset):
     def set_epoch(self, epoch: int) -> None:
         """Start at the beginning of another epoch at the next `iter`."""
         self._epoch.fill_(epoch)
-        self._stream, self._state = None, None
+        self._next = self._start = (0, 0)
 
     def state_dict(self) -> dict[str, Any]:
-        state = self._stream.state_dict() if self._stream is not None else self._state
-        return {"epoch": self.epoch, "stream": state}
+        return {"epoch": self.epoch, "next": list(self._next), "arrangement": self._arrangement()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue behind the last row that was yielded before `state_dict()` was called."""
+        """Continue behind the last clip that was yielded before `state_dict()` was called."""
+        for key, now in self._arrangement().items():
+            if (then := state["arrangement"].get(key)) != now:
+                raise ValueError(
+                    f"This position was saved with {key} {then}, now it is {now}: start a new epoch instead."
+                )
         self.set_epoch(state["epoch"])
-        self._state = state["stream"]
+        self._next = self._start = tuple(state["next"])
 
     def clips_per_process(self, epoch: int) -> int:
         """The number of rows that every process has at least in this epoch (read from the shards' footers)."""
-        rows = {file: pq.read_metadata(file).num_rows for file in self.files}
+        rows = {file: _open(file).metadata.num_rows for file in self.files}
         return min(sum(rows[file] for file in self._shards(epoch, rank)) for rank in range(self.world_size))
 
     def _shards(self, epoch: int, rank: int) -> list[str]:
         order = np.random.default_rng([self.sampler.seed, epoch]).permutation(len(self.files))
         return [self.files[index] for index in order][rank :: self.world_size]
 
+    def _arrangement(self) -> dict[str, Any]:
+        worker = torch.utils.data.get_worker_info()
+        worker_id, num_workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        return {
+            "process": f"{self.rank} of {self.world_size}",
+            "worker": f"{worker_id} of {num_workers}",
+            "shards": len(self.files),
+            "seed": self.sampler.seed,
+            "window": self.window,
+        }
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        epoch = self.epoch
-        files = self._shards(epoch, self.rank)
-        stream = load_dataset("parquet", data_files=files, split="train", streaming=True).with_format("arrow")
-        stream = stream.map(
-            self._shuffled_clips,
-            batched=True,
-            batch_size=self.window,
-            fn_kwargs={"epoch": epoch},
-            remove_columns=[name for name in stream.column_names if name not in CLIPS.names],
-        ).with_format(None)
-        if self._state is not None:
-            stream.load_state_dict(self._state)
-        self._stream = stream
-        for row in stream:
-            yield {**row, "video_features": features_from_row(row)}
-        self._stream, self._state = None, None
-
-    def _shuffled_clips(self, table: pa.Table, epoch: int) -> pa.Table:
-        clips = self.sampler.sample(table, epoch)
-        if not len(clips):
-            return clips
-        first = _uniforms(self.sampler.seed, epoch, clips["video_id"][0].as_py())[0]
-        order = np.random.default_rng(int(first * 2**53)).permutation(len(clips))
-        return clips.take(pa.array(order))
+        epoch, (first_group, first_clip) = self.epoch, self._start
+        self._next, self._start = self._start, (0, 0)
+        worker = torch.utils.data.get_worker_info()
+        shards = self._shards(epoch, self.rank)
+        shards = shards[worker.id :: worker.num_workers] if worker else shards
+        open_shards = [_open(shard) for shard in shards]
+        groups = [(shard, group) for shard in open_shards for group in range(shard.num_row_groups)]
+        seed = [self.sampler.seed, epoch, self.rank, worker.id if worker else 0]
+        order = np.random.default_rng(seed).permutation(len(groups))
+        for group in range(first_group, len(groups), self.window):
+            clips = []
+            for index in order[group : group + self.window]:
+                shard, row_group = groups[index]
+                # One thread: the parallelism is in processes and workers.
+                clips += self.sampler.sample(shard.read_row_group(row_group, use_threads=False), epoch)
+            permutation = np.random.default_rng([*seed, group]).permutation(len(clips))
+            for position in range(first_clip, len(clips)):
+                self._next = (group, position + 1)
+                yield clips[permutation[position]]
+            first_clip = 0
+        self._next = (0, 0)
 
 
-def _binary_array(buffers: list[pa.Buffer]) -> pa.Array:
-    offsets = np.cumsum([0, *map(len, buffers)], dtype=np.int32)
-    parts = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(buffers))]
-    return pa.Array.from_buffers(pa.binary(), len(buffers), parts)
+def _open(file: str) -> pq.ParquetFile:
+    local = "://" not in file
+    return pq.ParquetFile(file if local else fsspec.open(file).open(), memory_map=local)
 
 
 def _uniforms(seed: int, epoch: int, video_id: str) -> tuple[float, float, float]:
