@@ -6,10 +6,11 @@ import json
 import datasets
 import numpy as np
 import pytest
-from benchmark_files import write_test_pairs
-from mmp.dataset_scripts.building import shard_name, write_shard
+from benchmark_files import write_msrvtt, write_test_pairs
+from mmp.dataset_scripts.build import build
+from mmp.dataset_scripts.building import ShardedWriter, shard_name, write_shard
 from mmp.dataset_scripts.coverage import coverage, feature_coverage, feature_video_ids
-from mmp.dataset_scripts.features import features_from_row, features_to_row, rows_to_table
+from mmp.dataset_scripts.features import FEATURES, features_from_row, features_to_row, join_features, rows_to_table
 from mmp.dataset_scripts.multi30k.regions import convert_regions, read_regions
 
 DIM = 8
@@ -34,6 +35,28 @@ def test_a_restricted_split_keeps_only_rows_with_features():
     kept, report = feature_coverage({"test": rows}, {"a", "c"})
     assert [row["video_id"] for row in kept["test"]] == ["a", "c"]
     assert (report["test"].captions, report["test"].captions_with_features, report["test"].missing) == (6, 3, ["b"])
+
+
+def test_a_built_benchmark_joins_with_features_and_the_report_lists_who_lacks_them(tmp_path):
+    raw, built = tmp_path / "raw", tmp_path / "built"
+    raw.mkdir()
+    write_msrvtt(raw, {"train": range(5), "validate": range(5, 7), "test": range(7, 9)})
+    write_test_pairs(raw, [7, 8])
+    build("msrvtt", ["1k-A"], data_dir=raw, output_dir=built, num_shards=1, option=["check_counts=false"])
+    arrays = {f"video{n}": np.full((n + 1, 4), n, np.float16) for n in (0, 2, 4, 5, 8)}
+    with ShardedWriter(tmp_path, FEATURES, num_shards=2) as writer:
+        writer.write(rows_to_table(features_to_row(name, array) for name, array in arrays.items()))
+    report = join_features(built / "1k-A", tmp_path, tmp_path / "joined")
+    assert {split: r["without_features"] for split, r in report.items()} == {
+        "train": ["video1", "video3"],
+        "validation": ["video6"],
+        "test": ["video7"],
+    }
+    joined = datasets.load_dataset(str(tmp_path / "joined"), cache_dir=str(tmp_path / "cache"))
+    assert sorted(joined["train"]["video_id"]) == ["video0", "video2", "video4"]
+    [row] = joined["test"]
+    assert row["captions"][0]["text"] == "caption 2 of clip 8"
+    np.testing.assert_array_equal(features_from_row(row), arrays["video8"])
 
 
 # --- regions -----------------------------------------------------------------------------------------------------

@@ -26,11 +26,11 @@ def read(name, folder, config=None, **options):
     """Split -> {video id -> captions as (id, language, text, source)}, without converting anything."""
     builder = load_builder(name)(config_name=config, data_dir=str(folder), **options)
     return {
-        str(split): {
+        str(split.name): {
             row["video_id"]: [(c["caption_id"], c["language"], c["text"], c["source"]) for c in row["captions"]]
-            for row in rows
+            for _, row in builder._generate_examples(**split.gen_kwargs)
         }
-        for split, rows in builder.as_streaming_dataset().items()
+        for split in builder._split_generators(None)
     }
 
 

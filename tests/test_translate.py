@@ -219,7 +219,16 @@ def test_the_command_translates_a_benchmark_and_the_builder_reads_it(marian, tmp
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     write_test_pairs(tmp_path, list(range(1000)))
     model = str(marian).replace("en-de", "en-{language}")
-    translate("vtt", to=["de"], data_dir=tmp_path, output_dir=tmp_path / "mt", split=["test"], model=model, num_beams=1)
+    translate(
+        "vtt",
+        to=["de"],
+        data_dir=tmp_path,
+        output_dir=tmp_path / "mt",
+        split=["test"],
+        model=model,
+        num_beams=1,
+        batch_size=500,
+    )
     assert capsys.readouterr().out.strip() == str(tmp_path / "mt" / "de.jsonl")
     builder = load_builder("msrvtt")(
         data_dir=str(tmp_path), languages=["en", "de"], splits=["test"], translations=str(tmp_path / "mt")
