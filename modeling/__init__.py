@@ -3,6 +3,7 @@
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor
 
 from .configuration_mmp import MMPConfig
+from .export_mmp import export_onnx, export_text_tower, export_video_tower
 from .losses_mmp import MMPObjective, nce_loss, triplet_loss
 from .modeling_mmp import MMPModel
 from .outputs_mmp import MMPOutput
@@ -18,6 +19,9 @@ __all__ = [
     "MMPProcessor",
     "TextToVideoRetrievalPipeline",
     "VideoIndex",
+    "export_onnx",
+    "export_text_tower",
+    "export_video_tower",
     "nce_loss",
     "triplet_loss",
 ]

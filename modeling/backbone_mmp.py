@@ -66,7 +66,7 @@ def run_frozen(backbone: PreTrainedModel, depth: int, input_ids: torch.Tensor, m
     Raises:
         ValueError: if the backbone cannot be resumed from there, see [`resume`].
     """
-    _outputs_per_layer(backbone, depth)
+    _outputs_per_layer(backbone, depth, mask.device)
     return _record(backbone, depth, input_ids, mask)[0]
 
 
@@ -77,7 +77,7 @@ def resume(backbone: PreTrainedModel, depth: int, hidden_states: torch.Tensor, m
         ValueError: if that gives another output than running the backbone whole, as it would where layer 1 computes a
             position bias for all others. Tried once per backbone, on eight tokens.
     """
-    return _resume(backbone, depth, hidden_states, mask, _outputs_per_layer(backbone, depth))
+    return _resume(backbone, depth, hidden_states, mask, _outputs_per_layer(backbone, depth, mask.device))
 
 
 def _resume(backbone, depth: int, hidden_states: torch.Tensor, mask: torch.Tensor, num_outputs: int) -> torch.Tensor:
@@ -102,14 +102,13 @@ def _record(backbone, depth: int, input_ids: torch.Tensor, mask: torch.Tensor) -
 
 
 @torch.no_grad()
-def _outputs_per_layer(backbone: PreTrainedModel, depth: int) -> int:
+def _outputs_per_layer(backbone: PreTrainedModel, depth: int, device: torch.device) -> int:
     """What `_record` says of a layer; the first time, checks that resuming gives what running the backbone gives."""
     known = backbone.__dict__.setdefault("_mmp_outputs_per_layer", {})
     if depth in known:
         return known[depth]
     training = [module for module in backbone.modules() if module.training]
     backbone.eval()
-    device = backbone.get_input_embeddings().weight.device
     tokens = torch.arange(8, device=device)[None] % backbone.config.vocab_size
     mask = torch.tensor([[1, 1, 1, 1, 1, 1, 0, 0]], device=device)
     try:

@@ -130,8 +130,13 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
     def enable_input_require_grads(self) -> None:
         """Does nothing: called with gradient checkpointing, it would drag the frozen layers into every backward pass.
 
-        Only needed where the input of a re-entrant checkpoint needs a gradient; ours are not re-entrant.
+        Only re-entrant checkpoints need it, which are refused.
         """
+
+    def _set_gradient_checkpointing(self, enable: bool = True, **kwargs) -> None:
+        if enable and getattr(kwargs.get("gradient_checkpointing_func"), "keywords", {}).get("use_reentrant"):
+            raise ValueError("use_reentrant=True would lose the gradient above the frozen layers: set it to False.")
+        super()._set_gradient_checkpointing(enable, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.text_model.get_input_embeddings()

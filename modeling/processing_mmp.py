@@ -164,7 +164,7 @@ class MMPProcessor(ProcessorMixin):
                 texts,
                 padding=padding,
                 truncation=True,
-                max_length=max_text_length or self.max_text_length,
+                max_length=min(max_text_length or self.max_text_length, self.tokenizer.model_max_length),
                 return_token_type_ids=False,
                 return_attention_mask=True,
                 return_tensors=return_tensors,
