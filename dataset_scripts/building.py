@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import ArrowBasedBuilder, DatasetBuilder, Features, IterableDataset
+from datasets import ArrowBasedBuilder, DatasetBuilder, DownloadManager, Features
 from mmp.dataset_scripts.schema import ALIASES, shard_of
 from tqdm import tqdm
 
-BUFFER_BYTES = 64 << 20
+BUFFER_BYTES = 32 << 20
 """Rows waiting to be written, over all shards. A row group is at most this large, which bounds readers' memory too."""
 
 
@@ -209,14 +209,16 @@ def write_dataset(
     rows = {}
     try:
         temporary.mkdir(parents=True)
-        for split, dataset in builder.as_streaming_dataset().items():
-            with ShardedWriter(temporary, builder.info.features, str(split), num_shards, buffer_bytes) as writer:
+        # The builder's own generators, not `as_streaming_dataset`, which needs torch and its 180 MB.
+        for generator in builder._split_generators(DownloadManager(dataset_name=builder.name)):
+            split = str(generator.name)
+            with ShardedWriter(temporary, builder.info.features, split, num_shards, buffer_bytes) as writer:
                 progress = tqdm(desc=f"{builder.config.name}/{split}", unit=" rows", unit_scale=True)
-                for table in _tables(builder, dataset, writer.schema):
+                for table in _tables(builder, generator.gen_kwargs, writer.schema):
                     writer.write(table)
                     progress.update(table.num_rows)
                 progress.close()
-            rows[str(split)] = writer.num_rows
+            rows[split] = writer.num_rows
         if report := getattr(builder, "report", None):
             write_json(Path(output_dir) / "reports" / f"{builder.config.name}.json", report)
         shutil.rmtree(folder, ignore_errors=True)
@@ -226,10 +228,10 @@ def write_dataset(
     return rows
 
 
-def _tables(builder: DatasetBuilder, dataset: IterableDataset, schema: pa.Schema) -> Iterator[pa.Table]:
+def _tables(builder: DatasetBuilder, arguments: dict, schema: pa.Schema) -> Iterator[pa.Table]:
     if isinstance(builder, ArrowBasedBuilder):
-        yield from dataset.with_format("arrow").iter(batch_size=1000)
+        yield from (table for _, table in builder._generate_tables(**arguments))
         return
-    rows = iter(dataset)
-    while batch := list(islice(rows, 1000)):
+    examples = builder._generate_examples(**arguments)
+    while batch := [example for _, example in islice(examples, 1000)]:
         yield pa.Table.from_pylist(batch, schema=schema)
