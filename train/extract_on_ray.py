@@ -1,5 +1,6 @@
 """`mmp extract` on a Ray cluster: Ray Data deals the shards to actors; the folder they write to is shared."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -31,14 +32,18 @@ def run_on_ray(job: Extraction, videos: dict[str, Path], workers: int) -> None:
     Raises:
         RuntimeError: the cluster has not the resources, or an actor failed for another reason than a bad video.
     """
+    # Actors have another working directory.
+    encoders = tuple(str(Path(name).resolve()) if Path(name).exists() else name for name in job.encoders)
+    job = replace(job, output=job.output.resolve(), encoders=encoders)
+    videos = {video_id: path.resolve() for video_id, path in videos.items()}
     started = not ray.is_initialized()
     if started:
         ray.init(ignore_reinit_error=True, log_to_driver=False, include_dashboard=False)
     try:
         gpus = 1 if torch.cuda.is_available() or ray.cluster_resources().get("GPU") else 0
         cpus = ray.cluster_resources().get("CPU", 1) / workers
-        shards = ray.data.from_items([{"shard": shard} for shard in range(job.num_shards)])
-        shards.repartition(job.num_shards).map(
+        shards = [{"shard": shard} for shard in range(job.num_shards)]
+        ray.data.from_items(shards, override_num_blocks=job.num_shards).map(
             ShardExtractor,
             fn_constructor_args=(job, videos),
             compute=ActorPoolStrategy(size=workers),
