@@ -167,8 +167,8 @@ class BenchmarkBuilder(datasets.GeneratorBasedBuilder):
             raise ValueError(
                 f"{self.BENCHMARK} {split}: expected {expected:,} translated captions "
                 f"({' '.join(translations.languages)}), found {expected - len(missing):,} in {translations.path}; the "
-                f"first missing one is {language}, video {video_id}, caption {caption_id}. Finish the translation, or "
-                "build with what is there by check_counts=False."
+                f"first missing or empty one is {language}, video {video_id}, caption {caption_id}. "
+                "Finish the translation, or build with what is there by check_counts=False."
             )
 
 

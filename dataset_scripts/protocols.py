@@ -76,7 +76,7 @@ PROTOCOLS = (
     ),
     Protocol(
         "vatex",
-        "seeded-halves",
+        "hashed-halves",
         {
             "train": Split(25_991, {"en": 259_910, "zh": 259_910}),
             "validation": Split(1500, {"en": 15_000, "zh": 15_000}),

@@ -67,8 +67,9 @@ class Translator:
 
     def _target_codes(self, model: str, target: str) -> tuple[str, int | None]:
         """How the model is told its target language: a prefix of the source text, or the first output token."""
-        tokenizer, vocabulary = self.tokenizer, self.tokenizer.get_vocab()
-        names = getattr(tokenizer, "lang_code_to_token", None) or {name: name for name in vocabulary}
+        tokenizer = self.tokenizer
+        # Not the whole vocabulary: "de" is also a piece of words.
+        names = getattr(tokenizer, "lang_code_to_token", None) or {name: name for name in tokenizer.all_special_tokens}
         if hasattr(tokenizer, "src_lang"):
             codes = {
                 language: next((name for name in LANGUAGE_CODES[language] if name in names), None)
@@ -228,7 +229,7 @@ def _check_same_work(path: Path, rows: dict, captions: list[dict], source: str, 
 def _revision(name: str, model) -> str:
     """The commit on the Hub; for a folder, a digest of its weights."""
     if not Path(name).is_dir():
-        return model.config._commit_hash
+        return model.config._commit_hash or "unknown"
     digest = hashlib.sha256()
     for file in sorted(p for p in Path(name).iterdir() if p.suffix in (".safetensors", ".bin")):
         digest.update(file.read_bytes())

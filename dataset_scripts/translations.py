@@ -59,23 +59,28 @@ class Translations:
     def find(
         self, language: str, video_id: str, ids: list[str], text: str, position: int, count: int
     ) -> tuple[str, str] | None:
-        """The translation of one English caption and where it comes from, or None.
+        """The translation of one English caption and where it comes from; None if there is none or it is empty.
 
         Args:
             ids: the names the sentence goes by.
             text: the English caption.
             position: its position among the `count` English captions of the video.
         """
+        for found in self._candidates(language, video_id, ids, text, position, count):
+            if found[0].strip():
+                return found
+        return None
+
+    def _candidates(self, language, video_id, ids, text, position, count):
         for sentence_id in ids:
             if (video_id, sentence_id) in self.by_id[language]:
-                return self.by_id[language][video_id, sentence_id]
+                yield self.by_id[language][video_id, sentence_id]
         for translated, english, source in self.lists[language]:
             texts, originals = translated.get(video_id, []), english.get(video_id)
             if originals is not None and len(originals) == len(texts) and text in originals:
-                return texts[originals.index(text)], source
+                yield texts[originals.index(text)], source
             if originals is None and len(texts) == count:
-                return texts[position], source
-        return None
+                yield texts[position], source
 
     def _read_lines(self, file: Path) -> None:
         with open(file, encoding="utf-8-sig") as lines:

@@ -125,7 +125,7 @@ def test_the_protocols_accept_files_of_the_official_size(tmp_path):
     else:
         write_test_pairs(tmp_path, list(range(7010, 8010)))
     write_vatex(tmp_path, 25_991, 3_000)
-    for benchmark, names in (("msrvtt", ("1k-A", "7k", "9k", "official")), ("vatex", ("seeded-halves", "official"))):
+    for benchmark, names in (("msrvtt", ("1k-A", "7k", "9k", "official")), ("vatex", ("hashed-halves", "official"))):
         for name in names:
             load_builder(benchmark)(config_name=name, data_dir=str(tmp_path))._split_generators(None)
 
@@ -247,6 +247,10 @@ def test_missing_and_incomplete_translations_are_refused(vtt, tmp_path, monkeypa
     monkeypatch.setattr("mmp.dataset_scripts.benchmark.check_counts", lambda *_: None)
     with pytest.raises(ValueError, match=r"expected 2 translated captions \(de\), found 1 .*video11, caption ret1"):
         read("msrvtt", vtt, languages=["de"], translations=str(file), splits="test")
+    rows = [rows[0], {**rows[1], "text": " "}]  # an empty translation is as good as none
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match="found 1 .*missing or empty one is de, video video11"):
+        read("msrvtt", vtt, languages=["de"], translations=str(file), splits="test")
     partial = small("msrvtt", vtt, languages=["de"], translations=str(file), splits="test")["test"]
     assert [len(captions) for captions in partial.values()] == [1, 0]
     file.write_text('{"video_id": "video9"}\n')
@@ -284,7 +288,7 @@ def test_without_the_lists_the_protocol_says_so_and_another_one_halves_by_hash(t
     ids = write_vatex(tmp_path, 2, 40)
     with pytest.raises(FileNotFoundError, match=r"no val_names.npy or val_names.txt"):
         small("vatex", tmp_path)
-    splits = small("vatex", tmp_path, "seeded-halves")
+    splits = small("vatex", tmp_path, "hashed-halves")
     assert len(splits["validation"]) == len(splits["test"]) == 20
     assert splits["validation"].keys() | splits["test"].keys() == set(ids)
     # Pinned: published numbers depend on this split staying what it is.

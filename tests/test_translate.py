@@ -19,9 +19,12 @@ from transformers import (
     MarianConfig,
     MarianMTModel,
     MarianTokenizer,
+    NllbTokenizer,
 )
 
 WORDS = "a man plays the guitar while two dogs run over grass and someone slices an onion in a kitchen".split()
+SIZES = {"layers": 1, "attention_heads": 2, "ffn_dim": 32}
+TINY = {f"{side}_{what}": n for side in ("encoder", "decoder") for what, n in SIZES.items()} | {"d_model": 16}
 SENTENCES = [" ".join(WORDS[k % 7 : k % 7 + 3 + k % 9]) for k in range(60)]
 
 
@@ -55,18 +58,12 @@ def save_marian(folder, pieces, seed=0, codes=()):
     pad = vocabulary["<pad>"]
     config = MarianConfig(
         vocab_size=len(vocabulary),
-        d_model=16,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=32,
-        decoder_ffn_dim=32,
         max_position_embeddings=40,
         pad_token_id=pad,
         eos_token_id=0,
         decoder_start_token_id=pad,
         forced_eos_token_id=0,
+        **TINY,
     )
     torch.manual_seed(seed)
     MarianMTModel(config).save_pretrained(folder)
@@ -141,15 +138,26 @@ def test_m2m_100_is_told_its_target_by_the_first_output_token(pieces, tmp_path):
     tokenizer.save_pretrained(model)
     # Beyond the tokenizer's words stand the language tokens, and a few more as in the released models.
     config = dict(vocab_size=max(tokenizer.lang_code_to_id.values()) + 9, max_position_embeddings=40)
-    sizes = dict(d_model=16, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=32, decoder_ffn_dim=32)
-    heads = dict(encoder_attention_heads=2, decoder_attention_heads=2)
     torch.manual_seed(0)
-    M2M100ForConditionalGeneration(M2M100Config(**config, **sizes, **heads)).save_pretrained(model)
+    M2M100ForConditionalGeneration(M2M100Config(**config, **TINY)).save_pretrained(model)
     for language in ("cs", "sw"):
         translator = Translator(str(model), language, num_beams=1)
         assert translator.first_token == tokenizer.get_lang_id(language)
         assert translator.tokenizer.src_lang == "en"
     assert len(translator(["a man plays", "dogs"])) == 2
+
+
+def test_nllb_is_told_its_target_by_its_own_name_of_the_language(tmp_path):
+    vocabulary = ["<s>", "<pad>", "</s>", "<unk>", "▁", "de", "d", "e", "a", "n"]  # "de" is a piece, not German
+    tokenizer = NllbTokenizer(vocab={piece: k for k, piece in enumerate(vocabulary)}, merges=[("d", "e")])
+    model = tmp_path / "nllb"
+    tokenizer.save_pretrained(model)
+    config = M2M100Config(vocab_size=len(tokenizer), max_position_embeddings=40, **TINY)
+    M2M100ForConditionalGeneration(config).save_pretrained(model)
+    translator = Translator(str(model), "de", num_beams=1)
+    assert translator.first_token == tokenizer.convert_tokens_to_ids("deu_Latn") != vocabulary.index("de")
+    assert translator.tokenizer.src_lang == "eng_Latn"
+    assert translator.tokenizer("a").input_ids[0] == tokenizer.convert_tokens_to_ids("eng_Latn")
 
 
 def test_each_different_sentence_is_translated_once_in_batches_of_like_length(captions, tmp_path):

@@ -40,7 +40,10 @@ class MSRVTT(BenchmarkBuilder):
             videos |= part_of
             sentences |= captions
         return [
-            {"video_id": video_id, "captions": [human(sen_id, "en", text) for sen_id, text in sentences[video_id]]}
+            {
+                "video_id": video_id,
+                "captions": [human(sen_id, "en", text) for sen_id, text in sentences.get(video_id, [])],
+            }
             for video_id in sorted(videos, key=lambda video_id: int(video_id.removeprefix("video")))
             if videos[video_id] in parts and video_id not in held_out
         ]
@@ -68,7 +71,7 @@ class MSRVTT(BenchmarkBuilder):
                     sentences[sentence["video_id"]].append((str(sentence["sen_id"]), sentence["caption"]))
             except (KeyError, TypeError) as error:
                 raise ValueError(f"{file}: not an MSR-VTT annotation file, {error} is missing.") from error
-            self._contents[file] = videos, sentences
+            self._contents[file] = videos, dict(sentences)
         return self._contents[file]
 
     @cached_property
@@ -91,10 +94,10 @@ class MSRVTT(BenchmarkBuilder):
             files = self._files(("test",))
         except FileNotFoundError:  # the 1k-A test can be built from its list alone
             return {}
-        ids = {}
-        for pair in self._test_pairs:
-            same = [
-                sen_id for f in files for sen_id, text in self._read(f)[1][pair["video_id"]] if text == pair["sentence"]
+        captions = {video_id: texts for file in files for video_id, texts in self._read(file)[1].items()}
+        return {
+            (pair["video_id"], pair["key"]): [
+                sen_id for sen_id, text in captions.get(pair["video_id"], []) if text == pair["sentence"]
             ]
-            ids[pair["video_id"], pair["key"]] = same
-        return ids
+            for pair in self._test_pairs
+        }

@@ -2,7 +2,7 @@
 
 Official files, in `data_dir`: `vatex_training_v1.0.json` and `vatex_validation_v1.0.json`. For the protocol of Chen et
 al. 2020 also the two id lists of their release, `public_split/val_names.npy` and `tst_names.npy` (or `.txt`, one id a
-line); who does not have them builds `seeded-halves`, which has the same sizes but other videos.
+line); who does not have them builds `hashed-halves`, which has the same sizes but other videos.
 """
 
 import hashlib
