@@ -5,6 +5,8 @@ import gzip
 import json
 from pathlib import Path
 
+from mmp.dataset_scripts.building import load_builder
+
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 """Real data, where the checkout has it beside it."""
 
@@ -30,6 +32,14 @@ def write_msrvtt(folder: Path, parts: dict[str, range], captions_per_video: int 
             "sentences": [sentence for sentence in sentences if sentence["video_id"] in ids],
         }
         (folder / name).write_text(json.dumps(content), encoding="utf-8")
+
+
+def write_small_msrvtt(folder: Path, merged: bool = False) -> Path:
+    """Six training, two validation and four test videos, of which 9 and 11 are on the 1k-A list."""
+    folder.mkdir()
+    write_msrvtt(folder, {"train": range(0, 6), "validate": range(6, 8), "test": range(8, 12)}, merged=merged)
+    write_test_pairs(folder, [9, 11])
+    return folder
 
 
 def write_test_pairs(folder: Path, numbers: list[int]) -> None:
@@ -101,3 +111,20 @@ def write_msvd(folder: Path, num_videos: int) -> None:
     lines = [f"{number},vid{number}.mp4,第{number}个视频\n" for number in range(num_videos, 0, -1)]
     text = "id,video_id,sentence\n" + "".join(lines)
     (folder / "msvd_cn_captions_release_utf8.csv").write_text(text, encoding="utf-8")
+
+
+def read(name, folder, config=None, **options):
+    """Split -> {video id -> captions as (id, language, text, source)}, without converting anything."""
+    builder = load_builder(name)(config_name=config, data_dir=str(folder), **options)
+    return {
+        str(split.name): {
+            row["video_id"]: [(c["caption_id"], c["language"], c["text"], c["source"]) for c in row["captions"]]
+            for _, row in builder._generate_examples(**split.gen_kwargs)
+        }
+        for split in builder._split_generators(None)
+    }
+
+
+def small(name, folder, config=None, **options):
+    """`read`, for files that are smaller than the protocol."""
+    return read(name, folder, config, check_counts=False, **options)
