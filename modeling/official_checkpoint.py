@@ -59,7 +59,8 @@ def read_official_checkpoint(source, sha256=None):
     try:
         state_dict = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} is not a PyTorch checkpoint: {str(error).splitlines()[0]}") from None
+        reason = str(error).partition("\n")[0] or "it ends early"
+        raise ValueError(f"{path} is not a PyTorch checkpoint: {reason}") from None
     if not isinstance(state_dict, dict) or not all(torch.is_tensor(value) for value in state_dict.values()):
         raise ValueError(f"{path} holds no state dict (names with a tensor each).")
     return state_dict

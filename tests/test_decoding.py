@@ -28,6 +28,12 @@ def test_windows_hold_the_frames_ffmpeg_puts_there(tmp_path, rate, window):
     assert window_numbers(path, window) == [ticks[30 * second : 30 * second + window] for second in range(3)]
 
 
+def test_two_frames_a_second_for_image_models(tmp_path):
+    path = write_video(tmp_path / "video.mp4", num_frames=105)
+    ticks = resampled_by_ffmpeg(path, fps=2)
+    assert window_numbers(path, window=2, fps=2, stride=2) == [ticks[0:2], ticks[2:4], ticks[4:6]]
+
+
 def test_windows_of_a_variable_rate(tmp_path):
     # Half a second at 60 fps, one slide that stays for 1.2 s, then 12 fps.
     times = [Fraction(n, 60) for n in range(30)] + [Fraction(17, 10) + Fraction(n, 12) for n in range(20)]

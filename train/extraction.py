@@ -47,9 +47,12 @@ def encode_videos(
     Raises:
         ValueError: the encoders' rates differ.
     """
-    rates = {encoder.name: _features_per_second(encoder) for encoder in encoders}
-    if len(set(rates.values())) > 1:
-        raise ValueError(f"Encoders to be concatenated must give features at one rate, got {rates} per second.")
+    rates = [_features_per_second(encoder) for encoder in encoders]
+    if len(set(rates)) > 1:
+        listed = ", ".join(
+            f"{encoder.name}: {rate or 'every frame'}" for encoder, rate in zip(encoders, rates, strict=True)
+        )
+        raise ValueError(f"Encoders to be concatenated must give features at one rate a second, got {listed}.")
     timings = timings if timings is not None else Timings()
     queues = [_EncoderQueue(encoder, timings) for encoder in encoders]
     pending: dict[str, _PendingVideo] = {}
