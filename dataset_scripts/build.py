@@ -13,7 +13,7 @@ import yaml
 from huggingface_hub import DatasetCard
 from mmp.dataset_scripts.building import load_builder, write_dataset
 
-CONFIGS = re.compile(r"^configs:\n(?:(?:-| ).*\n)*", re.MULTILINE)
+CONFIGS = re.compile(r"^configs:\n(?:(?:- | ).*\n)*", re.MULTILINE)
 
 
 def build(

@@ -223,6 +223,10 @@ def write_dataset(
             write_json(Path(output_dir) / "reports" / f"{builder.config.name}.json", report)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(temporary, folder)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise OSError(f"Could not write {folder} ({error}). Nothing is left there; make room and run again.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return rows
