@@ -87,7 +87,7 @@ class MMPObjective:
     In a job of several processes the pairs of all of them are gathered with gradient and are each other's negatives.
     A process gets its own rows' share, scaled so that the *mean* over processes is the loss of the global batch: DDP,
     which averages gradients, then yields exactly the gradient of one process with the whole batch, also where
-    processes hold different numbers of rows. Every process must make the call.
+    processes hold different numbers of rows. Every process must make the call, with at least one row.
 
     Args:
         form: `"joint"` (Eq. 2), `"symmetric"`, `"triplet_hard"` or `"triplet_all"`; see `nce_loss`, `triplet_loss`.
