@@ -9,6 +9,7 @@ import argparse
 import itertools
 import json
 import multiprocessing
+import os
 import resource
 import shutil
 import sys
@@ -24,7 +25,6 @@ import synthetic_howto100m as synthetic
 from mmp.dataset_scripts.build import build
 from mmp.dataset_scripts.features import features_from_row, join_features
 from mmp.dataset_scripts.multi_howto100m.subtitle_json import SUBTITLES
-from mmp.train.clip_sampler import ClipDataset, ClipSampler
 
 MEAN_SECONDS = 390  # HowTo100M: 6.5 minutes a video
 
@@ -53,8 +53,10 @@ def convert(raw: Path, output: Path, *languages: str, num_proc: int = 1) -> None
     build("multi_howto100m", list(languages), data_dir=raw, output_dir=output, num_proc=num_proc)
 
 
-def read_clips(folder: Path, **sampler) -> int:
-    return sum(1 for _ in ClipDataset(sorted(folder.glob("*.parquet")), ClipSampler(**sampler)))
+def read_clips(folder: Path) -> int:
+    from mmp.train.clip_sampler import ClipDataset, ClipSampler  # here, so that ingestion is measured without torch
+
+    return sum(1 for _ in ClipDataset(sorted(folder.glob("*.parquet")), ClipSampler()))
 
 
 def read_clips_naively(folder: Path) -> int:
@@ -80,6 +82,7 @@ def measure(function, *args, **kwargs) -> tuple[float, float, object]:
 
 
 def _measured(function, args, kwargs) -> tuple[float, float, object]:
+    sys.stdout = open(os.devnull, "w")
     start = time.perf_counter()
     result = function(*args, **kwargs)
     seconds = time.perf_counter() - start
