@@ -1,0 +1,110 @@
+"""The training loop: it learns, can be stopped at any step, and leaves a Hub repository."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel
+
+from mmp.train.pivot_sampler import PivotSampler
+from mmp.train.recipe import DataRecipe, Recipe, TrainingRecipe
+from mmp.train.trainer import GlobalBatches, Stopped, Trainer
+from tiny import VIDEO_FEATURE_DIM, WORDS, tiny_model, tiny_processor
+
+
+def videos_and_features(count: int = 16):
+    """Every video is one word, and its features point in a direction of its own."""
+    generator = np.random.default_rng(0)
+    features = {f"video{i}": generator.normal(size=(3, VIDEO_FEATURE_DIM)).astype(np.float16) for i in range(count)}
+    captions = [{"caption_id": "0", "language": "en", "text": WORDS[i], "source": "human"} for i in range(count)]
+    return [{"video_id": f"video{i}", "captions": [captions[i]]} for i in range(count)], features
+
+
+@pytest.fixture
+def make_trainer(tmp_path):
+    def make(output: str = "run", pooler_dropout: float = 0.3, **training) -> Trainer:
+        recipe = Recipe(
+            name="test",
+            output_dir=str(tmp_path / output),
+            data=DataRecipe(dataset="none", features="none"),
+            training=TrainingRecipe(**({"epochs": 3, "batch_size": 6, "learning_rate": 2e-3} | training)),
+        )
+        videos, features = videos_and_features()
+        train_set = PivotSampler(videos, features, seed=recipe.training.seed)
+        model = tiny_model(pooler_dropout=pooler_dropout)
+        return Trainer(recipe, model, tiny_processor(), train_set, PivotSampler(videos, features))
+
+    return make
+
+
+def test_it_learns_pairs_by_heart_and_keeps_the_best_model(make_trainer):
+    trainer = make_trainer(pooler_dropout=0.0, epochs=25, batch_size=8)
+    trainer.fit()
+    first, last = trainer.history[0], trainer.history[-1]
+    assert last["loss"] < 0.3 * first["loss"]
+    assert max(entry["R@1"] for entry in trainer.history) > 90 > 60 > first["R@1"]
+    scores = [entry["R@1"] + entry["R@5"] + entry["R@10"] for entry in trainer.history]
+    assert trainer.best_score == max(scores)
+
+
+def test_the_output_is_a_hub_repository_without_leftovers(make_trainer):
+    trainer = make_trainer(epochs=1)
+    trainer.fit()
+    files = {path.name for path in trainer.output_dir.iterdir()}
+    assert {"config.json", "model.safetensors", "modeling_mmp.py", "processor_config.json", "recipe.yaml"} <= files
+    assert "checkpoints" not in files
+    assert json.loads((trainer.output_dir / "config.json").read_text())["auto_map"]["AutoModel"]
+    loaded = AutoModel.from_pretrained(trainer.output_dir)
+    for name, value in trainer.model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("step", [1, 3, 7])
+def test_a_run_that_is_stopped_and_resumed_equals_one_that_is_not(make_trainer, step, monkeypatch):
+    """Dropout is on: the random numbers go on too. Steps 1 and 7 are within an epoch, 3 is the last of one."""
+    whole = make_trainer("whole")
+    whole.fit()
+
+    stopped = make_trainer("stopped")
+    steps = []
+    monkeypatch.setattr(stopped, "_must_stop", lambda: steps.append(1) or len(steps) == step)
+    with pytest.raises(Stopped, match="the same command goes on from there"):
+        stopped.fit()
+    torch.manual_seed(123)  # a new process draws other numbers
+    resumed = make_trainer("stopped")
+    resumed.fit()
+
+    assert resumed.history == whole.history
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value), name
+
+
+def test_frozen_layers_stay_as_they_were_and_have_no_optimizer_state(make_trainer):
+    trainer = make_trainer(epochs=1)
+    before = {name: p.clone() for name, p in trainer.model.named_parameters() if not p.requires_grad}
+    trainer.fit()
+    after = dict(trainer.model.named_parameters())
+    assert before and all(torch.equal(after[name], value) for name, value in before.items())
+    optimized = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+    assert not any(id(after[name]) in optimized for name in before)
+
+
+def test_global_batches_do_not_depend_on_the_number_of_processes():
+    single = [sorted(batch) for batch in GlobalBatches(size=23, batch_size=6, seed=0)]
+    parts = [list(GlobalBatches(23, 6, 0, rank, 3)) for rank in range(3)]
+    together = [sorted(row for part in batch for row in part) for batch in zip(*parts, strict=True)]
+    assert together == single
+    assert sorted(row for batch in single for row in batch) == list(range(23))
+
+
+def test_a_batch_of_one_row_has_no_negatives_and_is_left_out():
+    batches = GlobalBatches(size=13, batch_size=6, seed=0)
+    assert [len(batch) for batch in batches] == [6, 6] and len(batches) == 2
+
+
+def test_too_few_clips_are_refused(tmp_path):
+    videos, features = videos_and_features(1)
+    recipe = Recipe(name="test", output_dir=str(tmp_path), data=DataRecipe(dataset="none", features="none"))
+    with pytest.raises(ValueError, match=r"1 training clip\(s\) do not make a batch"):
+        Trainer(recipe, tiny_model(), tiny_processor(), PivotSampler(videos, features))
