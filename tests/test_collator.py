@@ -3,21 +3,18 @@
 import numpy as np
 import pytest
 import torch
-from mmp.modeling import MMPFeatureExtractor, MMPProcessor
-from mmp.train.collator import MMPCollator
 from torch.utils.data import DataLoader
-from transformers import BertTokenizer
 
-WORDS = [f"word{i}" for i in range(500)]
+from mmp.train.collator import MMPCollator
+from tiny import VIDEO_FEATURE_DIM, WORDS, tiny_processor
+
 CLEAN = ["input_ids", "attention_mask", "video_features", "video_mask", "video_index"]
 NOISY = ["noisy_input_ids", "noisy_video_features"]
 
 
 @pytest.fixture(scope="module")
 def processor():
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-    tokenizer = BertTokenizer(vocab={token: i for i, token in enumerate(tokens)})
-    return MMPProcessor(MMPFeatureExtractor(feature_size=4), tokenizer)
+    return tiny_processor()
 
 
 def make_rows(n=64, pivots=False, seed=0):
@@ -29,7 +26,7 @@ def make_rows(n=64, pivots=False, seed=0):
             "video_id": f"video{i // 2}",
             "language": ["en", "de"][i % 2],
             "text": " ".join(rng.choice(WORDS, rng.integers(2, 31))),
-            "video_features": rng.uniform(1, 2, (rng.integers(2, 31), 4)).astype(np.float16),
+            "video_features": rng.uniform(1, 2, (rng.integers(2, 31), VIDEO_FEATURE_DIM)).astype(np.float16),
         }
         if pivots:
             row |= {"pivot_language": "zh", "pivot_text": " ".join(rng.choice(WORDS, rng.integers(2, 31)))}
@@ -60,7 +57,7 @@ def test_a_batch_holds_what_the_processor_makes_of_the_rows(processor):
 def test_long_texts_and_videos_are_cut(processor):
     batch = MMPCollator(processor, max_text_length=9, max_video_length=7)(make_rows())
     assert batch["input_ids"].shape == batch["noisy_input_ids"].shape == (64, 9)
-    assert batch["video_features"].shape == batch["noisy_video_features"].shape == (64, 7, 4)
+    assert batch["video_features"].shape == batch["noisy_video_features"].shape == (64, 7, VIDEO_FEATURE_DIM)
 
 
 def test_five_percent_of_words_and_of_seconds_are_masked(processor):
@@ -73,7 +70,7 @@ def test_five_percent_of_words_and_of_seconds_are_masked(processor):
 def test_noise_is_the_mask_token_and_the_zero_vector_and_spares_special_tokens(processor):
     tokenizer = processor.tokenizer
     rows = make_rows(pivots=True)
-    rows[0]["text"] = "word1 somethingunknown word2"  # an unknown word is already noise, and a special token
+    rows[0]["text"] = "dog somethingunknown cat"  # an unknown word is already noise, and a special token
     batch = MMPCollator(processor, mask_ratio=0.9)(rows)
     for prefix in ("", "pivot_"):
         noised = noised_tokens(batch, prefix)
@@ -141,9 +138,9 @@ def test_pivots_are_added_and_noise_can_be_left_out(processor):
         ({"pivot_text": ""}, r"video6 \(en\): .*empty"),
         ({"pivot_text": None}, "video6 has no pivot_text, but others do"),
         ({"language": None}, "video6 lacks language"),
-        ({"video_features": np.zeros((0, 4))}, r"video6 \(en\): .*at least 1 second"),
-        ({"video_features": np.zeros((3, 5))}, r"video6 \(en\): .*4 features"),
-        ({"video_features": np.full((3, 4), np.nan)}, r"video6 \(en\): .*NaN"),
+        ({"video_features": np.zeros((0, 10))}, r"video6 \(en\): .*at least 1 second"),
+        ({"video_features": np.zeros((3, 5))}, r"video6 \(en\): .*10 features"),
+        ({"video_features": np.full((3, 10), np.nan)}, r"video6 \(en\): .*NaN"),
     ],
 )
 def test_a_bad_row_is_reported_with_its_video(processor, change, message):
@@ -156,6 +153,7 @@ def test_a_bad_row_is_reported_with_its_video(processor, change, message):
 def test_senseless_options_are_refused(processor):
     with pytest.raises(ValueError, match="mask_ratio must be at least 0 and less than 1"):
         MMPCollator(processor, mask_ratio=5)
-    no_mask_token = BertTokenizer(vocab={"[PAD]": 0, "[UNK]": 1}, mask_token=None)
+    without = tiny_processor()
+    without.tokenizer.mask_token = None
     with pytest.raises(ValueError, match="no mask token"):
-        MMPCollator(MMPProcessor(MMPFeatureExtractor(feature_size=4), no_mask_token))
+        MMPCollator(without)

@@ -11,34 +11,22 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
+from torch.nn.parallel import DistributedDataParallel
+
 from mmp.modeling import MMPConfig, MMPModel, MMPObjective
 from mmp.modeling.losses_mmp import NonFiniteEmbeddingsError
 from mmp.train.contrastive_step import contrastive_step
-from torch.nn.parallel import DistributedDataParallel
-from transformers import BertConfig
+from tiny import BACKBONES
 
 BATCH = 11
 
 
-def tiny_model(dropout=0.0):
+def make_model(dropout=0.0):
+    """The tiny model in training mode; backbone and heads drop the same share."""
     torch.manual_seed(0)
-    backbone = BertConfig(
-        vocab_size=50,
-        hidden_size=16,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        intermediate_size=32,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-    )
+    backbone = BACKBONES["bert"] | {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     config = MMPConfig(
-        text_config=backbone,
-        output_layer=3,
-        freeze_below=1,
-        embed_dim=24,
-        video_feature_dim=6,
-        pooler_num_heads=2,
-        pooler_dropout=dropout,
+        text_config=backbone, output_layer=3, freeze_below=1, embed_dim=24, video_feature_dim=6, pooler_dropout=dropout
     )
     return MMPModel(config).train()
 
@@ -84,7 +72,7 @@ def assert_same(actual, expected, tolerance=1e-5):
 
 
 def step_of_one_process(objective, dropout=0.0, **options):
-    model = tiny_model(dropout)
+    model = make_model(dropout)
     torch.manual_seed(2)
     terms = contrastive_step(model, make_batch(), objective, **options)
     return terms, gradients(model)
@@ -92,7 +80,7 @@ def step_of_one_process(objective, dropout=0.0, **options):
 
 def step_keeping_every_graph(objective, micro_batch_size, dropout):
     """What GradCache must equal: the same micro-batches, with all their graphs in memory at once."""
-    model = tiny_model(dropout)
+    model = make_model(dropout)
     torch.manual_seed(2)
     inputs, parts = make_batch(), []
     inputs.pop("video_index")
@@ -149,7 +137,7 @@ def test_micro_batches_under_bfloat16_autocast():
 
 
 def test_micro_batches_with_gradient_checkpointing():
-    model = tiny_model(dropout=0.3)
+    model = make_model(dropout=0.3)
     model.activation_checkpointing_enable()
     torch.manual_seed(2)
     terms = contrastive_step(model, make_batch(), MMPObjective(), micro_batch_size=4)
@@ -180,12 +168,12 @@ def steps_of_one_rank(rank, world_size, folder):
     batch, results = make_batch(rows_of(rank, world_size)), {}
     for name, objective in LAUNCHED.items():
         for micro_batch_size in (None, 4):
-            model = DistributedDataParallel(tiny_model())
+            model = DistributedDataParallel(make_model())
             terms = contrastive_step(model, batch, objective, micro_batch_size=micro_batch_size)
             results[name, micro_batch_size] = terms, gradients(model)
 
     # Embeddings overflow on the last process only; all stop, and all can go on.
-    model = DistributedDataParallel(tiny_model())
+    model = DistributedDataParallel(make_model())
     bad = dict(batch)
     if rank == world_size - 1:
         bad["noisy_video_features"] = torch.full_like(batch["noisy_video_features"], 3e38)
@@ -203,7 +191,7 @@ def steps_of_one_rank(rank, world_size, folder):
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "0"}  # asked for, not used: we have met already
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
     assert accelerator.num_processes == world_size
-    model = accelerator.prepare(tiny_model())
+    model = accelerator.prepare(make_model())
     for micro_batch_size in (None, 4):
         for _ in range(2):
             with accelerator.accumulate(model):
@@ -251,7 +239,7 @@ def test_accelerate_accumulates_gradients(ranks, micro_batch_size):
 
 def test_what_cannot_work_is_refused():
     with pytest.raises(ValueError, match="at least 1 row"):
-        contrastive_step(tiny_model(), make_batch(), MMPObjective(), micro_batch_size=0)
+        contrastive_step(make_model(), make_batch(), MMPObjective(), micro_batch_size=0)
     with pytest.raises(ValueError, match="FSDP2"):
         deepspeed = SimpleNamespace(distributed_type=DistributedType.DEEPSPEED)
-        contrastive_step(tiny_model(), make_batch(), MMPObjective(), deepspeed, micro_batch_size=4)
+        contrastive_step(make_model(), make_batch(), MMPObjective(), deepspeed, micro_batch_size=4)
