@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-fast lint clean
+.PHONY: demo demo-seeds test test-fast lint clean
 
 # One marker file stands for "installed": it is older than what it depends on only when a pin or the package changed.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -12,6 +12,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 demo: $(VENV)/installed
 	$(BIN)/python -m mmp.train.demo
+
+demo-seeds: $(VENV)/installed
+	$(BIN)/python -m mmp.train.demo_seeds
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest

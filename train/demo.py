@@ -55,12 +55,7 @@ class Stages:
 
 
 def main() -> None:
-    OUTPUT.mkdir(parents=True, exist_ok=True)
-    stage = Stages(OUTPUT / "seconds.json")
-    with stage("text backbone"):
-        convert(OUTPUT / "backbone")
-    with stage("video features"):
-        extract(CLIPS, OUTPUT / "features", ["efficientnet-lite0"], num_shards=4, workers=1)
+    stage = prepare()
     for run in RUNS:
         with stage(f"train {run}"):
             train(CONFIGS / f"{run}.yaml")
@@ -70,6 +65,17 @@ def main() -> None:
         write_report(scores, stage.seconds)
     print()
     print((OUTPUT / "report.md").read_text(encoding="utf-8"))
+
+
+def prepare() -> Stages:
+    """Text backbone and features of the clips, from which all arms start."""
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    stage = Stages(OUTPUT / "seconds.json")
+    with stage("text backbone"):
+        convert(OUTPUT / "backbone")
+    with stage("video features"):
+        extract(CLIPS, OUTPUT / "features", ["efficientnet-lite0"], num_shards=4, workers=1)
+    return stage
 
 
 def train(config: Path) -> None:

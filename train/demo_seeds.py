@@ -1,0 +1,114 @@
+"""The demo's arms over several seeds and splits: how much of a difference is noise.
+
+    make demo-seeds
+
+One run trains an arm with one seed on one split and is kept in the results file at once, so a stopped command goes on
+with the runs that are missing. `mmp_keywords` is the control: MMP that never sees a name in pre-training, only
+keywords, as subtitles never contain the captions of a benchmark.
+"""
+
+import json
+import shutil
+import statistics
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from tqdm import tqdm
+
+from mmp.dataset_scripts.building import write_json
+from mmp.dataset_scripts.schema import LANGUAGES
+from mmp.train.demo import CONFIGS, HERE, OUTPUT, prepare
+from mmp.train.report import mean_of_other_languages
+
+ARMS = {  # arm → its pre-training recipe and changes to it, None for no pre-training
+    "none": None,
+    "mp": ("mp_pretrain", []),
+    "mmp": ("mmp_pretrain", []),
+    "mmp_keywords": ("mmp_pretrain", ["data.caption_kinds=[keywords]"]),
+}
+RESULTS = HERE.parent / "hub_cards" / "results" / "demo_seeds.json"
+
+
+def run_arm(arm: str, split: str, seed: int) -> dict[str, dict[str, float]]:
+    """Train one arm and score it on the test clips of its split: language → R@1, R@5, R@10."""
+    import torch
+    from transformers import AutoModel, AutoProcessor
+
+    from mmp.train.data import VideoFeatures, load_videos
+    from mmp.train.evaluation import evaluate_retrieval
+    from mmp.train.recipe import load_recipe
+    from mmp.train.setup import build_trainer
+
+    torch.set_num_threads(1)  # two runs side by side
+    folder = OUTPUT.parent / "demo_seeds" / f"{split}_{seed}"
+    changes = [f"data.config={split}", f"training.seed={seed}", f"data.frozen_states={folder / 'frozen_states'}"]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in OUTPUT.glob("frozen_states.*"):  # what the demo computed already
+        if not (folder / path.name).exists():
+            shutil.copy(path, folder / path.name)
+    if ARMS[arm] is None:
+        stages = [("none", [])]
+    else:
+        name, more = ARMS[arm]
+        stages = [(name, more), ("mp", [f"model.init_from={folder / arm / name}"])]
+    for name, more in stages:
+        recipe = load_recipe(CONFIGS / f"{name}.yaml", [*changes, f"output_dir={folder / arm / name}", *more])
+        trainer = build_trainer(recipe)
+        if not trainer.checkpoints.is_finished():
+            trainer.fit()
+    model = AutoModel.from_pretrained(recipe.output_dir)
+    processor = AutoProcessor.from_pretrained(recipe.output_dir)
+    videos, features = load_videos(recipe.data, "test"), VideoFeatures(recipe.data.features)
+    scores = evaluate_retrieval(model, processor, videos, features, LANGUAGES)
+    shutil.rmtree(folder / arm)  # half a gigabyte; the scores are what is kept
+    return scores
+
+
+def run_cell(split: str, seed: int, arms: list[str], results: Path) -> None:
+    for arm in arms:
+        scores = run_arm(arm, split, seed)
+        write_json(results.with_suffix("") / f"{arm}_{split}_{seed}.json", scores)
+
+
+def summarize(runs: dict[str, dict]) -> str:
+    """Markdown: arm by arm, mean ± standard deviation over runs of R@1 in English and in the other eight."""
+    lines = ["| arm | runs | R@1 en | R@1 mean of the other eight |", "|---|---:|---:|---:|"]
+    for arm in ARMS:
+        scores = [run for name, run in runs.items() if name.rsplit("_split_", 1)[0] == arm]
+        if len(scores) < 2:
+            continue
+        english = [run["en"]["R@1"] for run in scores]
+        others = [mean_of_other_languages(run) for run in scores]
+        cells = [f"{statistics.mean(v):.1f} ± {statistics.stdev(v):.1f}" for v in (english, others)]
+        lines.append(f"| {arm} | {len(scores)} | {cells[0]} | {cells[1]} |")
+    return "\n".join(lines)
+
+
+def main(
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 3,
+    splits: Annotated[list[str], typer.Option(help="Splits of Fluent-Emoji-9.")] = ("split_0", "split_1"),
+    results: Annotated[Path, typer.Option(help="Results file.")] = RESULTS,
+    processes: Annotated[int, typer.Option(min=1, help="Runs side by side, one core each.")] = 2,
+) -> None:
+    """Train every arm with several seeds on several splits; keep all scores in one file."""
+    prepare()
+    parts = results.with_suffix("")
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        jobs = []
+        for split in splits:
+            for seed in range(seeds):
+                arms = [arm for arm in ARMS if not (parts / f"{arm}_{split}_{seed}.json").exists()]
+                jobs.append(pool.submit(run_cell, split, seed, arms, results))
+        for job in tqdm(jobs, desc="seeds × splits"):
+            job.result()
+    runs = {path.stem: json.loads(path.read_text()) for path in sorted(parts.glob("*.json"))}
+    command = f"python -m mmp.train.demo_seeds --seeds {seeds} " + " ".join(f"--splits {split}" for split in splits)
+    write_json(results, {"command": command, "runs": runs})
+    print(summarize(runs))
+
+
+if __name__ == "__main__":
+    typer.run(main)
