@@ -1,0 +1,47 @@
+"""Ranks of right answers, and what is computed from them. Only numpy: the metric is published with this file alone."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+RECALL_AT = (1, 5, 10)
+
+
+def ranks_in_rows(similarity: np.ndarray, first: np.ndarray, last: np.ndarray, tolerance: float = 0.0) -> np.ndarray:
+    """The rank (1 = first) of the best right candidate in each row of similarities.
+
+    Ties count against the model: all wrong candidates that are as similar as the right one stand before it. So a
+    collapsed model, to which everything is equally similar, scores about zero, and not by chance of the sort order.
+    Further right candidates of a query neither help nor hinder: only wrong ones are counted.
+
+    Counting what is not below the right candidate takes one pass over a row, where sorting it takes many.
+
+    Args:
+        similarity: (queries, candidates).
+        first, last: (queries,) the right candidates of query i are the columns `first[i]:last[i]`, at least one.
+        tolerance: similarities that differ by no more than this are ties.
+
+    Returns:
+        (queries,) int64.
+    """
+    ranks = np.empty(len(similarity), dtype=np.int64)
+    for row, (similarities, start, stop) in enumerate(zip(similarity, first, last, strict=True)):
+        right = similarities[start:stop]
+        bar = right.max() - tolerance
+        ranks[row] = 1 + np.count_nonzero(similarities >= bar) - np.count_nonzero(right >= bar)
+    return ranks
+
+
+def recall_at_k(ranks: np.ndarray, at: Sequence[int] = RECALL_AT) -> dict[str, float]:
+    """`{"R@1": percent, ...}` of queries whose right candidate is among the first k."""
+    return {f"R@{k}": 100 * float(np.mean(ranks <= k)) for k in at}
+
+
+def retrieval_scores(ranks: np.ndarray, at: Sequence[int] = RECALL_AT) -> dict[str, float]:
+    """`R@1 R@5 R@10` in percent (higher is better), `MedR` and `MnR`, the median and mean rank (lower is better), and
+    `MRR`, the mean reciprocal rank between 0 and 1."""
+    return recall_at_k(ranks, at) | {
+        "MedR": float(np.median(ranks)),
+        "MnR": float(np.mean(ranks)),
+        "MRR": float(np.mean(1 / ranks)),
+    }

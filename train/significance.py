@@ -1,0 +1,100 @@
+"""How sure a retrieval score is: bootstrap intervals, and a paired test between two runs.
+
+Both treat the video as the unit that was sampled: captions of one video succeed and fail together, and counting them
+as independent would make intervals too narrow.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+BLOCK = 4 << 20
+"""Random numbers drawn at a time."""
+
+
+def per_query_score(ranks: np.ndarray, score: str) -> np.ndarray:
+    """What is averaged over queries to give `R@k` (percent), `MRR` or `MnR`.
+
+    Raises:
+        ValueError: for a score that is no mean over queries, such as MedR.
+    """
+    if score.startswith("R@") and score[2:].isdigit():
+        return 100.0 * (ranks <= int(score[2:]))
+    if score == "MRR":
+        return 1.0 / ranks
+    if score == "MnR":
+        return ranks.astype(float)
+    raise ValueError(f"{score!r} is not a mean over queries: choose R@1, R@5, R@10, MRR or MnR.")
+
+
+def bootstrap_interval(
+    ranks: np.ndarray,
+    score: str = "R@1",
+    groups: Sequence | None = None,
+    level: float = 0.95,
+    samples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a score.
+
+    Args:
+        ranks: (queries,).
+        groups: (queries,) each query's video id; videos are drawn with all their queries. Default: queries are drawn.
+        samples: number of resamplings.
+
+    Returns:
+        lower and upper bound, in the unit of the score.
+    """
+    values, counts = _by_group(per_query_score(ranks, score), groups)
+    generator = np.random.default_rng(seed)
+    means = []
+    for done in range(0, samples, rows := max(1, BLOCK // len(values))):
+        size = min(rows, samples - done)
+        drawn = generator.multinomial(len(values), np.full(len(values), 1 / len(values)), size=size)
+        means.append(drawn @ values / (drawn @ counts))
+    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def paired_test(
+    ranks: np.ndarray,
+    other_ranks: np.ndarray,
+    score: str = "R@1",
+    groups: Sequence | None = None,
+    samples: int = 10_000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """The difference of two runs on the same queries, and its two-sided p-value by paired randomisation.
+
+    Under the null hypothesis the two runs are exchangeable for each video: the sign of the video's difference is
+    flipped at random (Noreen 1989). For R@k with one query per video this is McNemar's exact test, drawn.
+
+    Args:
+        ranks, other_ranks: (queries,) in the same order.
+        groups: (queries,) each query's video id.
+
+    Returns:
+        score of `ranks` minus score of `other_ranks`, and p (never below 1 / (samples + 1)).
+
+    Raises:
+        ValueError: if the runs have different numbers of queries.
+    """
+    if len(ranks) != len(other_ranks):
+        raise ValueError(f"The runs do not pair: {len(ranks)} and {len(other_ranks)} queries.")
+    differences, _ = _by_group(per_query_score(ranks, score) - per_query_score(other_ranks, score), groups)
+    observed = differences.sum()
+    differences = differences[differences != 0]
+    generator = np.random.default_rng(seed)
+    as_large = 0
+    for done in range(0, samples, rows := max(1, BLOCK // max(1, len(differences)))):
+        signs = generator.integers(0, 2, size=(min(rows, samples - done), len(differences))) * 2 - 1
+        as_large += int((np.abs(signs @ differences) >= abs(observed) - 1e-9).sum())
+    return float(observed / len(ranks)), (as_large + 1) / (samples + 1)
+
+
+def _by_group(values: np.ndarray, groups: Sequence | None) -> tuple[np.ndarray, np.ndarray]:
+    """Sums and counts of the values of each group."""
+    if groups is None:
+        return values, np.ones(len(values))
+    _, index = np.unique(np.asarray(groups), return_inverse=True)
+    return np.bincount(index, weights=values), np.bincount(index).astype(float)
