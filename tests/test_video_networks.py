@@ -6,12 +6,14 @@ import sys
 import official_keys
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
+
 from mmp.modeling.configuration_r2plus1d import R2Plus1DConfig
 from mmp.modeling.modeling_r2plus1d import Conv2Plus1D, R2Plus1DBlock, R2Plus1DModel
 from mmp.modeling.modeling_s3d import S3DConv, S3DMaxPool, S3DModel, S3DSelfGating, S3DSeparableConv
-from mmp.train.frame_encoders import fold_batch_norm, load_frame_encoder
-from torch import nn
-from torch.nn import functional as F
+from mmp.train.fast_inference import flatten_convolutions, fold_batch_norm
+from mmp.train.frame_encoders import load_frame_encoder
 
 
 @pytest.fixture(scope="module")
@@ -209,13 +211,16 @@ def test_an_odd_number_of_frames_is_refused(s3d):
 
 
 @torch.inference_mode()
-def test_folding_batch_norm_changes_nothing(s3d):
+def test_the_faster_form_is_the_same_function(s3d):
     tiny = randomise(R2Plus1DModel(R2Plus1DConfig(depths=(1, 1, 1, 1), hidden_sizes=(8, 16, 24, 32))))
     for model, windows in ((tiny, torch.rand(2, 8, 3, 32, 32)), (s3d, torch.rand(1, 16, 3, 64, 64))):
+        expected = model(windows).pooler_output
         folded = fold_batch_norm(PooledOnly(model))
         assert not any(isinstance(module, nn.BatchNorm3d) for module in folded.modules())
-        expected = model(windows).pooler_output
         assert torch.allclose(folded(windows), expected, atol=1e-4 * expected.abs().max())
+        flat = flatten_convolutions(folded)
+        assert sum(isinstance(module, nn.Conv3d) for module in flat.modules()) <= 3  # first layer, strided shortcuts
+        assert torch.allclose(flat(windows), expected, atol=1e-4 * expected.abs().max())
 
 
 class PooledOnly(nn.Module):

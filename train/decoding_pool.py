@@ -1,21 +1,24 @@
 """Decodes many videos in worker processes, ahead of the network but never far ahead of it."""
 
-import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from queue import Queue
 
 import numpy as np
+
 from mmp.train.decoding import VideoError, View, read_windows
 
 PREFETCH = 4  # windows a worker keeps ready; with one in the pipe this bounds the memory of a run
+READY = "ready"  # a worker's first message: whatever kills it from now on is the video's fault
 
 
 @dataclass
@@ -48,21 +51,19 @@ def decode_videos(
         for video_id, path in videos:
             yield from _decode_video(video_id, path, views)
         return
-    context = multiprocessing.get_context("spawn")  # a fork would copy the locks of torch's threads and CUDA's state
     waiting = deque(videos)
-    busy: dict[Connection, tuple[str, multiprocessing.Process]] = {}
+    busy: dict[Connection, tuple[str, subprocess.Popen]] = {}
+    ready: set[Connection] = set()
 
-    def start(connection: Connection | None = None, process: multiprocessing.Process | None = None) -> None:
+    def start(connection: Connection | None = None, process: subprocess.Popen | None = None) -> None:
         """Gives the next video to the worker, or to a new one."""
         if not waiting:
             if connection:
                 connection.close()  # the worker leaves when its pipe closes
+                process.wait()
             return
         if connection is None:
-            connection, theirs = context.Pipe()
-            process = context.Process(target=_worker, args=(theirs, views), daemon=True)
-            process.start()
-            theirs.close()
+            connection, process = _start_worker(views)
         video_id, path = waiting.popleft()
         try:
             connection.send((video_id, path))
@@ -79,10 +80,17 @@ def decode_videos(
                 try:
                     message = connection.recv()
                 except (EOFError, ConnectionError):
-                    process.join()
+                    exit_code = process.wait()
+                    if connection not in ready:
+                        raise RuntimeError(
+                            f"A decoding process cannot start (exit code {exit_code}), see above."
+                        ) from None
                     del busy[connection]
                     start()
-                    yield VideoEnd(video_id, f"the decoding process died (exit code {process.exitcode})", 0.0)
+                    yield VideoEnd(video_id, f"the decoding process died (exit code {exit_code})", 0.0)
+                    continue
+                if message == READY:
+                    ready.add(connection)
                     continue
                 if isinstance(message, VideoEnd):
                     del busy[connection]
@@ -91,7 +99,8 @@ def decode_videos(
     finally:
         for connection, (_, process) in busy.items():
             connection.close()
-            process.terminate()
+            process.kill()
+            process.wait()
 
 
 def _decode_video(video_id: str, path: str | Path, views: list[View]) -> Iterator[Window | VideoEnd]:
@@ -108,8 +117,28 @@ def _decode_video(video_id: str, path: str | Path, views: list[View]) -> Iterato
     yield VideoEnd(video_id, error, seconds + time.perf_counter() - mark)
 
 
-def _worker(connection: Connection, views: list[View]) -> None:
-    """Decodes the videos it is sent. A thread feeds the pipe, so that decoding goes on while the pipe is full."""
+def _start_worker(views: list[View]) -> tuple[Connection, subprocess.Popen]:
+    """A fresh interpreter that imports this file alone.
+
+    `multiprocessing` would fork, which copies the locks of torch's threads and CUDA's state, or import the main script
+    again: seconds and half a gigabyte for each worker.
+    """
+    ours, theirs = Pipe()
+    code = f"from mmp.train.decoding_pool import work; work({theirs.fileno()})"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[theirs.fileno()], env=environment)
+    theirs.close()
+    try:
+        ours.send(views)
+    except OSError:
+        pass  # it died at once: the first read finds out
+    return ours, process
+
+
+def work(file_descriptor: int) -> None:
+    """The worker: decodes the videos it is sent. A thread feeds the pipe, so that it decodes on while that is full."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes the pipe
+    connection = Connection(file_descriptor)
     ready: Queue = Queue(PREFETCH)
 
     def feed() -> None:
@@ -119,12 +148,12 @@ def _worker(connection: Connection, views: list[View]) -> None:
         except OSError:
             os._exit(0)  # nobody reads any more, perhaps killed: do not decode on as an orphan
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes the pipe
     threading.Thread(target=feed, daemon=True).start()
-    while True:
-        try:
-            task = connection.recv()
-        except (EOFError, OSError):
-            return
-        for message in _decode_video(*task, views):
-            ready.put(message)
+    try:
+        views = connection.recv()
+        ready.put(READY)
+        while True:
+            for message in _decode_video(*connection.recv(), views):
+                ready.put(message)
+    except (EOFError, OSError):
+        return  # the pipe closed: no more videos

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mmp.modeling import modeling_r2plus1d, modeling_s3d
-from mmp.train.decoding import Sampling, Scaling, View
-from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModel, PreTrainedConfig
 from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
+
+from mmp.modeling import modeling_r2plus1d, modeling_s3d
+from mmp.train.decoding import Sampling, Scaling, View
+from mmp.train.fast_inference import flatten_convolutions, fold_batch_norm
 
 NETWORKS = {
     "r2plus1d": (modeling_r2plus1d.R2Plus1DModel, modeling_r2plus1d),
@@ -149,13 +150,14 @@ def _video_network(name: str, model: nn.Module, processor, window: int | None, f
         raise ValueError(f"{type(model).__name__} has no feature {feature!r}: choose from {', '.join(known)}.")
     return FrameEncoder(
         name=f"{Path(name).name if Path(name).exists() else name}:{feature}",
-        model=fold_batch_norm(_OneOutput(model, feature)),
+        model=flatten_convolutions(fold_batch_norm(_OneOutput(model, feature))),
         view=View(
             Sampling(fps=30, window=window or model.config.num_frames, stride=30),
             Scaling(processor.size["shortest_edge"], processor.crop_size["height"]),
         ),
         mean=tuple(processor.image_mean) if processor.do_normalize else (0.0, 0.0, 0.0),
         std=tuple(processor.image_std) if processor.do_normalize else (1.0, 1.0, 1.0),
+        batch_size=1,  # on a CPU a window fills the caches already
     )
 
 
@@ -212,31 +214,3 @@ class _HubTransform:
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         return np.stack(self.processor(images=list(frames), input_data_format="channels_last")["pixel_values"])
-
-
-def fold_batch_norm(model: nn.Module) -> nn.Module:
-    """Folds every batch norm that follows a convolution into its weights: the same function in fewer passes.
-
-    The model must be in eval mode and traceable by `torch.fx`. Subclasses of convolutions (with their own padding)
-    are folded too, which `torch.fx`'s own `fuse` leaves alone.
-    """
-
-    class Tracer(fx.Tracer):
-        def is_leaf_module(self, module, name):
-            return isinstance(module, nn.Conv2d | nn.Conv3d) or super().is_leaf_module(module, name)
-
-    graph = Tracer().trace(model)
-    folded = fx.GraphModule(model, graph)
-    modules = dict(folded.named_modules())
-    for node in list(folded.graph.nodes):
-        source = node.args[0] if node.op == "call_module" else None
-        if not isinstance(source, fx.Node) or source.op != "call_module" or len(source.users) > 1:
-            continue
-        conv, norm = modules[source.target], modules[node.target]
-        if isinstance(conv, nn.Conv2d | nn.Conv3d) and isinstance(norm, nn.BatchNorm2d | nn.BatchNorm3d):
-            folded.set_submodule(source.target, fuse_conv_bn_eval(conv, norm))
-            node.replace_all_uses_with(source)
-            folded.graph.erase_node(node)
-    folded.recompile()
-    folded.delete_all_unused_submodules()
-    return folded
