@@ -1,9 +1,10 @@
 """MMPConfig: the paper's numbers by default, any encoder, contradictions refused."""
 
 import pytest
+from transformers import AutoConfig
+
 from mmp.modeling import MMPConfig
 from tiny import BACKBONES, tiny_config
-from transformers import AutoConfig
 
 
 def test_the_defaults_are_the_papers():

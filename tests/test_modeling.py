@@ -4,10 +4,11 @@ import copy
 
 import pytest
 import torch
-from mmp.modeling import MMPConfig, MMPModel, MMPObjective
-from tiny import BACKBONES, EMBED_DIM, VIDEO_FEATURE_DIM, tiny_batch, tiny_model
 from torch import nn
 from transformers import AutoConfig, AutoModel
+
+from mmp.modeling import MMPConfig, MMPModel, MMPObjective
+from tiny import BACKBONES, EMBED_DIM, VIDEO_FEATURE_DIM, tiny_batch, tiny_model
 
 
 @pytest.fixture(scope="module")

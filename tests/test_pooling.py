@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from mmp.modeling.pooling_mmp import MMPPoolingHead
 from tiny import EMBED_DIM, tiny_config
-from torch import nn
 
 HEADS = 4
 

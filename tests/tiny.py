@@ -1,9 +1,10 @@
 """Models of the real architecture, small enough for a test: random weights, a vocabulary of a few words."""
 
 import torch
-from mmp.modeling import MMPConfig, MMPFeatureExtractor, MMPModel, MMPProcessor
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
+
+from mmp.modeling import MMPConfig, MMPFeatureExtractor, MMPModel, MMPProcessor
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 WORDS = "a the dog cat man woman runs sleeps in park ein der hund katze läuft 狗 跑".split()
@@ -59,7 +60,7 @@ def tiny_processor(**extractor_arguments) -> MMPProcessor:
 def tiny_batch(rows: int = 3, tokens: int = 12, seconds: int = 9, seed: int = 1) -> dict[str, torch.Tensor]:
     """Texts and videos of different lengths, padded."""
     generator = torch.Generator().manual_seed(seed)
-    lengths = torch.randint(2, tokens + 1, (rows,), generator=generator)
+    lengths = torch.randint(1, tokens + 1, (rows,), generator=generator)
     durations = torch.randint(1, seconds + 1, (rows,), generator=generator)
     lengths[0], durations[-1] = tokens, seconds
     attention_mask = (torch.arange(tokens) < lengths[:, None]).long()
