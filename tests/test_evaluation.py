@@ -1,0 +1,191 @@
+"""`mmp evaluate` on files of the benchmarks' formats: scores, counts, missing videos, results on disk, refusals."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from benchmark_files import write_msvd
+
+from mmp.dataset_scripts.building import shard_name, write_shard
+from mmp.dataset_scripts.features import FEATURES, features_to_row, rows_to_table
+from mmp.train.evaluate_command import compare, evaluate, load_benchmark
+from mmp.train.evaluation import evaluate_retrieval, rank_benchmark
+from tiny import VIDEO_FEATURE_DIM, WORDS, tiny_model, tiny_processor
+
+
+def captioned(number: int, *captions: tuple[str, str]) -> dict:
+    return {
+        "video_id": f"video{number}",
+        "captions": [
+            {"caption_id": str(index), "language": language, "text": text, "source": "human"}
+            for index, (language, text) in enumerate(captions)
+        ],
+    }
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    """Twelve videos, one to three English captions each, German for every second."""
+    generator = np.random.default_rng(0)
+    videos, features = [], {}
+    for number in range(12):
+        captions = [("en", " ".join(generator.choice(WORDS, 4))) for _ in range(1 + number % 3)]
+        captions += [("de", " ".join(generator.choice(WORDS, 3)))] if number % 2 else []
+        videos.append(captioned(number, *captions))
+        features[f"video{number}"] = generator.normal(size=(2 + number % 4, VIDEO_FEATURE_DIM)).astype(np.float16)
+    return videos, features
+
+
+def naive(model, processor, videos, features, language):
+    """One text and one video at a time, without batches, sorting or blocks; Python loops over cosines."""
+
+    def text(caption):
+        return model.get_text_features(**processor(text=caption, return_tensors="pt"))[0]
+
+    def video(array):
+        return model.get_video_features(**processor(videos=[array], return_tensors="pt"))[0]
+
+    with torch.inference_mode():
+        shown = {v["video_id"]: video(features[v["video_id"]]) for v in videos if v["video_id"] in features}
+        captions = [
+            (v["video_id"], text(c["text"])) for v in videos for c in v["captions"] if c["language"] == language
+        ]
+    last = len(videos) + 1
+    to_video, to_text = [], []
+    for right, embed in captions:
+        cosine = {name: F.cosine_similarity(embed, other, dim=0).item() for name, other in shown.items()}
+        others = [value for name, value in cosine.items() if name != right]
+        to_video.append(1 + sum(value >= cosine[right] - 1e-6 for value in others) if right in shown else last)
+    for right in dict.fromkeys(name for name, _ in captions):
+        if right not in shown:
+            to_text.append(last)
+            continue
+        cosines = [
+            (name == right, F.cosine_similarity(shown[right], embed, dim=0).item())
+            for name, embed in captions
+            if name in shown
+        ]
+        best = max(value for is_right, value in cosines if is_right)
+        to_text.append(1 + sum(value >= best - 1e-6 for is_right, value in cosines if not is_right))
+    return to_video, to_text
+
+
+@pytest.mark.parametrize("missing", [(), (0, 5, 7)])
+def test_both_directions_equal_a_search_one_by_one(benchmark, missing):
+    videos, features = benchmark
+    features = {name: array for name, array in features.items() if name not in {f"video{i}" for i in missing}}
+    model, processor = tiny_model(), tiny_processor()
+    found = rank_benchmark(model, processor, videos, features, ["en", "de", "fr"])
+    assert list(found["text_to_video"]) == list(found["video_to_text"]) == ["en", "de"]
+    for language in ("en", "de"):
+        to_video, to_text = naive(model, processor, videos, features, language)
+        assert found["text_to_video"][language].ranks.tolist() == to_video
+        assert found["video_to_text"][language].ranks.tolist() == to_text
+
+
+def test_a_video_without_features_is_not_found_and_can_be_left_out(benchmark):
+    videos, features = benchmark
+    features = {name: array for name, array in features.items() if name != "video3"}
+    ranks = rank_benchmark(tiny_model(), tiny_processor(), videos, features, ["de"])["text_to_video"]["de"]
+    everything, present = ranks.scores(), ranks.scores(only_with_features=True)
+    assert (everything["queries"], present["queries"]) == (6, 5)
+    assert everything["R@10"] == pytest.approx(present["R@10"] * 5 / 6)
+    assert ranks.ranks[ranks.video_ids == "video3"] == [13]
+
+
+def test_scores_of_the_demo_are_those_of_text_to_video(benchmark):
+    videos, features = benchmark
+    scores = evaluate_retrieval(tiny_model(), tiny_processor(), videos, features, ["de"])
+    assert scores["de"]["queries"] == 6
+    assert set(scores["de"]) == {"queries", "R@1", "R@5", "R@10", "MedR", "MnR", "MRR"}
+
+
+def test_no_features_at_all_is_an_error(benchmark):
+    with pytest.raises(ValueError, match="None of the 12 videos has features"):
+        rank_benchmark(tiny_model(), tiny_processor(), benchmark[0], {}, ["en"])
+
+
+@pytest.fixture(scope="module")
+def msvd(tmp_path_factory):
+    """1,310 videos of YouTube2Text, ten of them in the test split; one of these is gone from the web."""
+    folder = tmp_path_factory.mktemp("msvd")
+    write_msvd(folder, 1310)
+    videos, _ = load_benchmark("msvd", None, "test", "all", folder, None, None, check_counts=False)
+    generator = np.random.default_rng(0)
+    rows = [features_to_row(video["video_id"], generator.normal(size=(3, VIDEO_FEATURE_DIM))) for video in videos[:-1]]
+    schema = FEATURES.arrow_schema.remove_metadata()
+    write_shard([rows_to_table(rows)], folder / "features" / shard_name("train", 0, 1), schema)
+    for seed in (0, 1):
+        tiny_model(seed=seed).save_pretrained(folder / f"model{seed}")
+        tiny_processor().save_pretrained(folder / f"model{seed}")
+    return folder
+
+
+def run(msvd, output, model="model0", **options):
+    defaults = dict(benchmark="YouTube2Text", features=msvd / "features", data_dir=msvd, check_counts=False)
+    evaluate(str(msvd / model), output=output, device="cpu", **(defaults | options))
+    return json.loads((output / "results.json").read_text())
+
+
+def test_results_tell_how_they_came_about(msvd, tmp_path, capsys):
+    results = run(msvd, tmp_path / "a", name="vtt_en_mmp")
+    assert results["name"] == "vtt_en_mmp"
+    assert results["protocol"] | {"source": ""} == {
+        "benchmark": "msvd",
+        "protocol": "standard",
+        "split": "test",
+        "source": "",
+        "caption_kinds": None,
+        "captions_by": {"en": ["human"], "zh": ["human"]},
+    }
+    counts = results["counts"]
+    assert (counts["videos"], counts["videos_with_features"], counts["queries"]) == (10, 9, {"en": 20, "zh": 10})
+    assert counts["missing_videos"] == ["yt-1310_id_1310_1319"]
+    assert results["scores"]["all"]["text_to_video"]["en"]["queries"] == 20
+    assert results["scores"]["with_features"]["text_to_video"]["en"]["queries"] == 18
+    low, high = results["intervals_95"]["zh"]["R@5"]
+    assert low <= results["scores"]["all"]["text_to_video"]["zh"]["R@5"] <= high
+    assert {"mmp", "torch", "git_revision", "date"} <= set(results["environment"])
+
+    table = (tmp_path / "a" / "results.md").read_text()
+    assert table in capsys.readouterr().out
+    assert "10 videos, 9 of them with features" in table
+    assert (tmp_path / "a" / "recall.png").read_bytes().startswith(b"\x89PNG")
+    assert not list((tmp_path / "a").glob(".*"))
+
+
+def test_two_runs_are_compared_query_by_query(msvd, tmp_path, capsys):
+    for model in (0, 1):
+        run(msvd, tmp_path / str(model), f"model{model}", languages="zh")
+    capsys.readouterr()
+    compare(tmp_path / "0", tmp_path / "1", "MRR")
+    table = capsys.readouterr().out
+    assert "| Chinese |" in table
+    assert "English" not in table
+    compare(tmp_path / "0", tmp_path / "0", "R@5")
+    assert "+0.00 | 1.0000 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(benchmark="vttt"), "Unknown dataset 'vttt': choose from"),
+        (dict(benchmark=None), "brings no recipe that names a benchmark: pass --benchmark"),
+        (dict(features=None), "Pass --features: the folder with the features of the videos of msvd"),
+        (dict(languages="de"), "has no human captions in de: pass translations="),
+        (dict(languages="xx"), "Unknown language 'xx'"),
+        (dict(check_counts=True), "expected 670 videos, found 10"),
+        (dict(split="dev"), "has no split 'dev': choose from train validation test"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_in_one_line(msvd, tmp_path, options, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        run(msvd, tmp_path / "none", **options)
+    assert not (tmp_path / "none").exists()
+
+
+def test_comparing_what_was_not_evaluated_says_how_to(tmp_path):
+    with pytest.raises(FileNotFoundError, match="mmp evaluate makes it"):
+        compare(tmp_path, tmp_path)
