@@ -57,6 +57,7 @@ class DataRecipe:
     max_text_length: int = 96  # tokens
     max_video_length: int = 36  # seconds
     frozen_states: str | None = None  # file that keeps what frozen layers make of each text
+    noise_cycle: int | None = None  # epochs after which noised views repeat, so that frozen_states can serve them
 
 
 @dataclass

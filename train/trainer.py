@@ -142,7 +142,7 @@ class Trainer:
     def _train_epoch(self, progress: tqdm) -> None:
         self.model.train()
         self.train_set.set_epoch(self.epoch)
-        self.collator.set_epoch(self.epoch)
+        self.collator.set_epoch(self.epoch % (self.recipe.data.noise_cycle or self.recipe.training.epochs))
         self.batches.epoch, self.batches.first_batch = self.epoch, self.batch_in_epoch
         if self.batch_in_epoch == 0:
             self.epoch_terms: list[dict[str, float]] = []
