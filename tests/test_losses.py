@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from mmp.modeling.losses_mmp import FORMS, TERMS, MMPObjective, NonFiniteEmbeddingsError, nce_loss, triplet_loss
 
 VIEWS = sorted({name for pairs in TERMS.values() for pair in pairs for name in pair})

@@ -7,8 +7,9 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from mmp.modeling.losses_mmp import TERMS, MMPObjective
 from torch import Tensor, nn
+
+from mmp.modeling.losses_mmp import TERMS, MMPObjective
 
 
 def contrastive_step(

@@ -16,9 +16,10 @@ from typing import Annotated
 
 import torch
 import typer
+from transformers import XLMRobertaConfig
+
 from mmp.modeling import MMPConfig, MMPModel, MMPObjective
 from mmp.train.contrastive_step import contrastive_step
-from transformers import XLMRobertaConfig
 
 WAYS = ("plain", "micro-batch 8", "micro-batch 16", "micro-batch 32", "two passes")
 
