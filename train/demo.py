@@ -15,6 +15,7 @@ from transformers import AutoModel, AutoProcessor
 
 from mmp.dataset_scripts.building import write_json
 from mmp.dataset_scripts.schema import LANGUAGES
+from mmp.train.contact_sheet import plot_contact_sheet
 from mmp.train.data import VideoFeatures, load_videos
 from mmp.train.evaluation import evaluate_retrieval
 from mmp.train.extract import extract
@@ -22,7 +23,6 @@ from mmp.train.offline_backbone import convert
 from mmp.train.recipe import Recipe, load_recipe
 from mmp.train.report import (
     ARMS,
-    plot_contact_sheet,
     plot_recall_by_language,
     published_table,
     recall_table,
@@ -127,8 +127,8 @@ def write_report(scores: dict, seconds: dict[str, float]) -> None:
     (OUTPUT / "report.md").write_text(
         f"""# Fluent-Emoji-9: zero-shot cross-lingual text-to-video search
 
-{len(videos)} test clips; every caption is a query over all of them (chance: R@1 {100 / len(videos):.2f}). All three arms were
-fine-tuned on English names only. {trained}
+{len(videos)} test clips; every caption is a query over all of them (chance: R@1 {100 / len(videos):.2f}).
+All three arms were fine-tuned on English names only. {trained}
 
 {recall_table(scores, "R@1")}
 

@@ -1,5 +1,6 @@
 """`mmp evaluate` and `mmp compare`: a model on a benchmark, with all that is needed to repeat and to compare it."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,11 +10,11 @@ import typer
 from transformers import AutoModel, AutoProcessor
 from transformers.utils import cached_file
 
-import mmp.modeling  # noqa: F401  registers the model with the Auto classes
 from mmp.dataset_scripts.benchmark import BenchmarkConfig
 from mmp.dataset_scripts.building import atomic_path, load_builder, write_json
 from mmp.dataset_scripts.protocols import ALIASES
 from mmp.dataset_scripts.schema import LANGUAGE_NAMES, LANGUAGES, canonical_language
+from mmp.modeling import MMPModel, MMPProcessor
 from mmp.train.data import VideoFeatures
 from mmp.train.evaluation import TEXT_TO_VIDEO, rank_benchmark
 from mmp.train.recipe import Recipe, load_recipe
@@ -52,41 +53,24 @@ def evaluate(
     Where the benchmark is the one the model was trained on, its recipe says where features and files are. Any other
     benchmark is a zero-shot test across datasets (Table 12), with features of the same extractors.
     """
-    recipe = recipe_of(model)
-    benchmark = benchmark or (recipe.data.dataset if recipe else None)
-    if benchmark is None:
-        raise ValueError(f"{model} brings no recipe that names a benchmark: pass --benchmark.")
-    benchmark = ALIASES.get(benchmark.lower(), benchmark.lower())
-    if recipe is not None and recipe.data.dataset == benchmark:
-        features = features or Path(recipe.data.features)
-        protocol = protocol or recipe.data.config
-        data_dir = data_dir or (Path(recipe.data.data_dir) if recipe.data.data_dir else None)
-        caption_kind = caption_kind or recipe.data.caption_kinds
-    if features is None:
-        raise ValueError(f"Pass --features: the folder with the features of the videos of {benchmark}.")
-    name = name or (recipe.name if recipe else Path(model).name)
-
-    videos, description = load_benchmark(
-        benchmark, protocol, split, languages, data_dir, translations, caption_kind, check_counts
+    opened = open_benchmark(
+        model, benchmark, features, protocol, split, languages, data_dir, translations, caption_kind, check_counts
     )
-    video_features = VideoFeatures(features)
-    loaded = AutoModel.from_pretrained(model, dtype="float32").to(
-        device or ("cuda" if torch.cuda.is_available() else "cpu")
-    )
-    processor = AutoProcessor.from_pretrained(model)
     wanted = LANGUAGES if languages == "all" else [canonical_language(code) for code in languages.split(",")]
-    found = rank_benchmark(loaded, processor, videos, video_features, wanted, progress=True)
+    loaded, processor = load_model(model, device)
+    found = rank_benchmark(loaded, processor, opened.videos, opened.features, wanted, progress=True)
     if not found[TEXT_TO_VIDEO]:
-        raise ValueError(f"{benchmark} {split} has no captions in {' '.join(wanted)}.")
-    missing = [video["video_id"] for video in videos if video["video_id"] not in video_features]
+        raise ValueError(f"{opened.protocol['benchmark']} {split} has no captions in {' '.join(wanted)}.")
+    missing = [video["video_id"] for video in opened.videos if video["video_id"] not in opened.features]
+    name = name or opened.name
     results = {
         "name": name,
         "model": model,
-        "seed": recipe.training.seed if recipe else None,
-        "protocol": description,
+        "seed": opened.seed,
+        "protocol": opened.protocol,
         "counts": {
-            "videos": len(videos),
-            "videos_with_features": len(videos) - len(missing),
+            "videos": len(opened.videos),
+            "videos_with_features": len(opened.videos) - len(missing),
             "queries": {language: len(ranks.ranks) for language, ranks in found[TEXT_TO_VIDEO].items()},
             "missing_videos": missing,
         },
@@ -100,7 +84,7 @@ def evaluate(
         },
         "environment": environment(),
     }
-    output = output or Path("outputs/results") / name / benchmark
+    output = output or Path("outputs/results") / name / opened.protocol["benchmark"]
     write_ranks(output / "ranks.npz", found)
     plot_recall(results, output / "recall.png")
     table = to_markdown(results)
@@ -128,6 +112,62 @@ def compare(
         difference, p = paired_test(ranks.ranks, other.ranks, score, ranks.video_ids)
         cells = [f"{run.scores()[score]:.2f}" for run in (ranks, other)] + [f"{difference:+.2f}", f"{p:.4f}"]
         print(f"| {LANGUAGE_NAMES[language]} | {' | '.join(cells)} |")
+
+
+@dataclass(frozen=True)
+class OpenedBenchmark:
+    """What `open_benchmark` found: `name` and `seed` of the model's run, rows of `CAPTIONS`, the protocol, features."""
+
+    name: str
+    seed: int | None
+    videos: list[dict[str, Any]]
+    protocol: dict[str, Any]
+    features: VideoFeatures
+
+
+def open_benchmark(
+    model: str,
+    benchmark: str | None,
+    features: Path | None,
+    protocol: str | None,
+    split: str,
+    languages: str,
+    data_dir: Path | None,
+    translations: Path | None,
+    caption_kinds: list[str] | None,
+    check_counts: bool,
+) -> OpenedBenchmark:
+    """Find a benchmark's captions and features; what is not given comes from the model's recipe, if it trained on it.
+
+    Raises:
+        ValueError, FileNotFoundError: for what is unknown, missing or not as the protocol says.
+    """
+    recipe = recipe_of(model)
+    benchmark = benchmark or (recipe.data.dataset if recipe else None)
+    if benchmark is None:
+        raise ValueError(f"{model} brings no recipe that names a benchmark: pass --benchmark.")
+    benchmark = ALIASES.get(benchmark.lower(), benchmark.lower())
+    if recipe is not None and recipe.data.dataset == benchmark:
+        features = features or Path(recipe.data.features)
+        protocol = protocol or recipe.data.config
+        data_dir = data_dir or (Path(recipe.data.data_dir) if recipe.data.data_dir else None)
+        caption_kinds = caption_kinds or recipe.data.caption_kinds
+    if features is None:
+        raise ValueError(f"Pass --features: the folder with the features of the videos of {benchmark}.")
+    videos, description = load_benchmark(
+        benchmark, protocol, split, languages, data_dir, translations, caption_kinds, check_counts
+    )
+    name, seed = (recipe.name, recipe.training.seed) if recipe else (Path(model).name, None)
+    return OpenedBenchmark(name, seed, videos, description, VideoFeatures(features))
+
+
+def load_model(model: str, device: str | None) -> tuple[MMPModel, MMPProcessor]:
+    """A checkpoint and its processor, on the GPU where there is one and no other device is asked for."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return (
+        AutoModel.from_pretrained(model, dtype="float32").to(device),
+        AutoProcessor.from_pretrained(model),
+    )
 
 
 def recipe_of(model: str) -> Recipe | None:

@@ -96,7 +96,8 @@ def to_markdown(results: Mapping[str, Any]) -> str:
         f"# {results['name']} on {protocol['benchmark']}",
         "",
         f"Protocol `{protocol['protocol']}`, split {protocol['split']}: {protocol['source'].rstrip('.')}. "
-        f"{counts['videos']:,} videos, {counts['videos_with_features']:,} of them with features. Ties count against the model.",
+        f"{counts['videos']:,} videos, {counts['videos_with_features']:,} of them with features. "
+        "Ties count against the model.",
     ]
     kinds = ["all"] if not counts["missing_videos"] else ["all", "with_features"]
     remarks = {"all": "queries of missing videos count as not found", "with_features": "only videos with features"}

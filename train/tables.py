@@ -1,0 +1,163 @@
+"""`mmp tables`: Tables 1-7, 9, 10 and 12 in the paper's layout, with what was measured beside what was published."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from mmp.dataset_scripts.building import atomic_path
+from mmp.dataset_scripts.schema import LANGUAGES
+
+PUBLISHED = Path(__file__).parent.parent / "hub_cards" / "published.yaml"
+Results = Mapping[tuple[str, str, str], Sequence[Mapping[str, Any]]]
+"""(run, benchmark, protocol) → the contents of its results.json, one per seed."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table; `run` names whose results belong there, None for others' work."""
+
+    labels: list[str]
+    scores: list[float | None]
+    run: str | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the paper. `columns` are "language score"; the language "mean" is the mean over the nine."""
+
+    title: str
+    benchmark: str
+    protocol: str
+    labels: list[str]
+    columns: list[str]
+    rows: list[Row]
+
+
+def published_tables() -> dict[str, Table]:
+    """`{"table_1": Table, ...}`, every score as the paper prints it."""
+    content = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
+    return {name: Table(**(table | {"rows": [Row(**row) for row in table["rows"]]})) for name, table in content.items()}
+
+
+def find_results(folder: Path) -> Results:
+    """All `results.json` of `mmp evaluate` anywhere in a folder.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        ValueError: for a file that is not JSON, or two results of one run with the same seed; names the files.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder}: mmp evaluate writes results to outputs/results.")
+    found, files = defaultdict(list), {}
+    for path in sorted(folder.rglob("results.json")):
+        try:
+            results = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON ({error}): evaluate again.") from None
+        if not isinstance(results, dict) or not {"name", "protocol", "counts", "scores"} <= results.keys():
+            continue  # some other program's
+        key = (results["name"], results["protocol"]["benchmark"], results["protocol"]["protocol"])
+        first = files.setdefault((*key, results.get("seed")), path)
+        if first != path:
+            raise ValueError(f"{first} and {path} are both of run {key[0]!r}, seed {results.get('seed')}: remove one.")
+        found[key].append(results)
+    return found
+
+
+def measured(results: Sequence[Mapping[str, Any]], column: str) -> list[float]:
+    """The text-to-video score of a column in each of a run's results; those without it are left out."""
+    language, score = column.split()
+    values = []
+    for result in results:
+        by_language = result["scores"]["all"]["text_to_video"]
+        wanted = LANGUAGES if language == "mean" else [language]
+        if all(code in by_language for code in wanted):
+            values.append(mean(by_language[code][score] for code in wanted))
+    return values
+
+
+def table_to_markdown(table: Table, results: Results, differences: bool = True) -> str:
+    """A table with columns published, ours and difference for each score, empty where there is nothing.
+
+    Several seeds of a run are shown as mean ± standard deviation (number of seeds).
+    """
+    heads = [head for column in table.columns for head in (column, "ours", "diff.")[: 3 if differences else 2]]
+    lines = [
+        f"| {' | '.join([*table.labels, *heads])} |",
+        f"|{'---|' * len(table.labels)}{'---:|' * len(heads)}",
+    ]
+    for row in table.rows:
+        own = results.get((row.run, table.benchmark, table.protocol), ()) if row.run else ()
+        cells = []
+        for column, published in zip(table.columns, row.scores, strict=True):
+            values = measured(own, column)
+            spread = f" ± {stdev(values):.1f} ({len(values)})" if len(values) > 1 else ""
+            known = published is not None and values
+            cells.append("" if published is None else f"{published:.1f}")
+            cells.append(f"{mean(values):.1f}{spread}" if values else "")
+            # Of the rounded values, which are the ones shown; + 0.0 turns -0.0 into 0.0.
+            cells.append(f"{round(round(mean(values), 1) - published, 1) + 0.0:+.1f}" if known else "")
+        if not differences:
+            cells = [cell for number, cell in enumerate(cells) if number % 3 != 2]
+        lines.append(f"| {' | '.join([*row.labels, *cells])} |")
+    return "\n".join(lines)
+
+
+def remarks(results: Results) -> list[str]:
+    """What a reader must know of the results: videos that were missing, runs that no table names."""
+    notes = []
+    for (run, benchmark, _), found in sorted(results.items()):
+        counts = found[0]["counts"]
+        if counts["videos_with_features"] < counts["videos"]:
+            notes.append(
+                f"{run} on {benchmark}: {counts['videos_with_features']:,} of {counts['videos']:,} videos have "
+                "features; queries for the others count as not found."
+            )
+    named = {(row.run, table.benchmark, table.protocol) for table in published_tables().values() for row in table.rows}
+    notes += [f"No table of the paper has a row for {' '.join(key)}." for key in sorted(set(results) - named)]
+    return notes
+
+
+def tables(
+    results: Annotated[Path, typer.Argument(help="Folder with results of mmp evaluate, at any depth.")],
+    table: Annotated[list[int] | None, typer.Option(help="Only these, by the paper's numbers.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write here instead of printing (Markdown).")] = None,
+) -> None:
+    """Regenerate the paper's tables: published, ours and the difference, empty where not run.
+
+    A result belongs to a row by the name of its run, its benchmark and its protocol; hub_cards/published.yaml lists
+    the names.
+    """
+    known = published_tables()
+    chosen = [f"table_{number}" for number in table] if table else list(known)
+    for name in chosen:
+        if name not in known:
+            raise ValueError(f"No {name.replace('_', ' ')} here: choose from {' '.join(n[6:] for n in known)}.")
+    found = find_results(results)
+    parts = ["# The paper's tables", "", "Text-to-video search, recall in percent. diff.: ours - published."]
+    for name in chosen:
+        content = known[name]
+        parts += [
+            "",
+            f"## {name.replace('_', ' ').capitalize()}: {content.title}",
+            "",
+            f"`{content.benchmark}`, protocol `{content.protocol}`.",
+            "",
+            table_to_markdown(content, found),
+        ]
+    if notes := remarks(found):
+        parts += ["", "## Remarks", "", *(f"- {note}" for note in notes)]
+    text = "\n".join(parts) + "\n"
+    if output is None:
+        print(text)
+        return
+    with atomic_path(output) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(f"Written to {output}.")
