@@ -7,8 +7,9 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from mmp.train.decoding import Sampling, Scaling, VideoError, View, read_windows
 from video_files import read_number, resampled_by_ffmpeg, write_audio, write_video
+
+from mmp.train.decoding import Sampling, Scaling, VideoError, View, read_windows
 
 SHARED_VIDEOS = Path(__file__).parents[1].parent / "shared" / "data" / "videos"
 NATIVE_SIZE = None
@@ -83,8 +84,9 @@ def test_two_views_of_one_decoding(tmp_path):
 
 def test_scaling_agrees_with_the_published_processor(tmp_path):
     """FFmpeg scales in place of the transformers processor beside the weights: same size, same crop, same picture."""
-    from mmp.modeling.modeling_r2plus1d import PREPROCESSING
     from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
+
+    from mmp.modeling.modeling_r2plus1d import PREPROCESSING
 
     smooth = np.linspace(0, 255, 320)[None, :, None] * np.linspace(0.2, 1, 240)[:, None, None] * np.array([1, 0.5, 0.8])
     with av.open(str(tmp_path / "video.mkv"), "w") as container:

@@ -12,15 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmp.dataset_scripts.building import find_shards
-from mmp.dataset_scripts.features import features_from_row
-from mmp.dataset_scripts.schema import shard_of
-from mmp.modeling.configuration_r2plus1d import R2Plus1DConfig
-from mmp.modeling.modeling_r2plus1d import PREPROCESSING, R2Plus1DModel
-from mmp.train.decoding import Sampling, Scaling, VideoError, View
-from mmp.train.extract import extract, list_videos
-from mmp.train.extraction import Timings, encode_videos
-from mmp.train.frame_encoders import FrameEncoder, load_frame_encoder
 from pyarrow import parquet
 from torch import nn
 from transformers import (
@@ -36,6 +27,16 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
 from video_files import KillsItsProcess, read_number, resampled_by_ffmpeg, write_audio, write_video
+
+from mmp.dataset_scripts.building import find_shards
+from mmp.dataset_scripts.features import features_from_row
+from mmp.dataset_scripts.schema import shard_of
+from mmp.modeling.configuration_r2plus1d import R2Plus1DConfig
+from mmp.modeling.modeling_r2plus1d import PREPROCESSING, R2Plus1DModel
+from mmp.train.decoding import Sampling, Scaling, VideoError, View
+from mmp.train.extract import extract, list_videos
+from mmp.train.extraction import Timings, encode_videos
+from mmp.train.frame_encoders import FrameEncoder, load_frame_encoder
 
 SHARED_VIDEOS = Path(__file__).parents[1].parent / "shared" / "data" / "videos"
 

@@ -6,8 +6,9 @@ import pickle
 import numpy as np
 import pytest
 import typer
-from mmp.train.import_features import import_features, open_source, to_seconds
 from test_extraction import rows_of
+
+from mmp.train.import_features import import_features, open_source, to_seconds
 
 RNG = np.random.default_rng(0)
 ARRAYS = {f"video{index}": RNG.standard_normal((3 + index, 4)).astype(np.float32) for index in range(5)}

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
+
 from mmp.modeling.official_checkpoint import find_official_checkpoint
 from mmp.train.frame_encoders import NETWORKS, family_of
-from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
 
 
 def convert_backbone(

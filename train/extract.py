@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import torch
 import typer
+
 from mmp.train.decoding import Sampling, VideoError
 from mmp.train.extraction import encode_videos
 from mmp.train.feature_shards import FeatureShards, Jobs, Results

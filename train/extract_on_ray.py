@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+
 from mmp.train.extract import Extraction
 
 try:

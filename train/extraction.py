@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from mmp.train.decoding import VideoError
 from mmp.train.decoding_pool import VideoEnd, decode_videos
 from mmp.train.frame_encoders import FrameEncoder

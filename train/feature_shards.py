@@ -18,11 +18,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
+from tqdm import tqdm
+
 from mmp.dataset_scripts.building import BUFFER_BYTES, atomic_path, shard_name, write_json, write_shard
 from mmp.dataset_scripts.features import FEATURES, features_to_row, rows_to_table
 from mmp.dataset_scripts.schema import shard_of
 from mmp.train.decoding import VideoError
-from tqdm import tqdm
 
 SCHEMA = FEATURES.arrow_schema.remove_metadata()
 Jobs = list[tuple[str, Path]]

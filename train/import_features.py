@@ -9,6 +9,7 @@ from typing import Annotated
 
 import numpy as np
 import typer
+
 from mmp.train.decoding import VideoError
 from mmp.train.feature_shards import FeatureShards, Jobs, Results
 
