@@ -136,7 +136,7 @@ def write_png(queries: Sequence[Query], videos: Sequence[Mapping[str, Any]], vid
 def write_html(
     sheets: Mapping[str, Sequence[Query]], videos: Sequence[Mapping[str, Any]], title: str, path: Path
 ) -> None:
-    """All sheets on one page that needs no other file: frames are embedded, each once per place it is shown at."""
+    """All sheets on one page that needs no other file: the frames are embedded."""
     frames: dict[int, str] = {}
     parts = [
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>',
