@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 import yaml
 from huggingface_hub import DatasetCard
+
 from mmp.dataset_scripts.building import load_builder, write_dataset
 
 CONFIGS = re.compile(r"^configs:\n(?:(?:- | ).*\n)*", re.MULTILINE)

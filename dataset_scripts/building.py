@@ -19,8 +19,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ArrowBasedBuilder, DatasetBuilder, DownloadManager, Features
-from mmp.dataset_scripts.schema import ALIASES, shard_of
 from tqdm import tqdm
+
+from mmp.dataset_scripts.schema import ALIASES, shard_of
 
 BUFFER_BYTES = 32 << 20
 """Rows waiting to be written, over all shards. A row group is at most this large, which bounds readers' memory too."""

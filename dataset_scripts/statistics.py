@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import typer
+from tqdm import tqdm
+
 from mmp.dataset_scripts.building import atomic_path, find_shards, write_json
 from mmp.dataset_scripts.schema import LANGUAGE_NAMES, LANGUAGES
-from tqdm import tqdm
 
 VIDEO_BIN, VIDEO_BINS = 50, 100  # Fig. 5: tokens per video in steps of 50, the last bin takes what is beyond 5,000
 SUBTITLE_BINS = 60  # Fig. 6: tokens per subtitle, one by one

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+
 from mmp.dataset_scripts.building import shard_name, write_shard
 from mmp.dataset_scripts.features import FEATURES, features_to_row, rows_to_table
 from mmp.dataset_scripts.schema import LANGUAGES, shard_of

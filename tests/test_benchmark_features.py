@@ -7,10 +7,12 @@ import datasets
 import numpy as np
 import pytest
 from benchmark_files import write_msrvtt, write_test_pairs
+
 from mmp.dataset_scripts.build import build
 from mmp.dataset_scripts.building import ShardedWriter, shard_name, write_shard
 from mmp.dataset_scripts.coverage import coverage, feature_coverage, feature_video_ids
-from mmp.dataset_scripts.features import FEATURES, features_from_row, features_to_row, join_features, rows_to_table
+from mmp.dataset_scripts.features import FEATURES, features_from_row, features_to_row, rows_to_table
+from mmp.dataset_scripts.join import join
 from mmp.dataset_scripts.multi30k.regions import convert_regions, read_regions
 
 DIM = 8
@@ -46,7 +48,7 @@ def test_a_built_benchmark_joins_with_features_and_the_report_lists_who_lacks_th
     arrays = {f"video{n}": np.full((n + 1, 4), n, np.float16) for n in (0, 2, 4, 5, 8)}
     with ShardedWriter(tmp_path, FEATURES, num_shards=2) as writer:
         writer.write(rows_to_table(features_to_row(name, array) for name, array in arrays.items()))
-    report = join_features(built / "1k-A", tmp_path, tmp_path / "joined")
+    report = join(built / "1k-A", tmp_path, tmp_path / "joined")
     assert {split: r["without_features"] for split, r in report.items()} == {
         "train": ["video1", "video3"],
         "validation": ["video6"],

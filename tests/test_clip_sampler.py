@@ -10,12 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 import synthetic_howto100m as synthetic
 import torch
+from torch.utils.data import DataLoader
+
 from mmp.dataset_scripts.build import build
-from mmp.dataset_scripts.features import FEATURES, features_to_row, join_features
+from mmp.dataset_scripts.features import FEATURES, features_to_row
+from mmp.dataset_scripts.join import join
 from mmp.dataset_scripts.schema import LANGUAGES
 from mmp.train.clip_sampler import ClipDataset, ClipSampler
 from tiny import tiny_processor
-from torch.utils.data import DataLoader
 
 NUM_VIDEOS = 120
 NUM_SHARDS = 8
@@ -28,7 +30,7 @@ def shards(tmp_path_factory):
     build("multi_howto100m", ["all", "howto100m"], data_dir=release, output_dir=folder, num_shards=NUM_SHARDS)
     features = synthetic.write_features(folder / "features", range(NUM_VIDEOS), NUM_SHARDS)
     for config in ("all", "howto100m"):
-        join_features(folder / config, features, folder / f"joined-{config}")
+        join(folder / config, features, folder / f"joined-{config}")
     return sorted((folder / "joined-all").glob("*.parquet"))
 
 

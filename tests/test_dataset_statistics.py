@@ -6,9 +6,10 @@ from collections import Counter
 
 import pytest
 import synthetic_howto100m as synthetic
+from PIL import Image
+
 from mmp.dataset_scripts.build import build
 from mmp.dataset_scripts.statistics import statistics
-from PIL import Image
 from tiny import tiny_processor
 
 NUM_VIDEOS = 40

@@ -9,9 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 import synthetic_howto100m as synthetic
 from datasets import load_dataset
+
 from mmp.dataset_scripts.build import build
 from mmp.dataset_scripts.building import shard_name, write_shard
-from mmp.dataset_scripts.features import FEATURES, features_from_row, features_to_row, join_features, rows_to_table
+from mmp.dataset_scripts.features import FEATURES, features_from_row, features_to_row, rows_to_table
+from mmp.dataset_scripts.join import join
 
 NUM_VIDEOS = 50
 WITH_FEATURES = range(10, NUM_VIDEOS + 5)  # ten videos lack features, five have nothing else
@@ -74,7 +76,7 @@ def test_feature_shards_load_with_datasets(tmp_path):
 
 @pytest.mark.parametrize("num_shards", [1, 4, 8])
 def test_join_has_every_video_of_both_sides_once(subtitles, tmp_path, num_shards):
-    report = join_features(subtitles / "all", features_folder(tmp_path / "features", num_shards), tmp_path / "joined")
+    report = join(subtitles / "all", features_folder(tmp_path / "features", num_shards), tmp_path / "joined")
     rows = read(tmp_path / "joined")
     assert len(list((tmp_path / "joined").glob("*.parquet"))) == max(num_shards, 4)
     assert sorted(row["video_id"] for row in rows) == [synthetic.video_id(n) for n in range(10, NUM_VIDEOS)]
@@ -98,15 +100,15 @@ def test_join_has_every_video_of_both_sides_once(subtitles, tmp_path, num_shards
 
 def test_stopped_join_goes_on_where_it_was(subtitles, tmp_path):
     features = features_folder(tmp_path / "features", 8)
-    join_features(subtitles / "all", features, tmp_path / "whole")
-    join_features(subtitles / "all", features, tmp_path / "stopped")
+    join(subtitles / "all", features, tmp_path / "whole")
+    join(subtitles / "all", features, tmp_path / "stopped")
     shards = sorted((tmp_path / "stopped").glob("*.parquet"))
     kept = {path: path.stat().st_mtime_ns for path in shards[:3]}
     for path in shards[3:]:
         path.unlink()
     (tmp_path / "stopped" / f".{shards[3].name}.incomplete").write_bytes(b"PAR1 half a shard")
     (tmp_path / "stopped" / "join_report.json").unlink()
-    join_features(subtitles / "all", features, tmp_path / "stopped")
+    join(subtitles / "all", features, tmp_path / "stopped")
     assert {path: path.stat().st_mtime_ns for path in shards[:3]} == kept
     assert {path.name: path.read_bytes() for path in (tmp_path / "stopped").iterdir()} == {
         path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()
@@ -116,7 +118,7 @@ def test_stopped_join_goes_on_where_it_was(subtitles, tmp_path):
 def test_features_that_come_twice_are_reported_and_the_first_used(subtitles, tmp_path):
     rows = [features_to_row(synthetic.video_id(20), np.full((3, 4), value)) for value in (1, 2)]
     write_shard([rows_to_table(rows)], tmp_path / shard_name("train", 0, 1), FEATURES.arrow_schema.remove_metadata())
-    report = join_features(subtitles / "all", tmp_path, tmp_path / "joined")
+    report = join(subtitles / "all", tmp_path, tmp_path / "joined")
     (row,) = read(tmp_path / "joined")
     assert features_from_row(row).max() == 1
     assert report["train"]["features_twice"] == [synthetic.video_id(20)]
@@ -125,12 +127,12 @@ def test_features_that_come_twice_are_reported_and_the_first_used(subtitles, tmp
 def test_what_cannot_be_joined_is_refused(subtitles, tmp_path):
     features = features_folder(tmp_path / "features", 3)
     with pytest.raises(ValueError, match="4 shards in .* and 3 in .* do not join"):
-        join_features(subtitles / "all", features, tmp_path / "joined")
+        join(subtitles / "all", features, tmp_path / "joined")
     (features / "train-00001-of-00003.parquet").unlink()
     with pytest.raises(FileNotFoundError, match="lacks 1 of 3 shards, the first is train-00001-of-00003.parquet"):
-        join_features(subtitles / "all", features, tmp_path / "joined")
+        join(subtitles / "all", features, tmp_path / "joined")
     with pytest.raises(FileNotFoundError, match=re.escape(f"No train-*-of-*.parquet in {tmp_path / 'nowhere'}")):
-        join_features(tmp_path / "nowhere", features, tmp_path / "joined")
+        join(tmp_path / "nowhere", features, tmp_path / "joined")
     assert not (tmp_path / "joined").exists()
 
 

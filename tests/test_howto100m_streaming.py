@@ -9,6 +9,7 @@ import pytest
 import synthetic_howto100m as synthetic
 from datasets import load_dataset
 from datasets.distributed import split_dataset_by_node
+
 from mmp.dataset_scripts.build import build
 
 NUM_VIDEOS = 70

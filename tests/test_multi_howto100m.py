@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import synthetic_howto100m as synthetic
 from datasets import load_dataset
+
 from mmp.dataset_scripts.build import build
 from mmp.dataset_scripts.building import load_builder, write_dataset
 from mmp.dataset_scripts.multi_howto100m import subtitle_json

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
+
 from mmp.dataset_scripts.features import features_from_row
 from mmp.dataset_scripts.schema import LANGUAGES, canonical_language
 
@@ -66,7 +67,7 @@ class ClipSampler:
         self.weights = (weights / weights.max()) ** (1 / temperature)
 
     def sample(self, table: pa.Table, epoch: int) -> list[dict[str, Any]]:
-        """Joined rows (`join_features`) -> one clip per row, in the same order.
+        """Joined rows (`mmp join`) -> one clip per row, in the same order.
 
         `table` has the columns of `FEATURES` and either a struct per language (config `all`) or, with one language,
         the flat columns `text`, `start`, `end`. A clip is `{video_id, language, text, start, end, video_features}`,
@@ -168,7 +169,7 @@ class ClipDataset(torch.utils.data.IterableDataset):
     Processes get whole shards, so their numbers of clips differ a little; `clips_per_process` says what all have.
 
     Args:
-        files: shards of `join_features`: paths, or addresses fsspec knows, as `hf://datasets/...`.
+        files: shards of `mmp join`: paths, or addresses fsspec knows, as `hf://datasets/...`.
         sampler: draws the clips; its seed also orders them.
         rank, world_size: of this process.
         window: row groups held at a time, per worker (at most 64 MB each if `mmp` wrote them).

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+
 from mmp.dataset_scripts.multi_howto100m.subtitle_json import SUBTITLES
 from mmp.dataset_scripts.schema import shard_of
 

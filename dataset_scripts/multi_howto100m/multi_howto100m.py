@@ -18,6 +18,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
+
 from mmp.dataset_scripts.building import AliasedConfigs
 from mmp.dataset_scripts.multi_howto100m.language_join import join_languages
 from mmp.dataset_scripts.multi_howto100m.subtitle_json import RepairReport, read_subtitles

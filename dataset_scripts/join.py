@@ -1,0 +1,92 @@
+"""Join features with the subtitles or captions of the same videos, so that training reads one stream."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import typer
+from tqdm import tqdm
+
+from mmp.dataset_scripts.building import find_shards, shard_name, write_json, write_shard
+from mmp.dataset_scripts.schema import shard_of
+
+
+def join(
+    dataset_dir: Annotated[Path, typer.Argument(help="One built config, e.g. multi-howto100m/all.")],
+    features_dir: Annotated[Path, typer.Argument(help="Feature shards, as `mmp extract` writes them.")],
+    output_dir: Annotated[Path, typer.Argument(help="Where the joined shards go.")],
+    feature_split: Annotated[str, typer.Option(help="The split that holds the features of all videos.")] = "train",
+) -> dict[str, dict]:
+    """Put each video's features beside its subtitles or captions, shard by shard.
+
+    Both must be sharded by the hash of the video id, as `mmp build` and `mmp extract` do, one number of shards a
+    multiple of the other; the output has the larger number. Shards that exist in the output are complete and are kept,
+    so a run that was stopped goes on where it was.
+
+    Memory: the dataset's side of one output shard and one row group of features.
+
+    Returns:
+        per split what `output_dir/join_report.json` says: the number of rows, and the ids of the videos that lack
+        features, lack the dataset's side, or have features twice (the first are used).
+
+    Raises:
+        FileNotFoundError: when a shard is missing on either side.
+        ValueError: when the numbers of shards do not divide.
+    """
+    report = {}
+    for split in sorted({path.name.split("-")[0] for path in Path(dataset_dir).glob("*-*-of-*.parquet")}) or ["train"]:
+        rows, features = find_shards(dataset_dir, split), find_shards(features_dir, feature_split)
+        num_shards = max(len(rows), len(features))
+        if num_shards % len(rows) or num_shards % len(features):
+            raise ValueError(
+                f"{len(rows)} shards in {dataset_dir} and {len(features)} in {features_dir} do not join: "
+                "one number must be a multiple of the other. Build the dataset again with a fitting number of shards."
+            )
+        for index in tqdm(range(num_shards), desc=f"join {split}", unit=" shards"):
+            output = Path(output_dir) / shard_name(split, index, num_shards)
+            if not output.exists():
+                schema = pa.unify_schemas([pq.read_schema(features[0]), pq.read_schema(rows[0])])
+                tables = _join_shard(rows[index % len(rows)], features[index % len(features)], index, num_shards)
+                write_shard(tables, output, schema)
+        row_ids, feature_ids = list(_video_ids(rows)), list(_video_ids(features))
+        report[split] = {
+            "rows": len(set(row_ids) & set(feature_ids)),
+            "without_features": sorted(set(row_ids) - set(feature_ids)),
+            "without_rows": sorted(set(feature_ids) - set(row_ids)),
+            "features_twice": sorted(video_id for video_id, count in Counter(feature_ids).items() if count > 1),
+        }
+    write_json(Path(output_dir) / "join_report.json", report)
+    return report
+
+
+def _join_shard(rows_path: Path, features_path: Path, index: int, num_shards: int) -> Iterator[pa.Table]:
+    rows = pa.concat_tables(_rows_of_shard(rows_path, index, num_shards))
+    row_of = {video_id: row for row, video_id in enumerate(rows["video_id"].to_pylist())}
+    for features in _rows_of_shard(features_path, index, num_shards):
+        # pop: features of a video that comes a second time find no partner
+        partners = [row_of.pop(video_id, None) for video_id in features["video_id"].to_pylist()]
+        found = [place for place, row in enumerate(partners) if row is not None]
+        if found:
+            joined = features.take(pa.array(found))
+            partner_rows = rows.take(pa.array([partners[place] for place in found]))
+            for name in partner_rows.column_names:
+                if name != "video_id":
+                    joined = joined.append_column(name, partner_rows[name])
+            yield joined
+
+
+def _rows_of_shard(path: Path, index: int, num_shards: int) -> Iterator[pa.Table]:
+    """The row groups of a file, less the rows of other shards; the first table may be empty but is always there."""
+    file = pq.ParquetFile(path)
+    yield file.schema_arrow.empty_table()
+    for group in range(file.num_row_groups):
+        table = file.read_row_group(group)
+        yield table.filter([shard_of(video_id, num_shards) == index for video_id in table["video_id"].to_pylist()])
+
+
+def _video_ids(shards: Iterable[Path]) -> Iterator[str]:
+    for shard in shards:
+        yield from pq.read_table(shard, columns=["video_id"])["video_id"].to_pylist()
