@@ -58,6 +58,10 @@ def join(
             "without_rows": sorted(set(feature_ids) - set(row_ids)),
             "features_twice": sorted(video_id for video_id, count in Counter(feature_ids).items() if count > 1),
         }
+        print(
+            f"{split}: {report[split]['rows']} videos joined, {len(report[split]['without_features'])} lack features, "
+            f"{len(report[split]['without_rows'])} have nothing but features"
+        )
     write_json(Path(output_dir) / "join_report.json", report)
     return report
 
