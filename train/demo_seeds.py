@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from tqdm import tqdm
 
 from mmp.dataset_scripts.building import write_json
 from mmp.dataset_scripts.schema import LANGUAGES
@@ -42,8 +41,8 @@ def run_arm(arm: str, split: str, seed: int) -> dict[str, dict[str, float]]:
     from mmp.train.recipe import load_recipe
     from mmp.train.setup import build_trainer
 
-    torch.set_num_threads(1)  # two runs side by side
-    folder = OUTPUT.parent / "demo_seeds" / f"{split}_{seed}"
+    torch.set_num_threads(1)  # splits are trained side by side
+    folder = OUTPUT.parent / "demo_seeds" / split
     changes = [f"data.config={split}", f"training.seed={seed}", f"data.frozen_states={folder / 'frozen_states'}"]
     folder.mkdir(parents=True, exist_ok=True)
     for path in OUTPUT.glob("frozen_states.*"):  # what the demo computed already
@@ -67,10 +66,17 @@ def run_arm(arm: str, split: str, seed: int) -> dict[str, dict[str, float]]:
     return scores
 
 
-def run_cell(split: str, seed: int, arms: list[str], results: Path) -> None:
-    for arm in arms:
-        scores = run_arm(arm, split, seed)
-        write_json(results.with_suffix("") / f"{arm}_{split}_{seed}.json", scores)
+def run_split(split: str, seeds: int, folder: Path) -> None:
+    """All runs of a split that are missing, one after the other: they share what frozen layers computed."""
+    for arm, seed in sorted(((arm, seed) for arm in ARMS for seed in range(seeds)), key=_controls_last):
+        path = folder / f"{arm}_{split}_{seed}.json"
+        if not path.exists():
+            write_json(path, run_arm(arm, split, seed))
+
+
+def _controls_last(run: tuple[str, int]) -> tuple[bool, int]:
+    arm, seed = run
+    return arm == "mmp_keywords", seed
 
 
 def summarize(runs: dict[str, dict]) -> str:
@@ -91,18 +97,12 @@ def main(
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 3,
     splits: Annotated[list[str], typer.Option(help="Splits of Fluent-Emoji-9.")] = ("split_0", "split_1"),
     results: Annotated[Path, typer.Option(help="Results file.")] = RESULTS,
-    processes: Annotated[int, typer.Option(min=1, help="Runs side by side, one core each.")] = 2,
 ) -> None:
-    """Train every arm with several seeds on several splits; keep all scores in one file."""
+    """Train every arm with several seeds on several splits, a split per core; keep all scores in one file."""
     prepare()
-    parts = results.with_suffix("")
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        jobs = []
-        for split in splits:
-            for seed in range(seeds):
-                arms = [arm for arm in ARMS if not (parts / f"{arm}_{split}_{seed}.json").exists()]
-                jobs.append(pool.submit(run_cell, split, seed, arms, results))
-        for job in tqdm(jobs, desc="seeds × splits"):
+    parts = OUTPUT.parent / "demo_seeds" / "scores"
+    with ProcessPoolExecutor(len(splits), mp_context=get_context("spawn")) as pool:
+        for job in [pool.submit(run_split, split, seeds, parts) for split in splits]:
             job.result()
     runs = {path.stem: json.loads(path.read_text()) for path in sorted(parts.glob("*.json"))}
     command = f"python -m mmp.train.demo_seeds --seeds {seeds} " + " ".join(f"--splits {split}" for split in splits)
