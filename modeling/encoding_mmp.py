@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers.utils import logging
 
 
@@ -38,9 +39,10 @@ class MMPEncodingMixin:
         rows = processor(text=texts, max_text_length=max_text_length, padding=False)["input_ids"] if len(texts) else []
 
         def embed(indices: list[int]) -> torch.Tensor:
-            batch = processor.tokenizer.pad({"input_ids": [rows[i] for i in indices]}, return_tensors="pt")
-            batch = batch.to(self.device)
-            return self.get_text_features(batch["input_ids"], batch["attention_mask"])
+            batch = [torch.tensor(rows[i]) for i in indices]
+            input_ids = pad_sequence(batch, batch_first=True, padding_value=processor.tokenizer.pad_token_id)
+            attention_mask = pad_sequence([torch.ones_like(row) for row in batch], batch_first=True)
+            return self.get_text_features(input_ids.to(self.device), attention_mask.to(self.device))
 
         return self._encode(embed, [len(row) for row in rows], tokens_per_batch, progress)
 
