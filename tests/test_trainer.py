@@ -2,40 +2,22 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
+from tiny_trainer import tiny_trainer, videos_and_features
 from transformers import AutoModel
 
+from mmp.train.batches import GlobalBatches
 from mmp.train.pivot_sampler import PivotSampler
-from mmp.train.recipe import DataRecipe, Recipe, TrainingRecipe
-from mmp.train.trainer import GlobalBatches, Stopped, Trainer
-from tiny import VIDEO_FEATURE_DIM, WORDS, tiny_model, tiny_processor
-
-
-def videos_and_features(count: int = 16):
-    """Every video is one word, and its features point in a direction of its own."""
-    generator = np.random.default_rng(0)
-    features = {f"video{i}": generator.normal(size=(3, VIDEO_FEATURE_DIM)).astype(np.float16) for i in range(count)}
-    captions = [{"caption_id": "0", "language": "en", "text": WORDS[i], "source": "human"} for i in range(count)]
-    return [{"video_id": f"video{i}", "captions": [captions[i]]} for i in range(count)], features
+from mmp.train.recipe import DataRecipe, Recipe
+from mmp.train.step_log import read_steps
+from mmp.train.trainer import Stopped, Trainer
+from tiny import tiny_model, tiny_processor
 
 
 @pytest.fixture
 def make_trainer(tmp_path):
-    def make(output: str = "run", pooler_dropout: float = 0.3, **training) -> Trainer:
-        recipe = Recipe(
-            name="test",
-            output_dir=str(tmp_path / output),
-            data=DataRecipe(dataset="none", features="none"),
-            training=TrainingRecipe(**({"epochs": 3, "batch_size": 6, "learning_rate": 2e-3} | training)),
-        )
-        videos, features = videos_and_features()
-        train_set = PivotSampler(videos, features, seed=recipe.training.seed)
-        model = tiny_model(pooler_dropout=pooler_dropout)
-        return Trainer(recipe, model, tiny_processor(), train_set, PivotSampler(videos, features))
-
-    return make
+    return lambda output="run", **options: tiny_trainer(tmp_path / output, **options)
 
 
 def test_it_learns_pairs_by_heart_and_keeps_the_best_model(make_trainer):
@@ -68,7 +50,7 @@ def test_a_run_that_is_stopped_and_resumed_equals_one_that_is_not(make_trainer, 
 
     stopped = make_trainer("stopped")
     steps = []
-    monkeypatch.setattr(stopped, "_must_stop", lambda: steps.append(1) or len(steps) == step)
+    monkeypatch.setattr(stopped.processes, "any", lambda flags: [steps.append(1) or len(steps) == step, False])
     with pytest.raises(Stopped, match="the same command goes on from there"):
         stopped.fit()
     torch.manual_seed(123)  # a new process draws other numbers
@@ -76,6 +58,7 @@ def test_a_run_that_is_stopped_and_resumed_equals_one_that_is_not(make_trainer, 
     resumed.fit()
 
     assert resumed.history == whole.history
+    assert read_steps(resumed.step_log.path) == read_steps(whole.step_log.path)
     for name, value in whole.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], value), name
 

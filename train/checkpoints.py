@@ -1,8 +1,9 @@
 """What a run leaves on disk, each folder written under a temporary name and then renamed.
 
-output_dir/                      the selected model as a Hub repository, once the run is finished
-output_dir/checkpoints/best/     the selected model so far, likewise a repository
-output_dir/checkpoints/last/     the newest state to resume from: a repository plus optimizer, generators, position
+output_dir/                          the selected model as a Hub repository, once the run is finished
+output_dir/steps.jsonl               loss terms, gradient norm and learning rate of every step
+output_dir/checkpoints/best/         the selected model so far, likewise a repository
+output_dir/checkpoints/step-00001200/   state to resume from: a repository plus optimizer, generators, position
 """
 
 import os
@@ -12,10 +13,19 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from transformers.utils import logging
 
 from mmp.modeling import MMPModel, MMPProcessor
-from mmp.train.recipe import Recipe, save_recipe
+from mmp.train.curves import plot_curves
+from mmp.train.processes import Processes
+from mmp.train.recipe import Recipe, differences, load_recipe, save_recipe
+
+# What may change between a run and its continuation, because no step depends on it.
+CHANGEABLE = {"name", "output_dir", "data.frozen_states", "training.num_workers"}
+CHANGEABLE |= {f"training.{key}" for key in ("save_minutes", "keep_last", "log_steps", "trackers")}
+CHANGEABLE |= {"training.max_skipped_steps", "training.divergence"}
+PATHS = {"data.clips", "data.data_dir", "data.features", "data.translations", "model.backbone", "model.init_from"}
 
 
 def save_model(model: MMPModel, processor: MMPProcessor, recipe: Recipe, folder: Path) -> None:
@@ -29,89 +39,151 @@ def save_model(model: MMPModel, processor: MMPProcessor, recipe: Recipe, folder:
 
 
 class Checkpoints:
-    """Saves and restores a `Trainer`."""
+    """Saves and restores a `Trainer`. Every process must make every call."""
 
-    def __init__(self, output_dir: Path, accelerator: Accelerator):
-        self.output_dir, self.accelerator = output_dir, accelerator
-        self.best = output_dir / "checkpoints" / "best"
-        self.last = output_dir / "checkpoints" / "last"
+    def __init__(self, recipe: Recipe, accelerator: Accelerator, processes: Processes):
+        self.recipe, self.accelerator, self.processes = recipe, accelerator, processes
+        self.output_dir = Path(recipe.output_dir)
+        self.folder = self.output_dir / "checkpoints"
+        self.best = self.folder / "best"
 
     def is_finished(self) -> bool:
-        return (self.output_dir / "model.safetensors").exists()
+        """Whether the output folder holds the finished model of this recipe.
+
+        Raises:
+            ValueError: if it holds that of another one.
+        """
+        if not (self.output_dir / "model.safetensors").exists():
+            return False
+        self._check_recipe(self.output_dir, CHANGEABLE)
+        return True
+
+    def to_resume(self) -> Path | None:
+        """The newest complete checkpoint."""
+        return max(self.folder.glob("step-*"), default=None)
 
     def save_best(self, trainer) -> None:
         self._write(self.best, trainer.save)
 
     def save(self, trainer) -> None:
-        """Write all that `resume` needs. Every process must make the call: each has generators of its own."""
+        """Write all that `resume` needs, and remove the oldest checkpoint if there are more than `keep_last`."""
+        folder = self.folder / f"step-{trainer.step:08d}"
+        if self.processes.from_main(folder.exists()):
+            return  # stopped before another step was made
+        own = {"cpu": torch.get_rng_state(), "batches": trainer.batches.state_dict()}
+        if torch.cuda.is_available():
+            own["cuda"] = torch.cuda.get_rng_state()
+        states = self.processes.gather(own)
 
         def write(folder: Path) -> None:
             trainer.save(folder)
             torch.save(trainer.optimizer.state_dict(), folder / "optimizer.pt")
             torch.save(trainer.state_dict(), folder / "progress.pt")
+            torch.save(states, folder / "processes.pt")
 
-        generators = {"cpu": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            generators["cuda"] = torch.cuda.get_rng_state()
-        states = self._gather(generators)
-
-        def write_all(folder: Path) -> None:
-            write(folder)
-            torch.save(states, folder / "generators.pt")
-
-        self._write(self.last, write_all)
+        self._write(folder, write)
+        if self.processes.rank == 0:
+            for old in sorted(self.folder.glob("step-*"))[: -self.recipe.training.keep_last]:
+                _remove(old)
 
     def resume(self, trainer) -> None:
-        if not self.last.exists():
-            if not _outdated(self.last).exists():
-                return
-            os.replace(_outdated(self.last), self.last)  # killed between two renames
-        model = self.accelerator.unwrap_model(trainer.model)
-        saved = type(model).from_pretrained(self.last, dtype=model.dtype)
+        """Bring the trainer to where the newest checkpoint was written, if there is one.
+
+        Raises:
+            ValueError: if it was written by another recipe or by another number of processes.
+        """
+        if self.processes.rank == 0:
+            self._finish_rename(self.best)
+        last = self.processes.from_main(self.to_resume())  # before anybody can write another
+        if last is None:
+            return
+        self._check_recipe(last, CHANGEABLE | PATHS)
+        states = torch.load(last / "processes.pt", weights_only=True)
+        if len(states) != self.processes.count:
+            raise ValueError(
+                f"{last} was written by {len(states)} process(es), this launch has {self.processes.count}: launch as "
+                f"before, or start anew from its weights: model.init_from={last} in another output_dir."
+            )
+        model = self.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
+        saved = type(model).from_pretrained(last, dtype=model.dtype)
         model.load_state_dict(saved.state_dict())
-        trainer.optimizer.load_state_dict(torch.load(self.last / "optimizer.pt", weights_only=True))
-        trainer.load_state_dict(torch.load(self.last / "progress.pt", weights_only=True))
-        states = torch.load(self.last / "generators.pt", weights_only=True)[self.accelerator.process_index]
-        torch.set_rng_state(states["cpu"])
-        if "cuda" in states:
-            torch.cuda.set_rng_state(states["cuda"])
+        trainer.optimizer.load_state_dict(torch.load(last / "optimizer.pt", weights_only=True))
+        trainer.load_state_dict(torch.load(last / "progress.pt", weights_only=True))
+        own = states[self.processes.rank]
+        trainer.batches.load_state_dict(own["batches"])
+        torch.set_rng_state(own["cpu"])
+        if "cuda" in own and torch.cuda.is_available():
+            torch.cuda.set_rng_state(own["cuda"])
 
     def finish(self, trainer) -> None:
         """Make the selected model the content of the output folder; the state to resume from is not needed any more."""
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
+
+        def publish() -> None:
             trainer.write_history(self.best / "trainer_state.json")
+            plot_curves(self.output_dir / "steps.jsonl", trainer.history, self.best / "curves.png")
             # Linked, not moved: killed half-way, the run is resumed and gets here again. The weights come last, because
             # their presence says that the run is finished.
             for path in sorted(self.best.iterdir(), key=lambda path: path.suffix == ".safetensors"):
                 (self.output_dir / path.name).unlink(missing_ok=True)
                 os.link(path, self.output_dir / path.name)
-            shutil.rmtree(self.output_dir / "checkpoints")
-        self.accelerator.wait_for_everyone()
+            shutil.rmtree(self.folder)
 
-    def _gather(self, item: dict) -> list[dict]:
-        if self.accelerator.num_processes == 1:
-            return [item]
-        items = [None] * self.accelerator.num_processes
-        torch.distributed.all_gather_object(items, item)
-        return items
+        self._on_main(publish)
+
+    def _check_recipe(self, folder: Path, ignored: set[str]) -> None:
+        found = differences(load_recipe(folder / "recipe.yaml"), self.recipe, ignored)
+        if found:
+            raise ValueError(
+                f"{folder} is of another recipe ({'; '.join(found)}): set it back, or choose another output_dir."
+            )
 
     def _write(self, folder: Path, write: Callable[[Path], None]) -> None:
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
+        def write_and_rename() -> None:
             unfinished = folder.with_name(f".{folder.name}.unfinished")
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
-            write(unfinished)
-            outdated = _outdated(folder)
-            shutil.rmtree(outdated, ignore_errors=True)
+            try:
+                write(unfinished)
+                for path in unfinished.iterdir():  # on disk before the name is: the machine may go down too
+                    with open(path, "rb") as file:
+                        os.fsync(file.fileno())
+            except BaseException:
+                shutil.rmtree(unfinished, ignore_errors=True)
+                raise
             if folder.exists():
-                os.replace(folder, outdated)
+                shutil.rmtree(_outdated(folder), ignore_errors=True)
+                os.replace(folder, _outdated(folder))
             os.replace(unfinished, folder)
-            shutil.rmtree(outdated, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
+            shutil.rmtree(_outdated(folder), ignore_errors=True)
+
+        self._on_main(write_and_rename, f"Cannot write {folder}")
+
+    def _on_main(self, work: Callable[[], None], problem: str = "Cannot finish") -> None:
+        """Do it on the main process; where it fails, every process raises the same OSError instead of waiting."""
+        error = None
+        if self.processes.rank == 0:
+            try:
+                work()
+            except (OSError, SafetensorError, RuntimeError) as caught:  # torch.save turns a full disk into the last
+                last = self.to_resume()
+                going_on = f"the same command goes on from {last}" if last else "nothing was saved before it"
+                error = f"{problem} ({' '.join(str(caught).split())[:200]}). Make room; {going_on}."
+        error = self.processes.from_main(error)
+        if error:
+            raise OSError(error)
+
+    def _finish_rename(self, folder: Path) -> None:
+        if not folder.exists() and _outdated(folder).exists():
+            os.replace(_outdated(folder), folder)  # killed between two renames
 
 
 def _outdated(folder: Path) -> Path:
     """Where a folder waits while its successor takes its place."""
     return folder.with_name(f".{folder.name}.outdated")
+
+
+def _remove(folder: Path) -> None:
+    """A folder half removed must not be taken for a checkpoint."""
+    outdated = _outdated(folder)
+    os.replace(folder, outdated)
+    shutil.rmtree(outdated, ignore_errors=True)

@@ -7,19 +7,31 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from mmp.dataset_scripts.benchmark import BenchmarkBuilder
 from mmp.dataset_scripts.building import find_shards, load_builder
 from mmp.dataset_scripts.features import features_from_row
 from mmp.train.recipe import DataRecipe
 
 
-def load_videos(data: DataRecipe, split: str) -> list[dict[str, Any]]:
+def load_videos(data: DataRecipe, split: str, languages: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """The videos of a split with their captions: rows of `mmp.dataset_scripts.schema.CAPTIONS` and more.
 
+    Args:
+        data: names the dataset and its options.
+        split: of the protocol.
+        languages: of the captions; those nobody wrote any in come from `data.translations`. Default: all people wrote.
+
     Raises:
-        ValueError: for an unknown dataset, config or split.
+        ValueError: for an unknown dataset, config or split, and languages or counts the files do not have.
         FileNotFoundError: for files that are missing; the message names them.
     """
-    builder = load_builder(data.dataset)(config_name=data.config, data_dir=data.data_dir)
+    builder_class = load_builder(data.dataset)
+    options: dict[str, Any] = {}
+    if issubclass(builder_class, BenchmarkBuilder):
+        options = {"splits": split, "languages": languages and list(languages), "check_counts": data.check_counts}
+        if languages is not None and data.translations is not None:
+            options["translations"] = data.translations
+    builder = builder_class(config_name=data.config, data_dir=data.data_dir, **options)
     splits = builder.as_streaming_dataset()
     if split not in splits:
         raise ValueError(f"{data.dataset} has no split {split!r}: choose from {' '.join(splits)}.")

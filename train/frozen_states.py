@@ -90,15 +90,15 @@ class FrozenStates:
         os.replace(unfinished, self.index_path)
 
     def _compute(self, missing: dict[str, int], input_ids: Tensor, attention_mask: Tensor, lengths: list[int]) -> None:
+        device = self.model.device
         positions = sorted(missing.values(), key=lengths.__getitem__)
         keys = {position: key for key, position in missing.items()}
         with open(self.data_path, "ab") as file:
             for start in range(0, len(positions), 32):  # sorted by length: little padding
                 part = positions[start : start + 32]
                 longest = max(lengths[position] for position in part)
-                hidden = self.model.encode_frozen_layers(input_ids[part, :longest], attention_mask[part, :longest]).to(
-                    "cpu", torch.float16
-                )
+                ids, mask = (tensor[part, :longest].to(device) for tensor in (input_ids, attention_mask))
+                hidden = self.model.encode_frozen_layers(ids, mask).to("cpu", torch.float16)
                 for states, position in zip(hidden, part, strict=True):
                     length = lengths[position]
                     file.write(states[:length].numpy().tobytes())

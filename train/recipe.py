@@ -9,6 +9,7 @@ and from the command line (`training.epochs=2`). Defaults are the paper's values
 """
 
 import difflib
+from collections.abc import Container
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,12 +45,16 @@ class ModelRecipe:
 class DataRecipe:
     """Which clips and texts are trained on and validated with."""
 
-    dataset: str = MISSING  # a folder of dataset_scripts/, by name
+    clips: str | None = None  # pre-training: folder of subtitles joined with features, streamed (§5.3)
+    dataset: str | None = None  # else: a folder of dataset_scripts/, by name
     config: str | None = None  # the dataset's config: a protocol or a split
     data_dir: str | None = None  # where the dataset's official files are, if it does not bring its own
-    features: str = MISSING  # folder of feature shards made by `mmp extract`
+    translations: str | None = None  # captions in languages nobody wrote any in, made by `mmp translate`
+    check_counts: bool = True  # refuse official files whose counts differ from the protocol's
+    features: str | None = None  # folder of feature shards of the dataset's videos, or of the regions of its images
     train_split: str = "train"
     validation_split: str | None = "validation"
+    validation_languages: list[str] = field(default_factory=lambda: ["en"])  # the first selects (App. D.1)
     languages: list[str] = field(default_factory=lambda: ["en"])  # drawn from uniformly, one per clip
     pivots: bool = False  # triples (x, v, y) with captions in two languages, for Eq. 4-6
     caption_kinds: list[str] | None = None  # only captions with these ids (Fluent-Emoji-9: name, keywords)
@@ -82,7 +87,15 @@ class TrainingRecipe:
     learning_rate: float = 2e-4
     gradient_clip: float = 0.2  # global norm
     seed: int = 0
+    schedule: str = "constant"  # of the learning rate: any name transformers' get_scheduler knows, over all steps
+    warmup_steps: int = 0
+    num_workers: int = 0  # processes that read and tokenize, for each training process
     save_minutes: float = 15.0  # time between checkpoints for resuming
+    keep_last: int = 2  # checkpoints for resuming that are kept
+    log_steps: int = 50  # steps between looks at the loss: each waits for the device
+    trackers: list[str] = field(default_factory=list)  # of Accelerate: tensorboard, trackio, wandb, ...
+    max_skipped_steps: int = 10  # in a row, for a gradient that is not finite, before the run stops
+    divergence: float = 1.5  # the run stops when the mean of `log_steps` losses is above the first and x times the best
 
 
 @dataclass
@@ -121,20 +134,49 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         except OmegaConfBaseException as error:
             raise RecipeError(f"Command line, {override}: {_explain(error)}") from None
 
-    missing = sorted(OmegaConf.missing_keys(config))
+    missing = set(OmegaConf.missing_keys(config))
+    if config.data.clips is None:
+        missing |= {f"data.{key}" for key in ("dataset", "features") if config.data[key] is None}
     if missing:
-        raise RecipeError(f"{path} gives no value for {', '.join(missing)}.")
+        raise RecipeError(f"{path} gives no value for {', '.join(sorted(missing))}.")
     recipe: Recipe = OmegaConf.to_object(config)
-    try:
-        recipe.data.languages = [canonical_language(language) for language in recipe.data.languages]
-    except ValueError as error:
-        raise RecipeError(f"{path}, data.languages: {error}") from None
+    for key in ("languages", "validation_languages"):
+        try:
+            setattr(recipe.data, key, [canonical_language(language) for language in getattr(recipe.data, key)])
+        except ValueError as error:
+            raise RecipeError(f"{path}, data.{key}: {error}") from None
+    _check_numbers(path, recipe)
     return recipe
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
     """Write the whole recipe, defaults included; `load_recipe` reads it back."""
     path.write_text(OmegaConf.to_yaml(OmegaConf.structured(recipe)), encoding="utf-8")
+
+
+def differences(old: Recipe, new: Recipe, ignored: Container[str] = ()) -> list[str]:
+    """What two recipes disagree about: `"training.epochs is 10 there and 20 here"`, but for the `ignored` keys."""
+    found = []
+    for key in _all_keys(Recipe):
+        values = [OmegaConf.select(OmegaConf.structured(recipe), key) for recipe in (old, new)]
+        if not OmegaConf.is_dict(values[0]) and values[0] != values[1] and key not in ignored:
+            found.append(f"{key} is {values[0]} there and {values[1]} here")
+    return found
+
+
+def _check_numbers(path: Path, recipe: Recipe) -> None:
+    """Refuses what types allow but no run survives."""
+    training = recipe.training
+    for name in ("epochs", "batch_size", "learning_rate", "gradient_clip", "keep_last", "log_steps", "divergence"):
+        if not getattr(training, name) > 0:
+            raise RecipeError(f"{path}: training.{name} must be greater than 0, not {getattr(training, name)}.")
+    for name in ("num_workers", "warmup_steps", "save_minutes", "max_skipped_steps"):
+        if getattr(training, name) < 0:
+            raise RecipeError(f"{path}: training.{name} must not be negative, but is {getattr(training, name)}.")
+    if recipe.data.clips is not None and recipe.data.pivots:
+        raise RecipeError(f"{path}: data.pivots needs captions; clips come in one language each (§5.3).")
+    if not recipe.data.validation_languages:
+        raise RecipeError(f"{path}: data.validation_languages is empty; the first of them selects the model.")
 
 
 def _with_bases(path: Path) -> list[Path]:

@@ -8,51 +8,32 @@ that dropout draws from. So a run that was killed and resumed equals one that wa
 import json
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 from tqdm import tqdm
+from transformers import get_scheduler
 
 from mmp.modeling import MMPModel, MMPObjective, MMPProcessor
+from mmp.modeling.losses_mmp import NonFiniteEmbeddingsError
+from mmp.train.batches import CaptionBatches, ClipBatches
 from mmp.train.checkpoints import Checkpoints, save_model
+from mmp.train.clip_sampler import ClipDataset
 from mmp.train.collator import MMPCollator
 from mmp.train.contrastive_step import contrastive_step
 from mmp.train.frozen_states import FrozenStates
+from mmp.train.processes import Processes
 from mmp.train.recipe import Recipe
-from mmp.train.retrieval_metrics import ranks_of_targets, recall_at_k
+from mmp.train.step_log import StepLog
+from mmp.train.validation import ValidationSet
 
 
 class Stopped(Exception):
     """The run was asked to stop (SIGTERM or Ctrl-C) and has written a checkpoint."""
-
-
-class GlobalBatches(Sampler):
-    """The part of each global batch that belongs to this process, for one epoch.
-
-    The permutation is drawn from (seed, epoch) and is the same on all processes. The last, smaller batch is used too,
-    unless it has fewer rows than there are processes or a single row (which has no negatives).
-    """
-
-    def __init__(self, size: int, batch_size: int, seed: int, rank: int = 0, num_processes: int = 1):
-        self.size, self.batch_size, self.seed = size, batch_size, seed
-        self.rank, self.num_processes = rank, num_processes
-        self.epoch = 0
-        self.first_batch = 0
-
-    def __len__(self) -> int:
-        whole, rest = divmod(self.size, self.batch_size)
-        return whole + (rest >= max(2, self.num_processes))
-
-    def __iter__(self) -> Iterator[list[int]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
-        for number in range(self.first_batch, len(self)):
-            batch = order[number * self.batch_size : (number + 1) * self.batch_size]
-            yield np.array_split(batch, self.num_processes)[self.rank].tolist()
 
 
 class Trainer:
@@ -62,10 +43,13 @@ class Trainer:
         recipe: what to do.
         model: on any device; moved by Accelerate.
         processor: saved with the model.
-        train_set: rows as `MMPCollator` takes them, with `set_epoch`.
-        validation_set: rows; after each epoch their texts search their videos, and the model with the highest R@1 +
-            R@5 + R@10 is kept (App. C). None: the last model is kept.
+        train_set: rows as `MMPCollator` takes them, with `set_epoch`: a `PivotSampler`, or a `ClipDataset` to stream.
+        validation_set: searched after each epoch; the model with the highest R@1 + R@5 + R@10 in its first language
+            is kept (App. C). None: the last model is kept.
         accelerator: by default a new one.
+
+    Raises:
+        ValueError: if the data do not make a batch.
     """
 
     def __init__(
@@ -73,41 +57,56 @@ class Trainer:
         recipe: Recipe,
         model: MMPModel,
         processor: MMPProcessor,
-        train_set: Dataset,
-        validation_set: Dataset | None = None,
+        train_set: Dataset | ClipDataset,
+        validation_set: ValidationSet | None = None,
         accelerator: Accelerator | None = None,
     ):
+        training, data, objective = recipe.training, recipe.data, recipe.objective
         self.accelerator = accelerator or Accelerator(step_scheduler_with_optimizer=False)
-        set_seed(recipe.training.seed, device_specific=True)
+        self.processes = Processes()
+        set_seed(training.seed, device_specific=True)
         self.recipe, self.processor = recipe, processor
         self.train_set, self.validation_set = train_set, validation_set
         self.output_dir = Path(recipe.output_dir)
-        objective = recipe.objective
         self.objective = MMPObjective(
             objective.form, objective.temperature, objective.margin, tuple(objective.terms), objective.mask_same_video
         )
-        limits = (recipe.data.max_text_length, recipe.data.max_video_length)
-        self.collator = MMPCollator(processor, *limits, objective.mask_ratio, recipe.training.seed)
-        self.clean_collator = MMPCollator(processor, *limits, mask_ratio=0)
-        optimizer = torch.optim.Adam(parameter_groups(model, recipe.training.learning_rate))
+        limits = (data.max_text_length, data.max_video_length)
+        collator = MMPCollator(processor, *limits, objective.mask_ratio, training.seed)
+        if isinstance(train_set, ClipDataset):
+            self.batches = ClipBatches(
+                train_set, collator, training.batch_size, self.processes, num_workers=training.num_workers
+            )
+        else:
+            self.batches = CaptionBatches(
+                train_set,
+                collator,
+                training.batch_size,
+                training.seed,
+                self.processes,
+                num_workers=training.num_workers,
+                noise_cycle=data.noise_cycle,
+            )
+        self.total_steps = self.batches.steps(0) * training.epochs  # of streamed epochs some are a little longer
+        # Fused: it can be told on the device to leave out a step, which nothing has to wait for.
+        optimizer = torch.optim.Adam(parameter_groups(model, training.learning_rate), fused=True)
+        self.scheduler = get_scheduler(training.schedule, optimizer, training.warmup_steps, self.total_steps)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.frozen_states = FrozenStates(recipe.data.frozen_states, model) if recipe.data.frozen_states else None
-
-        self.batches = GlobalBatches(
-            len(train_set),
-            recipe.training.batch_size,
-            recipe.training.seed,
-            self.accelerator.process_index,
-            self.accelerator.num_processes,
-        )
-        if len(self.batches) == 0:
-            raise ValueError(f"{len(train_set)} training clip(s) do not make a batch: contrast needs at least two.")
-        self.checkpoints = Checkpoints(self.output_dir, self.accelerator)
+        self.frozen_states = None
+        if data.frozen_states:
+            # Of several processes each sees rows of its own and keeps a file of its own.
+            suffix = f"-{self.processes.rank}" if self.processes.rank else ""
+            self.frozen_states = FrozenStates(f"{data.frozen_states}{suffix}", model)
+        self.checkpoints = Checkpoints(recipe, self.accelerator, self.processes)
+        steps_file = self.output_dir / "steps.jsonl" if self.processes.rank == 0 else None
+        self.step_log = StepLog(steps_file, training, self.accelerator)
+        self.step = 0
         self.epoch = 0
         self.batch_in_epoch = 0
         self.history: list[dict] = []
         self.best_score = -1.0
         self.stop_requested = False
+        self.last_save = time.monotonic()
 
     def fit(self) -> dict:
         """Train to the end, from the newest checkpoint if there is one. Returns the last entry of the history.
@@ -116,42 +115,44 @@ class Trainer:
 
         Raises:
             Stopped: after SIGTERM or Ctrl-C; everything so far is in a checkpoint.
+            TrainingFailed: if loss or gradients stay non-finite, or the loss diverges.
+            OSError: if a checkpoint cannot be written; the last one is intact.
+            ValueError: if the checkpoint in the output folder belongs to another recipe or launch.
         """
         self.checkpoints.resume(self)
-        for name in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(name, self._request_stop)
+        if self.step == 0 and self.step_log.path is not None:
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+            self.step_log.path.unlink(missing_ok=True)
+        self._start_trackers()
+        handlers = {name: signal.signal(name, self._request_stop) for name in (signal.SIGTERM, signal.SIGINT)}
         progress = tqdm(
-            total=len(self.batches) * self.recipe.training.epochs,
-            initial=self.epoch * len(self.batches) + self.batch_in_epoch,
+            total=self.total_steps,
+            initial=self.step,
             desc=self.recipe.name,
             unit="step",
-            disable=not self.accelerator.is_main_process,
+            disable=self.processes.rank != 0,
         )
-        with progress:
-            while self.epoch < self.recipe.training.epochs:
-                self._train_epoch(progress)
-                self._finish_epoch()
-                progress.set_postfix({k: f"{v:.2f}" for k, v in self.history[-1].items() if k in ("loss", "R@1")})
-        if self.validation_set is None:
-            self.checkpoints.save_best(self)
-        if self.frozen_states and self.accelerator.is_main_process:
-            self.frozen_states.save()
-        self.checkpoints.finish(self)
+        try:
+            with progress:
+                while self.epoch < self.recipe.training.epochs:
+                    self._train_epoch(progress)
+                    self._finish_epoch()
+                    progress.set_postfix({k: f"{v:.2f}" for k, v in self.history[-1].items() if k in ("loss", "R@1")})
+            if self.validation_set is None:
+                self.checkpoints.save_best(self)
+            if self.frozen_states:
+                self.frozen_states.save()
+            self.checkpoints.finish(self)
+        finally:
+            for name, handler in handlers.items():
+                signal.signal(name, handler)
         return self.history[-1]
 
-    def _train_epoch(self, progress: tqdm) -> None:
-        self.model.train()
-        self.train_set.set_epoch(self.epoch)
-        self.collator.set_epoch(self.epoch % (self.recipe.data.noise_cycle or self.recipe.training.epochs))
-        self.batches.epoch, self.batches.first_batch = self.epoch, self.batch_in_epoch
-        if self.batch_in_epoch == 0:
-            self.epoch_terms: list[dict[str, float]] = []
-        started = time.monotonic()
-        # A generator of their own: loaders draw a seed when they start, which must not move on the one dropout uses.
-        loader = DataLoader(
-            self.train_set, batch_sampler=self.batches, collate_fn=self.collator, generator=torch.Generator()
-        )
-        for batch in loader:
+    def training_step(self, batch: dict[str, torch.Tensor]) -> None:
+        """One update of the weights; none, if the loss or the gradient is not finite."""
+        rows = len(batch["attention_mask"]) * self.processes.count
+        position = {"step": self.step + 1, "epoch": self.epoch, "learning_rate": self.scheduler.get_last_lr()[0]}
+        try:
             terms = contrastive_step(
                 self.model,
                 self._prepare(batch),
@@ -159,85 +160,118 @@ class Trainer:
                 self.accelerator,
                 self.recipe.training.micro_batch_size,
             )
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.training.gradient_clip)
+        except NonFiniteEmbeddingsError:  # on every process
+            values = {"loss": torch.tensor(torch.nan, device=self.accelerator.device)}
+        else:
+            norm = self.accelerator.clip_grad_norm_(
+                [p for group in self.optimizer.param_groups for p in group["params"]],
+                self.recipe.training.gradient_clip,
+            )
+            if self.accelerator.scaler is None:  # a scaler looks for itself
+                self.optimizer.optimizer.found_inf = (~torch.isfinite(norm + terms["loss"])).float()
             self.optimizer.step()
-            self.optimizer.zero_grad()
-            self.epoch_terms.append({name: value.item() for name, value in terms.items()})
+            self.scheduler.step()
+            values = terms | {"gradient_norm": norm}
+        self.optimizer.zero_grad()
+        self.step_log.add(position, values, rows)
+        self.step += 1
+
+    def _train_epoch(self, progress: tqdm) -> None:
+        training = self.recipe.training
+        self.model.train()
+        for batch in self.batches.read(self.epoch, self.batch_in_epoch):
+            self.training_step(batch)
             self.batch_in_epoch += 1
             progress.update()
-            if self._must_stop():
+            if self.step % training.log_steps == 0:
+                self.step_log.flush()
+            is_time = time.monotonic() - self.last_save > 60 * training.save_minutes
+            stop, is_time = self.processes.any([self.stop_requested, is_time])
+            if stop or is_time:
+                self.step_log.flush()
                 self.checkpoints.save(self)
+                self.last_save = time.monotonic()
+            if stop:
                 raise Stopped(f"Stopped in epoch {self.epoch + 1}; the same command goes on from there.")
-            if time.monotonic() - started > 60 * self.recipe.training.save_minutes:
-                self.checkpoints.save(self)
-                started = time.monotonic()
 
     def _finish_epoch(self) -> None:
-        entry = {"epoch": self.epoch + 1}
-        entry |= {name: float(np.mean([terms[name] for terms in self.epoch_terms])) for name in self.epoch_terms[0]}
+        entry: dict[str, Any] = {"epoch": self.epoch + 1, **self.step_log.end_epoch()}
         if self.validation_set is not None:
-            entry |= self.validate()
+            scores = self.processes.from_main(self.validate())
+            selecting = next(iter(scores.values()))
+            entry |= selecting
+            entry |= {f"R@1 {language}": values["R@1"] for language, values in scores.items()}
+            if self.accelerator.trackers:
+                values = {f"validation/{k}": v for k, v in entry.items() if k.startswith("R@")}
+                self.accelerator.log(values, step=self.step)
         self.history.append(entry)
         self.epoch += 1
         self.batch_in_epoch = 0
-        score = sum(value for name, value in entry.items() if name.startswith("R@"))
-        if self.validation_set is not None and score > self.best_score:
+        if self.validation_set is not None and (score := sum(selecting.values())) > self.best_score:
             self.best_score = score
             self.checkpoints.save_best(self)
 
     @torch.inference_mode()
-    def validate(self) -> dict[str, float]:
-        """R@1, R@5, R@10 of the validation texts over the validation videos, in percent."""
-        model = self.accelerator.unwrap_model(self.model).eval()
-        texts, videos, indices = [], [], []
-        for batch in DataLoader(self.validation_set, batch_size=128, collate_fn=self.clean_collator):
-            batch = self._prepare(batch)
-            indices.append(batch.pop("video_index"))
-            output = model(**batch)
-            texts.append(output.text_embeds)
-            videos.append(output.video_embeds)
-        # A video with several texts is one candidate; which of its equal embeddings stands for it does not matter.
-        unique, targets = torch.cat(indices).unique(return_inverse=True)
-        candidates = torch.cat(videos).new_empty(len(unique), videos[0].shape[1])
-        candidates[targets] = torch.cat(videos)
-        return recall_at_k(ranks_of_targets(torch.cat(texts), candidates, targets))
+    def validate(self) -> dict[str, dict[str, float]]:
+        """R@1, R@5, R@10 of the validation texts over the validation videos, in percent, for each language."""
+        self.model.eval()
+        limits = (self.recipe.data.max_text_length, self.recipe.data.max_video_length)
+        return self.validation_set.recall(lambda batch: self.model(**self._prepare(batch)), self.processor, *limits)
 
     def _prepare(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        batch = {name: value.to(self.accelerator.device) for name, value in batch.items()}
-        return self.frozen_states.replace_tokens(batch) if self.frozen_states else batch
+        if self.frozen_states:
+            batch = self.frozen_states.replace_tokens(batch)
+        return {name: value.to(self.accelerator.device, non_blocking=True) for name, value in batch.items()}
+
+    def _start_trackers(self) -> None:
+        if not self.recipe.training.trackers:
+            return
+        # Steps after the checkpoint are made and logged again: TensorBoard is told to forget the first time.
+        options = {"tensorboard": {"purge_step": self.step + 1}}
+        self.accelerator.init_trackers(self.recipe.name, init_kwargs=options)
 
     def _request_stop(self, number, frame) -> None:
         self.stop_requested = True
 
-    def _must_stop(self) -> bool:
-        """True on all processes as soon as one of them was asked to stop."""
-        if self.accelerator.num_processes == 1:
-            return self.stop_requested
-        flag = torch.tensor([int(self.stop_requested)], device=self.accelerator.device)
-        return bool(self.accelerator.reduce(flag).item())
-
     def state_dict(self) -> dict:
         """Where the run stands, beside the weights and the optimizer's state."""
         return {
+            "step": self.step,
             "epoch": self.epoch,
             "batch_in_epoch": self.batch_in_epoch,
-            "epoch_terms": self.epoch_terms,
             "history": self.history,
             "best_score": self.best_score,
+            "steps_per_epoch": self.batches.steps(0),
+            "step_log": self.step_log.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
         }
 
     def load_state_dict(self, state: dict) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
+        if state["steps_per_epoch"] != self.batches.steps(0):
+            raise ValueError(
+                f"The data have changed: an epoch of the checkpoint in {self.output_dir} has "
+                f"{state['steps_per_epoch']} steps, one of these data {self.batches.steps(0)}. Put the data back, or "
+                "start in another output_dir."
+            )
+        for name in ("step", "epoch", "batch_in_epoch", "history", "best_score"):
+            setattr(self, name, state[name])
+        self.step_log.load_state_dict(state["step_log"], self.step)
+        self.scheduler.load_state_dict(state["scheduler"])
 
     def save(self, folder: Path) -> None:
         """Write the model as a Hub repository, with the recipe and the history of this run."""
-        model = self.accelerator.unwrap_model(self.model)
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         save_model(model, self.processor, self.recipe, folder)
         self.write_history(folder / "trainer_state.json")
 
     def write_history(self, path: Path) -> None:
-        path.write_text(json.dumps({"history": self.history, "best_score": self.best_score}, indent=1))
+        state = {
+            "step": self.step,
+            "best_score": self.best_score,
+            "skipped_steps": self.step_log.skipped,
+            "history": self.history,
+        }
+        path.write_text(json.dumps(state, indent=1) + "\n")
 
 
 def parameter_groups(model: MMPModel, learning_rate: float) -> list[dict]:

@@ -1,0 +1,78 @@
+"""What processes of one run agree about, over the CPU: no accelerator is waited for."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import psutil
+import torch
+import torch.distributed as dist
+
+
+class Processes:
+    """All processes of a run. Every process must make every call; with one process they cost nothing."""
+
+    def __init__(self):
+        self.count = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        self.rank = dist.get_rank() if self.count > 1 else 0
+        self._group = dist.new_group(backend="gloo") if self.count > 1 else None
+
+    def any(self, flags: Sequence[bool]) -> list[bool]:
+        """Which of the flags is true on any process."""
+        if self.count == 1:
+            return list(flags)
+        tensor = torch.tensor(flags, dtype=torch.uint8)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self._group)
+        return tensor.bool().tolist()
+
+    def from_main(self, item: Any) -> Any:
+        """What the main process passed."""
+        if self.count == 1:
+            return item
+        items = [item]
+        dist.broadcast_object_list(items, src=0, group=self._group)
+        return items[0]
+
+    def gather(self, item: Any) -> list[Any]:
+        """What each process passed."""
+        if self.count == 1:
+            return [item]
+        items = [None] * self.count
+        dist.all_gather_object(items, item, group=self._group)
+        return items
+
+
+def check_launch(num_processes: int) -> None:
+    """Refuse a launch that asked for more processes than it got.
+
+    `accelerate launch --cpu --num_processes 2` starts one process and says nothing; `torchrun` on a machine without an
+    accelerator starts two that do not know of each other unless `ACCELERATE_USE_CPU=true`.
+
+    Raises:
+        ValueError: with the command that gets what was asked for.
+    """
+    asked = max(int(os.environ.get("WORLD_SIZE", 1)), _asked_of_accelerate(psutil.Process().parent()))
+    if asked > num_processes:
+        raise ValueError(
+            f"This launch asked for {asked} processes and got {num_processes}. On CPUs use: ACCELERATE_USE_CPU=true "
+            f"torchrun --nproc_per_node {asked} train/train.py ... (accelerate launch --cpu starts only one)."
+        )
+
+
+def _asked_of_accelerate(launcher: psutil.Process | None) -> int:
+    """`--num_processes` of the `accelerate launch` that started this process, 1 if none did."""
+    try:
+        words = launcher.cmdline() if launcher else []
+    except psutil.Error:
+        return 1
+    # `launch` is the console script's command, `...launch` or `...launch.py` the module's.
+    if not any("accelerate" in word for word in words):
+        return 1
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, _, value = word.partition("=")
+        value = value or following
+        if name in ("--num_processes", "--num-processes") and value.isdigit():
+            return int(value)
+        if name.endswith("train.py"):
+            break
+    return 1
