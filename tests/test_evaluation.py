@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from benchmark_files import write_msvd
+from benchmark_files import write_msvd, write_multi30k
 
 from mmp.dataset_scripts.building import shard_name, write_shard
 from mmp.dataset_scripts.features import FEATURES, features_to_row, rows_to_table
@@ -154,6 +154,20 @@ def test_results_tell_how_they_came_about(msvd, tmp_path, capsys):
     assert "10 videos, 9 of them with features" in table
     assert (tmp_path / "a" / "recall.png").read_bytes().startswith(b"\x89PNG")
     assert not list((tmp_path / "a").glob(".*"))
+
+
+def test_a_video_model_searches_images_in_other_languages(msvd, tmp_path):
+    """Cross-modal and cross-lingual, zero-shot (§5.6's future work): an image is a video of one second."""
+    write_multi30k(tmp_path, {"train": 2, "val": 2, "test": 5})
+    videos, _ = load_benchmark("multi30k", None, "test", "all", tmp_path, None, None, check_counts=False)
+    generator = np.random.default_rng(0)
+    rows = [features_to_row(video["video_id"], generator.normal(size=(1, VIDEO_FEATURE_DIM))) for video in videos]
+    path = tmp_path / "images" / shard_name("train", 0, 1)
+    write_shard([rows_to_table(rows)], path, FEATURES.arrow_schema.remove_metadata())
+    results = run(msvd, tmp_path / "out", benchmark="m30k", features=tmp_path / "images", data_dir=tmp_path)
+    assert results["protocol"]["benchmark"] == "multi30k"
+    assert results["counts"]["queries"] == {"en": 25, "de": 25, "fr": 5, "cs": 5}
+    assert results["scores"]["all"]["video_to_text"]["de"]["queries"] == 5
 
 
 def test_two_runs_are_compared_query_by_query(msvd, tmp_path, capsys):
