@@ -132,7 +132,7 @@ def test_settings_that_do_not_fit_are_refused(arguments, message):
 TEXTS = ["a dog", "der hund läuft in the park", "狗 跑", "a cat sleeps", "woman", "the man runs in the park a dog"]
 
 
-@pytest.mark.parametrize("budget", [1, 12, 2048])
+@pytest.mark.parametrize("budget", [1, 12, None])
 def test_many_texts_are_embedded_as_one_by_one_and_in_order(processor, budget):
     model = tiny_model()
     embeds = model.encode_texts(TEXTS, processor, tokens_per_batch=budget)
