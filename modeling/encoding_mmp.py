@@ -29,8 +29,8 @@ class MMPEncodingMixin:
         Args:
             texts: in any mix of languages.
             processor: the [`MMPProcessor`] saved with the model.
-            tokens_per_batch: size of a batch, padding included; it bounds the memory. Default 512 on a CPU, where larger
-                batches are slower, and 16384 elsewhere.
+            tokens_per_batch: size of a batch, padding included; it bounds the memory. 512 by default on a CPU,
+                where larger batches are slower, and 16384 elsewhere.
             max_text_length: tokens kept of a text, by default the processor's own.
             progress: show a bar.
 
