@@ -92,7 +92,9 @@ def test_the_papers_own_numbers_reproduce_every_cell(papers_own_results, table_n
 
 def test_seeds_are_averaged_and_the_difference_is_that_of_the_cells(tmp_path):
     scores = [{code: {"R@1": value} for code in LANGUAGES} for value in (20.0, 23.0)]
-    write_results(tmp_path, *(results_file("vtt_en", "msrvtt", "1k-A", s, seed) for seed, s in enumerate(scores)))
+    write_results(
+        tmp_path, *(results_file("vtt_en-scratch", "msrvtt", "1k-A", s, seed) for seed, s in enumerate(scores))
+    )
     table = published_tables()["table_9"]
     row = cells_of(table_to_markdown(table, find_results(tmp_path)))[7]
     assert row == ["12", "9", "21.0", "21.5 ± 2.1 (2)", "+0.5", "16.3", "21.5 ± 2.1 (2)", "+5.2"]
@@ -106,19 +108,31 @@ def test_nothing_run_leaves_the_columns_empty(tmp_path, capsys):
     assert "Table 4" not in printed
 
 
-def test_another_protocol_does_not_fill_a_row_and_is_mentioned(tmp_path):
+def test_another_protocol_does_not_fill_a_row_but_is_listed(tmp_path):
     scores = {"en": {"R@1": 30.0, "R@5": 60.0, "R@10": 70.0}}
     write_results(
         tmp_path,
-        results_file("vtt_en", "msrvtt", "9k", scores),
-        results_file("vtt_en", "msrvtt", "1k-A", scores, missing=20),
+        results_file("vtt_en-scratch", "msrvtt", "9k", scores),
+        results_file("vtt_en-scratch", "msrvtt", "1k-A", scores, missing=20),
     )
     output = tmp_path / "tables.md"
     tables(tmp_path, output=output)
     text = output.read_text()
     assert "| XLM-R | R+S | 21.0 | 30.0 | +9.0 | 50.6 | 60.0 | +9.4 | 63.6 | 70.0 | +6.4 |" in text
-    assert "- No table of the paper has a row for vtt_en msrvtt 9k." in text
-    assert "- vtt_en on msrvtt: 980 of 1,000 videos have features" in text
+    assert "| vtt_en-scratch | msrvtt | 9k | en | 30.0 | 60.0 | 70.0 |" in text
+    assert "| vtt_en-scratch | msrvtt | 1k-A |" not in text  # Table 4 has that cell
+    assert "- vtt_en-scratch on msrvtt: 980 of 1,000 videos have features" in text
+
+
+def test_cells_the_paper_leaves_empty_are_shown(tmp_path, capsys):
+    """Out-of-domain and not English: Table 12 has English only."""
+    scores = {code: {"R@1": value, "R@5": 40.0, "R@10": 50.0} for code, value in (("en", 24.5), ("zh", 15.25))}
+    write_results(tmp_path, results_file("vtt_en", "msvd", "standard", scores))
+    tables(tmp_path, [12])
+    printed = capsys.readouterr().out
+    assert "| Ours-Full | 24.0 | 24.5 | +0.5 |" in printed
+    assert "| vtt_en | msvd | standard | zh | 15.2 | 40.0 | 50.0 |" in printed
+    assert "| vtt_en | msvd | standard | en |" not in printed
 
 
 def test_what_cannot_be_tabulated_is_refused(tmp_path):

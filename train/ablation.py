@@ -41,6 +41,7 @@ class Grid:
     """A grid file: `runs` by name, each a list of stages of which every one starts from the one before it.
 
     `rows`: table → the run of each of its rows, None where there is none. `figure`: the runs of Fig. 2, in order.
+    `translations`: captions to test other languages with, where the benchmark has none.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class Grid:
     runs: dict[str, list[Stage]]
     rows: dict[str, list[str | None]]
     figure: list[str] = field(default_factory=list)
+    translations: Path | None = None
 
 
 def load_grid(path: Path) -> Grid:
@@ -61,13 +63,14 @@ def load_grid(path: Path) -> Grid:
     if not path.is_file():
         raise FileNotFoundError(f"There is no grid {path}: train/configs/ablation/ holds some.")
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    known = ("base", "output", "runs", "tables", "figure_2")
+    known = ("base", "changes", "output", "translations", "runs", "tables", "figure_2")
     for key in content:
         if key not in known:
             nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
             raise ValueError(f"{path}: there is no key {key!r}; did you mean {nearest!r}?")
     base = path.parent / content["base"]
-    runs = {name: [Stage(base, _changes(values))] for name, values in content["runs"].items()}
+    common = content.get("changes", {})
+    runs = {name: [Stage(base, _changes(common | values))] for name, values in content["runs"].items()}
     figure = []
     if more := content.get("figure_2"):
         for number in range(1, len(more["languages"]) + 1):
@@ -89,7 +92,8 @@ def load_grid(path: Path) -> Grid:
         for name in names:
             if name is not None and name not in runs:
                 raise ValueError(f"{path}, {table}: there is no run {name!r}.")
-    return Grid(path, Path(content["output"]), runs, rows, figure)
+    translations = Path(content["translations"]) if "translations" in content else None
+    return Grid(path, Path(content["output"]), runs, rows, figure, translations)
 
 
 def _changes(values: dict[str, Any]) -> list[str]:
@@ -134,7 +138,7 @@ def ablate(
             code = subprocess.run(command).returncode
             if code:
                 raise SystemExit(f"Run {name} stopped (exit code {code}); the same command goes on from there.")
-        _evaluate(name, folder, len(commands))
+        _evaluate(name, folder, len(commands), loaded.translations)
         if not keep_models:
             for stage in folder.glob("stage_*"):
                 shutil.rmtree(stage)
@@ -155,10 +159,10 @@ def _commands(stages: list[Stage], folder: Path, seed: int, overrides: list[str]
     return commands
 
 
-def _evaluate(name: str, folder: Path, stages: int) -> None:
+def _evaluate(name: str, folder: Path, stages: int, translations: Path | None) -> None:
     from mmp.train.evaluate_command import evaluate  # imports torch: late, for --dry-run and refusals
 
-    evaluate(str(folder / f"stage_{stages}"), name=name, output=folder)
+    evaluate(str(folder / f"stage_{stages}"), name=name, output=folder, translations=translations)
 
 
 def write_report(grid: Grid, output: Path, command: str) -> None:
