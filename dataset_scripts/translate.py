@@ -183,8 +183,8 @@ def translate(
         str, typer.Option(help="Hub id or folder; {language} is replaced by the target.")
     ] = "Helsinki-NLP/opus-mt-en-{language}",
     revision: Annotated[str | None, typer.Option(help="Commit, tag or branch of the model.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 64,
-    num_beams: Annotated[int, typer.Option(min=1)] = 4,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sentences in one forward pass.")] = 64,
+    num_beams: Annotated[int, typer.Option(min=1, help="Width of the beam search.")] = 4,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default: cuda if there is one.")] = None,
 ) -> None:
     """Translate a benchmark's English captions; resumable, with the model and its revision in every row."""

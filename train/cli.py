@@ -13,10 +13,15 @@ COMMANDS = {
     "translate": "mmp.dataset_scripts.translate:translate",
     "coverage": "mmp.dataset_scripts.coverage:coverage",
     "regions": "mmp.dataset_scripts.multi30k.regions:regions",
+    "convert-backbone": "mmp.train.convert_backbone:convert_backbone",
     "extract": "mmp.train.extract:extract",
     "import-features": "mmp.train.import_features:import_features",
-    "convert-backbone": "mmp.train.convert_backbone:convert_backbone",
     "train": "mmp.train.train:main",
+    "evaluate": "mmp.train.evaluate_command:evaluate",
+    "compare": "mmp.train.evaluate_command:compare",
+    "tables": "mmp.train.tables:tables",
+    "ablate": "mmp.train.ablation:ablate",
+    "contact-sheet": "mmp.train.contact_sheet:contact_sheet",
 }
 
 
