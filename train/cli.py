@@ -1,9 +1,12 @@
 """The command `mmp`: one name for each command function of the package, imported when it is called."""
 
+import ast
+import difflib
 import importlib
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
-import click
 import typer
 
 COMMANDS = {
@@ -25,27 +28,35 @@ COMMANDS = {
 }
 
 
-class LazyCommands(click.Group):
-    """Most commands need torch, which takes seconds to import: only the one that is called is imported."""
-
-    def list_commands(self, context: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
-            return None
-        module, function = COMMANDS[name].split(":")
-        app = typer.Typer(add_completion=False, rich_markup_mode=None)
-        app.command(name)(getattr(importlib.import_module(module), function))
-        return typer.main.get_command(app)
-
-
 def main() -> None:
-    """Run `mmp`; what users can put right is said in one line, with exit code 1."""
-    commands = LazyCommands(name="mmp", help="Find videos with words, in any language.")
+    """Run `mmp NAME ...`; what users can put right is said in one line, with exit code 1."""
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print(overview())
+        return
+    if name not in COMMANDS:
+        nearest = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.0)[0]
+        print(
+            f"error: there is no command {name!r}; did you mean {nearest!r}? `mmp --help` lists all.", file=sys.stderr
+        )
+        raise SystemExit(2)
+    module, function = COMMANDS[name].split(":")
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
     try:
-        commands()
+        app.command()(getattr(importlib.import_module(module), function))
+        app(args=arguments, prog_name=f"mmp {name}")
     except (ValueError, OSError, ImportError) as error:
-        message = " ".join(str(error).split())
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def overview() -> str:
+    """All commands with the first sentence of their help, read without importing them: that would take seconds."""
+    width = max(map(len, COMMANDS))
+    lines = ["Find videos with words, in any language. `mmp COMMAND --help` explains a command.", ""]
+    for name, target in COMMANDS.items():
+        module, function = target.split(":")
+        source = ast.parse(Path(find_spec(module).origin).read_text(encoding="utf-8"))
+        node = next(n for n in source.body if isinstance(n, ast.FunctionDef) and n.name == function)
+        lines.append(f"  {name:{width}}  {' '.join(ast.get_docstring(node).split(chr(10) * 2)[0].split())}")
+    return "\n".join(lines)
