@@ -33,7 +33,7 @@ CONFIGS = HERE / "configs" / "demo"
 RUNS = ("none", "mp_pretrain", "mp", "mmp_pretrain", "mmp")
 OUTPUT = Path("outputs/demo")
 CLIPS = HERE.parent / "dataset_scripts" / "fluent_emoji_9" / "clips"
-QUERY = "1f418"  # elephant
+QUERY = "1f355"  # pizza: in the test split
 
 
 class Stages:
@@ -152,7 +152,7 @@ Search with the trained model:
 from transformers import AutoModel, AutoProcessor
 model = AutoModel.from_pretrained("{OUTPUT}/mmp", trust_remote_code=True)
 processor = AutoProcessor.from_pretrained("{OUTPUT}/mmp", trust_remote_code=True)
-text_embeds = model.encode_texts(["ein Elefant", "con voi"], processor)
+text_embeds = model.encode_texts(["ein Stück Pizza", "bánh pizza"], processor)
 ```
 
 | stage | seconds |
