@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
+
 from mmp.dataset_scripts.protocols import check_counts, protocols_of
 from mmp.dataset_scripts.schema import CAPTIONS, LANGUAGES, canonical_language
 from mmp.dataset_scripts.translations import Translations

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import pyarrow.parquet as pq
 import typer
+
 from mmp.dataset_scripts.building import find_shards, load_builder, write_json
 from mmp.dataset_scripts.protocols import canonical_benchmark, protocols_of
 

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from tqdm import tqdm
+
 from mmp.dataset_scripts.building import atomic_path, load_builder
 from mmp.dataset_scripts.protocols import canonical_benchmark, protocols_of
 from mmp.dataset_scripts.schema import canonical_language
-from tqdm import tqdm
 
 LANGUAGE_CODES = {
     "en": ("en", "eng_Latn", "en_XX", "eng"),

@@ -17,6 +17,7 @@ from benchmark_files import (
     write_test_pairs,
     write_vatex,
 )
+
 from mmp.dataset_scripts import protocols
 from mmp.dataset_scripts.building import load_builder, write_dataset
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from benchmark_files import read, small, write_small_msrvtt, write_test_pairs
+
 from mmp.dataset_scripts import protocols
 from mmp.dataset_scripts.building import load_builder, write_dataset
 from mmp.dataset_scripts.schema import LANGUAGES

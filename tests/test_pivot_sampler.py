@@ -5,8 +5,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from mmp.train.pivot_sampler import PivotSampler
 from torch.utils.data import DataLoader
+
+from mmp.train.pivot_sampler import PivotSampler
 
 
 def video(video_id, **languages):

@@ -10,8 +10,6 @@ import pytest
 import sentencepiece
 import torch
 from benchmark_files import write_test_pairs
-from mmp.dataset_scripts.translate import Translator, translate, translate_captions
-from mmp.dataset_scripts.translations import Translations
 from transformers import (
     M2M100Config,
     M2M100ForConditionalGeneration,
@@ -21,6 +19,9 @@ from transformers import (
     MarianTokenizer,
     NllbTokenizer,
 )
+
+from mmp.dataset_scripts.translate import Translator, translate, translate_captions
+from mmp.dataset_scripts.translations import Translations
 
 WORDS = "a man plays the guitar while two dogs run over grass and someone slices an onion in a kitchen".split()
 SIZES = {"layers": 1, "attention_heads": 2, "ffn_dim": 32}
@@ -222,6 +223,7 @@ def test_a_killed_translation_ends_in_the_same_file(tmp_path):
 
 def test_the_command_translates_a_benchmark_and_the_builder_reads_it(marian, tmp_path, capsys, monkeypatch):
     import datasets
+
     from mmp.dataset_scripts.building import load_builder
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from mmp.dataset_scripts.schema import canonical_language
 from torch.utils.data import Dataset
+
+from mmp.dataset_scripts.schema import canonical_language
 
 
 class PivotSampler(Dataset):

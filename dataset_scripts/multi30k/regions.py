@@ -17,10 +17,11 @@ from typing import Annotated
 
 import numpy as np
 import typer
+from tqdm import tqdm
+
 from mmp.dataset_scripts.benchmark import read_lines
 from mmp.dataset_scripts.building import shard_name, write_shard
 from mmp.dataset_scripts.features import FEATURES, features_to_row, rows_to_table
-from tqdm import tqdm
 
 NPZ_KEYS = ("features", "x", "arr_0")
 ROWS_PER_GROUP = 256

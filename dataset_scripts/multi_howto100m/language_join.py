@@ -14,7 +14,7 @@ import pyarrow as pa
 from mmp.dataset_scripts.multi_howto100m.subtitle_json import SUBTITLES
 from mmp.dataset_scripts.schema import shard_of
 
-SPILL_BYTES = 64 << 20
+SPILL_BYTES = 32 << 20
 COLUMNS = SUBTITLES.names[1:]
 
 
@@ -26,39 +26,33 @@ def join_languages(
     A language that lacks the video has empty lists there. Needs disk space in `folder` (about a quarter of the JSON)
     and memory for one partition of all languages; `num_partitions` is a power of two.
     """
-    spills = {
-        language: _spill(tables, Path(folder) / language, num_partitions) for language, tables in languages.items()
-    }
-    readers = {language: pa.ipc.open_file(pa.memory_map(str(Path(folder) / language))) for language in spills}
+    for language, tables in languages.items():
+        _spill(tables, Path(folder) / language, num_partitions)
+    # Plain files, not memory maps, whose pages would count as this process's memory.
+    readers = {language: pa.ipc.open_file(pa.OSFile(str(Path(folder) / language))) for language in languages}
     # Bit-reversed, so that for every smaller power of two the partitions of one shard come one after the other and
     # a writer of shards gets long runs of rows for the same shard.
     width = num_partitions.bit_length() - 1
     for partition in sorted(range(num_partitions), key=lambda number: f"{number:0{width}b}"[::-1]):
-        tables = {
-            language: pa.Table.from_batches([readers[language].get_batch(i) for i in spill[partition]], SUBTITLES)
-            for language, spill in spills.items()
-        }
+        tables = {}
+        for language, reader in readers.items():
+            batches = range(partition, reader.num_record_batches, num_partitions)
+            tables[language] = pa.Table.from_batches([reader.get_batch(batch) for batch in batches], SUBTITLES)
         if joined := _join(tables):
             yield joined
 
 
-def _spill(tables: Iterable[pa.Table], path: Path, num_partitions: int) -> list[list[int]]:
-    """Write the rows to an Arrow file, each batch of one partition; returns the batches of every partition."""
-    batches: list[list[int]] = [[] for _ in range(num_partitions)]
+def _spill(tables: Iterable[pa.Table], path: Path, num_partitions: int) -> None:
+    """Write the rows to an Arrow file; batch b holds rows of the partition b % num_partitions (maybe none)."""
     options = pa.ipc.IpcWriteOptions(compression="lz4")
-    count = 0
     with pa.ipc.new_file(path, SUBTITLES, options=options) as writer:
         for table in _gather(tables):
             partitions = np.array([shard_of(video_id, num_partitions) for video_id in table["video_id"].to_pylist()])
-            order = np.argsort(partitions, kind="stable")
-            table = table.take(pa.array(order)).combine_chunks()
-            ends = np.searchsorted(partitions[order], np.arange(num_partitions), side="right")
-            for partition, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
-                if end > start:
-                    writer.write_table(table.slice(start, end - start))
-                    batches[partition].append(count)
-                    count += 1
-    return batches
+            (batch,) = table.take(pa.array(np.argsort(partitions, kind="stable"))).combine_chunks().to_batches()
+            start = 0
+            for count in np.bincount(partitions, minlength=num_partitions).tolist():
+                writer.write_batch(batch.slice(start, count))
+                start += count
 
 
 def _gather(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -66,8 +60,8 @@ def _gather(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     for table in tables:
         waiting.append(table)
         if sum(part.nbytes for part in waiting) > SPILL_BYTES:
-            yield pa.concat_tables(waiting).combine_chunks()
-            waiting = []
+            gathered, waiting = pa.concat_tables(waiting), []
+            yield gathered.combine_chunks()
     if waiting:
         yield pa.concat_tables(waiting).combine_chunks()
 

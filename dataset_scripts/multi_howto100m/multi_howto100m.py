@@ -47,7 +47,7 @@ CATEGORY_FILE = "HowTo100M_v1.csv"
 
 SHARD_BYTES = 500e6
 PARQUET_PER_JSON_BYTE = 0.3
-PARTITION_BYTES = 32 << 20  # of JSON, all languages together
+PARTITION_BYTES = 64 << 20  # of JSON, all languages together, at most
 
 
 @dataclass

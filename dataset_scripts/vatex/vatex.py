@@ -8,6 +8,7 @@ line); who does not have them builds `hashed-halves`, which has the same sizes b
 import hashlib
 
 import numpy as np
+
 from mmp.dataset_scripts.benchmark import BenchmarkBuilder, configs, human, read_lines
 from mmp.dataset_scripts.translations import read_json, without_extension
 
