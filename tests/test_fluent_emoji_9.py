@@ -1,15 +1,17 @@
 """The embedded benchmark: what is in the repository, and the builder that made it."""
 
 import csv
+import io
 import json
 from collections import Counter
 from pathlib import Path
 
 import av
 import pytest
+from datasets import load_dataset
 from PIL import Image
 
-from mmp.dataset_scripts.building import load_builder
+from mmp.dataset_scripts.building import load_builder, write_dataset
 from mmp.dataset_scripts.fluent_emoji_9 import build
 from mmp.dataset_scripts.fluent_emoji_9.families import assign_families, assign_splits
 from mmp.dataset_scripts.schema import LANGUAGES
@@ -163,6 +165,18 @@ def test_a_corrupt_animation_stops_the_build_and_leaves_no_half_clip(packages, t
 def test_missing_packages_are_named(packages, tmp_path):
     with pytest.raises(build.BuildError, match="annotations/en/annotations.json"):
         build.build(tmp_path / "empty", tmp_path / "built")
+
+
+def test_the_parquet_folder_holds_the_clips_themselves(packages, tmp_path):
+    build.build(packages, tmp_path / "built")
+    builder = load_builder("fluent_emoji_9")(config_name="split_0", data_dir=str(tmp_path / "built"))
+    rows = write_dataset(builder, tmp_path / "hub")
+    assert sum(rows.values()) == 2
+    files = [str(path) for path in (tmp_path / "hub" / "split_0").glob("*.parquet")]
+    rows = load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    elephant = next(row for row in rows if row["video_id"] == "1f418")
+    with av.open(io.BytesIO(elephant["clip"])) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 12
 
 
 def test_a_missing_clip_is_named(packages, tmp_path):

@@ -198,18 +198,19 @@ def contact_sheet(
     print(f"Written to {output / 'index.html'}.")
 
 
-def middle_frame(path: str | Path) -> np.ndarray:
-    """(height, width, 3) uint8: the frame in the middle of a clip, or the picture.
+def middle_frame(clip: str | Path | bytes) -> np.ndarray:
+    """(height, width, 3) uint8: the frame in the middle of a clip, or the picture; of a file or of its content.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if no frame of it can be decoded; both name the file.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no clip {path}.")
+    path = "The clip" if isinstance(clip, bytes) else clip
+    if not isinstance(clip, bytes) and not Path(clip).is_file():
+        raise FileNotFoundError(f"There is no clip {clip}.")
     frame = None
     try:
-        with av.open(str(path)) as container:
+        with av.open(io.BytesIO(clip) if isinstance(clip, bytes) else str(clip)) as container:
             middle = (container.duration or 0) / 2
             if middle:
                 container.seek(int(middle))  # to the last key frame before

@@ -13,8 +13,8 @@ from mmp.dataset_scripts.schema import CAPTIONS, LANGUAGES
 
 SPLITS = ("pretrain", "finetune", "validation", "test")
 
-FEATURES = datasets.Features({**CAPTIONS, "family": datasets.Value("string"), "clip": datasets.Value("string")})
-"""`CAPTIONS`, plus the variants' common family and the path of the mp4 (224 × 224, AV1, 4 frames per second).
+FEATURES = datasets.Features({**CAPTIONS, "family": datasets.Value("string"), "clip": datasets.Value("binary")})
+"""`CAPTIONS`, plus the variants' common family and the mp4 itself (224 × 224, AV1, 4 frames per second).
 
 A clip has up to two captions in each language, told apart by `caption_id`: `name`, the short name that CLDR's
 translators agreed on, and `keywords`, their search terms joined by commas, without the name.
@@ -65,5 +65,5 @@ class FluentEmoji9(datasets.GeneratorBasedBuilder):
                 ordered = sorted(captions[video_id], key=lambda caption: LANGUAGES.index(caption["language"]))
                 yield (
                     video_id,
-                    {"video_id": video_id, "captions": ordered, "family": row["family"], "clip": str(clip)},
+                    {"video_id": video_id, "captions": ordered, "family": row["family"], "clip": clip.read_bytes()},
                 )
