@@ -96,7 +96,7 @@ def test_torchrun_gets_two_processes_and_accelerate_on_cpus_is_told_apart(folder
     )
     assert done.returncode != 0
     assert "This launch asked for 2 processes and got 1." in done.stderr
-    torchrun = [launchers / "torchrun", "--nproc_per_node", "2", "--master_port", "29571", *arguments, "--dry-run"]
+    torchrun = [launchers / "torchrun", "--standalone", "--nproc_per_node", "2", *arguments, "--dry-run"]
     done = subprocess.run(torchrun, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "processes:  2 on cpu" in done.stdout

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from peak_memory import PEAK_MEMORY
 from safetensors import safe_open
 from transformers import AutoModel
 
@@ -105,10 +106,10 @@ def test_device_map(folder, batch, tmp_path, on_disk):
     assert torch.equal(resumed, output.text_embeds)
 
 
-LOAD = """
-import resource, sys
+LOAD = f"""
+import sys
 from mmp.modeling import MMPModel
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+peak = lambda: {PEAK_MEMORY}
 before = peak()
 model = MMPModel.from_pretrained(sys.argv[1])
 sum(float(p.sum()) for p in model.parameters())  # weights are mapped from the file until they are used

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import synthetic_howto100m as synthetic
 from datasets import load_dataset
+from peak_memory import PEAK_MEMORY
 
 from mmp.dataset_scripts.build import build
 from mmp.dataset_scripts.building import load_builder, write_dataset
@@ -367,8 +368,7 @@ def test_killed_build_starts_again_and_memory_stays_bounded(tmp_path):
     size = path.stat().st_size
     output = tmp_path / "built"
     run = f"build('multi_howto100m', ['de'], data_dir=Path({str(tmp_path)!r}), output_dir=Path({str(output)!r}))"
-    peak = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
-    code = f"from pathlib import Path\nfrom mmp.dataset_scripts.build import build\n{run}\n{peak}"
+    code = f"from pathlib import Path\nfrom mmp.dataset_scripts.build import build\n{run}\nprint({PEAK_MEMORY})"
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
