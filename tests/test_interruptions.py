@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -93,10 +94,14 @@ def test_torchrun_gets_two_processes_and_accelerate_on_cpus_is_told_apart(folder
         capture_output=True,
         text=True,
         env=environment,
+        timeout=600,
     )
     assert done.returncode != 0
     assert "This launch asked for 2 processes and got 1." in done.stderr
-    torchrun = [launchers / "torchrun", "--standalone", "--nproc_per_node", "2", *arguments, "--dry-run"]
-    done = subprocess.run(torchrun, capture_output=True, text=True, env=environment)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])  # nobody listens on it
+    torchrun = [launchers / "torchrun", "--nproc_per_node", "2", "--master_port", port, *arguments, "--dry-run"]
+    done = subprocess.run(torchrun, capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "processes:  2 on cpu" in done.stdout
