@@ -140,7 +140,7 @@ The paper's Table 4 (XLM-R, VTT, another task and scale) for the shape:
 
 {published_table()}
 
-One split and one seed: for the spread over seeds and splits see `hub_cards/results/demo_seeds.json`.
+One split and one seed; `make demo-seeds` measures the spread over seeds and splits.
 
 ![R@1 by language](recall_by_language.png)
 
