@@ -2,18 +2,22 @@
 
 output_dir/                          the selected model as a Hub repository, once the run is finished
 output_dir/steps.jsonl               loss terms, gradient norm and learning rate of every step
-output_dir/checkpoints/best/         the selected model so far, likewise a repository
-output_dir/checkpoints/step-00001200/   state to resume from: a repository plus optimizer, generators, position
+output_dir/checkpoints/best/         the selected model, likewise a repository, as of the newest checkpoint
+output_dir/checkpoints/step-00001200/   state to resume from: a repository plus what was selected up to this step
+                                        (best.pt: trained weights), optimizer, generators, position
 """
 
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from transformers.utils import logging
 
 from mmp.modeling import MMPModel, MMPProcessor
@@ -28,10 +32,28 @@ CHANGEABLE |= {"training.max_skipped_steps", "training.divergence"}
 PATHS = {"data.clips", "data.data_dir", "data.features", "data.translations", "model.backbone", "model.init_from"}
 
 
-def save_model(model: MMPModel, processor: MMPProcessor, recipe: Recipe, folder: Path) -> None:
+Weights = dict[str, torch.Tensor]
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+def whole_weights(model: nn.Module) -> Weights:
+    """The state of a model on the CPU, of its shards and wrappers unmade; nothing but on the main process.
+
+    Where the model lies on the CPU unsharded, these are its own tensors. Every process must make the call.
+    """
+    return get_model_state_dict(model, options=WHOLE)
+
+
+def trained_weights(model: nn.Module) -> Weights:
+    """A copy of what training changes: without the frozen layers, which in the demo are nine tenths of a model."""
+    trained = get_model_state_dict(model, options=replace(WHOLE, ignore_frozen_params=True))
+    return {name: value.clone() for name, value in trained.items()}
+
+
+def save_model(model: MMPModel, weights: Weights, processor: MMPProcessor, recipe: Recipe, folder: Path) -> None:
     """Weights, configuration, remote code, processor and recipe: all that `AutoModel` and a reader need."""
     logging.disable_progress_bar()  # a bar per file would break the run's own
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, state_dict=weights)
     logging.enable_progress_bar()
     processor.save_pretrained(folder)
     save_recipe(recipe, folder / "recipe.yaml")
@@ -46,6 +68,7 @@ class Checkpoints:
         self.output_dir = Path(recipe.output_dir)
         self.folder = self.output_dir / "checkpoints"
         self.best = self.folder / "best"
+        self._score_of_best: float | None = None  # of the model that lies in `best`, where this process wrote it
 
     def is_finished(self) -> bool:
         """Whether the output folder holds the finished model of this recipe.
@@ -62,9 +85,6 @@ class Checkpoints:
         """The newest complete checkpoint."""
         return max(self.folder.glob("step-*"), default=None)
 
-    def save_best(self, trainer) -> None:
-        self._write(self.best, trainer.save)
-
     def save(self, trainer) -> None:
         """Write all that `resume` needs, and remove the oldest checkpoint if there are more than `keep_last`."""
         folder = self.folder / f"step-{trainer.step:08d}"
@@ -74,9 +94,11 @@ class Checkpoints:
         if torch.cuda.is_available():
             own["cuda"] = torch.cuda.get_rng_state()
         states = self.processes.gather(own)
+        weights = whole_weights(trainer.model)
 
         def write(folder: Path) -> None:
-            trainer.save(folder)
+            trainer.save(folder, weights)
+            torch.save(trainer.best_weights, folder / "best.pt")
             torch.save(trainer.optimizer.state_dict(), folder / "optimizer.pt")
             torch.save(trainer.state_dict(), folder / "progress.pt")
             torch.save(states, folder / "processes.pt")
@@ -85,6 +107,10 @@ class Checkpoints:
         if self.processes.rank == 0:
             for old in sorted(self.folder.glob("step-*"))[: -self.recipe.training.keep_last]:
                 _remove(old)
+        # After the checkpoint, which holds all that resuming needs: this is for whoever wants to try it meanwhile.
+        if trainer.best_weights is not None and self._score_of_best != trainer.best_score:
+            self._write(self.best, lambda folder: trainer.save(folder, weights | trainer.best_weights))
+            self._score_of_best = trainer.best_score
 
     def resume(self, trainer) -> None:
         """Bring the trainer to where the newest checkpoint was written, if there is one.
@@ -92,8 +118,6 @@ class Checkpoints:
         Raises:
             ValueError: if it was written by another recipe or by another number of processes.
         """
-        if self.processes.rank == 0:
-            self._finish_rename(self.best)
         last = self.processes.from_main(self.to_resume())  # before anybody can write another
         if last is None:
             return
@@ -109,6 +133,7 @@ class Checkpoints:
         model.load_state_dict(saved.state_dict())
         trainer.optimizer.load_state_dict(torch.load(last / "optimizer.pt", weights_only=True))
         trainer.load_state_dict(torch.load(last / "progress.pt", weights_only=True))
+        trainer.best_weights = torch.load(last / "best.pt", weights_only=True)
         own = states[self.processes.rank]
         trainer.batches.load_state_dict(own["batches"])
         torch.set_rng_state(own["cpu"])
@@ -117,9 +142,10 @@ class Checkpoints:
 
     def finish(self, trainer) -> None:
         """Make the selected model the content of the output folder; the state to resume from is not needed any more."""
+        weights = whole_weights(trainer.model) | (trainer.best_weights or {})
+        self._write(self.best, lambda folder: trainer.save(folder, weights))
 
         def publish() -> None:
-            trainer.write_history(self.best / "trainer_state.json")
             plot_curves(self.output_dir / "steps.jsonl", trainer.history, self.best / "curves.png")
             # Linked, not moved: killed half-way, the run is resumed and gets here again. The weights come last, because
             # their presence says that the run is finished.
@@ -171,10 +197,6 @@ class Checkpoints:
         error = self.processes.from_main(error)
         if error:
             raise OSError(error)
-
-    def _finish_rename(self, folder: Path) -> None:
-        if not folder.exists() and _outdated(folder).exists():
-            os.replace(_outdated(folder), folder)  # killed between two renames
 
 
 def _outdated(folder: Path) -> Path:

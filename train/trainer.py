@@ -21,7 +21,7 @@ from transformers import get_scheduler
 from mmp.modeling import MMPModel, MMPObjective, MMPProcessor
 from mmp.modeling.losses_mmp import NonFiniteEmbeddingsError
 from mmp.train.batches import CaptionBatches, ClipBatches
-from mmp.train.checkpoints import Checkpoints, save_model
+from mmp.train.checkpoints import Checkpoints, Weights, save_model, trained_weights
 from mmp.train.clip_sampler import ClipDataset
 from mmp.train.collator import MMPCollator
 from mmp.train.contrastive_step import contrastive_step
@@ -105,6 +105,7 @@ class Trainer:
         self.batch_in_epoch = 0
         self.history: list[dict] = []
         self.best_score = -1.0
+        self.best_weights: Weights | None = None  # trained ones of the selected model, on the main process
         self.stop_requested = False
         self.last_save = time.monotonic()
 
@@ -138,8 +139,6 @@ class Trainer:
                     self._train_epoch(progress)
                     self._finish_epoch()
                     progress.set_postfix({k: f"{v:.2f}" for k, v in self.history[-1].items() if k in ("loss", "R@1")})
-            if self.validation_set is None:
-                self.checkpoints.save_best(self)
             if self.frozen_states:
                 self.frozen_states.save()
             self.checkpoints.finish(self)
@@ -209,7 +208,7 @@ class Trainer:
         self.batch_in_epoch = 0
         if self.validation_set is not None and (score := sum(selecting.values())) > self.best_score:
             self.best_score = score
-            self.checkpoints.save_best(self)
+            self.best_weights = trained_weights(self.model)
 
     @torch.inference_mode()
     def validate(self) -> dict[str, dict[str, float]]:
@@ -258,20 +257,17 @@ class Trainer:
         self.step_log.load_state_dict(state["step_log"], self.step)
         self.scheduler.load_state_dict(state["scheduler"])
 
-    def save(self, folder: Path) -> None:
-        """Write the model as a Hub repository, with the recipe and the history of this run."""
+    def save(self, folder: Path, weights: Weights) -> None:
+        """Write a model of these weights as a Hub repository, with the recipe and the history of this run."""
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        save_model(model, self.processor, self.recipe, folder)
-        self.write_history(folder / "trainer_state.json")
-
-    def write_history(self, path: Path) -> None:
+        save_model(model, weights, self.processor, self.recipe, folder)
         state = {
             "step": self.step,
             "best_score": self.best_score,
             "skipped_steps": self.step_log.skipped,
             "history": self.history,
         }
-        path.write_text(json.dumps(state, indent=1) + "\n")
+        (folder / "trainer_state.json").write_text(json.dumps(state, indent=1) + "\n")
 
 
 def parameter_groups(model: MMPModel, learning_rate: float) -> list[dict]:
