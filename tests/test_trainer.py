@@ -4,10 +4,12 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_trainer import tiny_trainer, videos_and_features
 from transformers import AutoModel
 
 from mmp.train.batches import GlobalBatches
+from mmp.train.checkpoints import save_model
 from mmp.train.pivot_sampler import PivotSampler
 from mmp.train.recipe import DataRecipe, Recipe
 from mmp.train.step_log import read_steps
@@ -18,6 +20,11 @@ from tiny import tiny_model, tiny_processor
 @pytest.fixture
 def make_trainer(tmp_path):
     return lambda output="run", **options: tiny_trainer(tmp_path / output, **options)
+
+
+def assert_same_weights(actual, expected):
+    assert set(actual) == set(expected)
+    assert all(torch.equal(actual[name], value) for name, value in expected.items())
 
 
 def test_it_learns_pairs_by_heart_and_keeps_the_best_model(make_trainer):
@@ -59,8 +66,36 @@ def test_a_run_that_is_stopped_and_resumed_equals_one_that_is_not(make_trainer, 
 
     assert resumed.history == whole.history
     assert read_steps(resumed.step_log.path) == read_steps(whole.step_log.path)
-    for name, value in whole.model.state_dict().items():
-        assert torch.equal(resumed.model.state_dict()[name], value), name
+    assert_same_weights(resumed.model.state_dict(), whole.model.state_dict())
+
+
+@pytest.mark.parametrize("stopped_after", [None, 6, 8])
+def test_the_best_epoch_is_selected_whole_or_resumed_and_written_once(make_trainer, stopped_after, monkeypatch):
+    """Epoch 2 of 3 is the best. The first checkpoint is written before it has been seen to be, the second after."""
+    written, best = [], {}
+    monkeypatch.setattr("mmp.train.trainer.save_model", lambda *a: written.append(a[-1].name) or save_model(*a))
+
+    def trainer_with_scores():
+        trainer = make_trainer()
+
+        def validate():
+            if trainer.epoch == 1:
+                best.update({name: value.clone() for name, value in trainer.model.state_dict().items()})
+            return {"en": {"R@1": (50.0, 90.0, 10.0)[trainer.epoch]}}
+
+        trainer.validate = validate
+        return trainer
+
+    if stopped_after:
+        trainer = trainer_with_scores()
+        trainer.processes.any = lambda flags: [trainer.step == stopped_after, False]
+        with pytest.raises(Stopped):
+            trainer.fit()
+    trainer = trainer_with_scores()
+    trainer.fit()
+    assert_same_weights(load_file(trainer.output_dir / "model.safetensors"), best)
+    before = [f".step-{stopped_after:08d}.unfinished", ".best.unfinished"] if stopped_after else []
+    assert written == [*before, ".best.unfinished"]
 
 
 def test_frozen_layers_stay_as_they_were_and_have_no_optimizer_state(make_trainer):
