@@ -25,6 +25,7 @@ COMMANDS = {
     "tables": "mmp.train.tables:tables",
     "ablate": "mmp.train.ablation:ablate",
     "contact-sheet": "mmp.train.contact_sheet:contact_sheet",
+    "push": "mmp.train.push:push",
 }
 
 
