@@ -7,8 +7,9 @@ from .export_mmp import export_onnx, export_text_tower, export_video_tower
 from .losses_mmp import MMPObjective, nce_loss, triplet_loss
 from .modeling_mmp import MMPModel
 from .outputs_mmp import MMPOutput
-from .pipeline_mmp import TextToVideoRetrievalPipeline, VideoIndex
+from .pipeline_mmp import TextToVideoRetrievalPipeline
 from .processing_mmp import MMPFeatureExtractor, MMPProcessor
+from .video_index_mmp import VideoIndex
 
 __all__ = [
     "MMPConfig",

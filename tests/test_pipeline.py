@@ -44,7 +44,7 @@ def test_the_nearest_videos_come_first_with_their_cosine(search, videos):
     found = search("der hund läuft", videos=videos, top_k=3)
     assert [hit["video_id"] for hit in found] == sorted(expected, key=expected.get, reverse=True)[:3]
     for hit in found:
-        assert hit["score"] == pytest.approx(expected[hit["video_id"]], abs=1e-5)
+        assert hit["score"] == pytest.approx(expected[hit["video_id"]], abs=1e-3)  # kept as float16
 
 
 def test_a_list_of_queries_gives_a_list_of_answers(search, videos):
@@ -68,7 +68,7 @@ def test_an_index_is_saved_once_and_searched_ever_after(search, folder, videos, 
     assert [hit["score"] for hit in found] == pytest.approx([hit["score"] for hit in expected], abs=1e-6)
     assert len(found) == 7  # of a collection smaller than top_k, all
     index = VideoIndex.load(path)
-    assert index.video_ids == list(videos) and len(index) == 7
+    assert list(index.video_ids) == list(videos) and len(index) == 7
     assert search("a dog", index=index, top_k=1) == later("a dog", top_k=1)
 
 
@@ -90,9 +90,9 @@ def test_the_pipeline_saves_a_folder_that_loads(search, videos, tmp_path):
         ("", {"videos": {"v": np.ones((1, 10))}}, "must be a non-empty string"),
         ("a dog", {"videos": {}}, "The collection of videos is empty"),
         ("a dog", {"videos": {"x7": np.ones((0, 10))}}, "Video 'x7' must be an array of at least 1 second"),
-        ("a dog", {"videos": {"x7": np.ones((1, 10))}, "top_k": 0}, "top_k must be at least 1, got 0"),
+        ("a dog", {"videos": {"x7": np.ones((1, 10))}, "top_k": 0}, "k must be at least 1, got 0"),
         ("a dog", {"index": "nowhere.safetensors"}, "'nowhere.safetensors' is not a video index that can be read"),
-        ("a dog", {"topk": 3}, "Unknown argument topk; known are videos, index and top_k"),
+        ("a dog", {"topk": 3}, "Unknown argument topk; known are videos, index, top_k, lang, where and seconds"),
         ("a dog", {"index": VideoIndex(torch.ones(1, 8), ["v"])}, r"made by another model: .* \(1, 8\).* \(1, 16\)"),
     ],
 )
