@@ -3,14 +3,16 @@
 import os
 import resource
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from tiny_trainer import tiny_trainer, videos_and_features
 
 from mmp.train import train
 from mmp.train.pivot_sampler import PivotSampler
-from mmp.train.processes import _asked_of_accelerate, check_launch
+from mmp.train.processes import _asked_of_accelerate, check_launch, check_sharding
 from mmp.train.step_log import TrainingFailed, read_steps
 from mmp.train.trainer import Stopped
 from mmp.train.validation import ValidationSet
@@ -174,6 +176,24 @@ def test_a_launch_that_got_fewer_processes_than_it_asked_for_is_refused(monkeypa
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="asked for 2 processes and got 1. .* torchrun --nproc_per_node 2"):
         check_launch(1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (DistributedType.DEEPSPEED, {}, r"DeepSpeed .* fsdp2\.yaml"),
+        (DistributedType.FSDP, {"is_fsdp2": False}, "set fsdp_version: 2"),
+        (DistributedType.FSDP, {"cpu_ram_efficient_loading": True}, "set fsdp_cpu_ram_efficient_loading: false"),
+        (DistributedType.FSDP, {"frozen_states": True}, "data.frozen_states needs the frozen layers whole"),
+    ],
+)
+def test_ways_to_shard_that_are_not_supported_are_refused(kind, options, message):
+    options = {"is_fsdp2": True, "cpu_ram_efficient_loading": False, "frozen_states": False} | options
+    plugin = SimpleNamespace(cpu_ram_efficient_loading=options["cpu_ram_efficient_loading"])
+    state = SimpleNamespace(fsdp_plugin=plugin)
+    accelerator = SimpleNamespace(distributed_type=kind, is_fsdp2=options["is_fsdp2"], state=state)
+    with pytest.raises(ValueError, match=message):
+        check_sharding(accelerator, options["frozen_states"])
 
 
 def test_trackers_get_terms_rates_throughput_and_recall(tmp_path):

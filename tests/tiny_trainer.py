@@ -19,7 +19,9 @@ def videos_and_features(count: int = 16):
     return [{"video_id": f"video{i}", "captions": [captions[i]]} for i in range(count)], features
 
 
-def tiny_trainer(output_dir: Path, pooler_dropout: float = 0.3, **training) -> Trainer:
+def tiny_trainer(
+    output_dir: Path, pooler_dropout: float = 0.3, freeze_below: int = 2, accelerator=None, **training
+) -> Trainer:
     """16 videos in three batches an epoch, unless `training` says otherwise."""
     recipe = Recipe(
         name="test",
@@ -29,5 +31,5 @@ def tiny_trainer(output_dir: Path, pooler_dropout: float = 0.3, **training) -> T
     )
     videos, features = videos_and_features()
     train_set = PivotSampler(videos, features, seed=recipe.training.seed)
-    model = tiny_model(pooler_dropout=pooler_dropout)
-    return Trainer(recipe, model, tiny_processor(), train_set, ValidationSet(videos, features))
+    model = tiny_model(pooler_dropout=pooler_dropout, freeze_below=freeze_below)
+    return Trainer(recipe, model, tiny_processor(), train_set, ValidationSet(videos, features), accelerator)

@@ -17,10 +17,16 @@ import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 from torch import nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 from transformers.utils import logging
 
-from mmp.modeling import MMPModel, MMPProcessor
+from mmp.modeling import MMPConfig, MMPModel, MMPProcessor
 from mmp.train.curves import plot_curves
 from mmp.train.processes import Processes
 from mmp.train.recipe import Recipe, differences, load_recipe, save_recipe
@@ -50,8 +56,10 @@ def trained_weights(model: nn.Module) -> Weights:
     return {name: value.clone() for name, value in trained.items()}
 
 
-def save_model(model: MMPModel, weights: Weights, processor: MMPProcessor, recipe: Recipe, folder: Path) -> None:
+def save_model(config: MMPConfig, weights: Weights, processor: MMPProcessor, recipe: Recipe, folder: Path) -> None:
     """Weights, configuration, remote code, processor and recipe: all that `AutoModel` and a reader need."""
+    with torch.device("meta"):  # without weights of its own, and of a class that nothing has wrapped
+        model = MMPModel(config).to(next(iter(weights.values())).dtype)
     logging.disable_progress_bar()  # a bar per file would break the run's own
     model.save_pretrained(folder, state_dict=weights)
     logging.enable_progress_bar()
@@ -94,12 +102,13 @@ class Checkpoints:
         if torch.cuda.is_available():
             own["cuda"] = torch.cuda.get_rng_state()
         states = self.processes.gather(own)
-        weights = whole_weights(trainer.model)
+        weights, optimizer = whole_weights(trainer.model), trainer.optimizer.optimizer
+        optimizer_state = get_optimizer_state_dict(trainer.model, optimizer, options=WHOLE)
 
         def write(folder: Path) -> None:
             trainer.save(folder, weights)
             torch.save(trainer.best_weights, folder / "best.pt")
-            torch.save(trainer.optimizer.state_dict(), folder / "optimizer.pt")
+            torch.save(optimizer_state, folder / "optimizer.pt")
             torch.save(trainer.state_dict(), folder / "progress.pt")
             torch.save(states, folder / "processes.pt")
 
@@ -128,10 +137,11 @@ class Checkpoints:
                 f"{last} was written by {len(states)} process(es), this launch has {self.processes.count}: launch as "
                 f"before, or start anew from its weights: model.init_from={last} in another output_dir."
             )
-        model = self.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
-        saved = type(model).from_pretrained(last, dtype=model.dtype)
-        model.load_state_dict(saved.state_dict())
-        trainer.optimizer.load_state_dict(torch.load(last / "optimizer.pt", weights_only=True))
+        every = StateDictOptions(full_state_dict=True)  # each process reads all of it and keeps its shard
+        saved = MMPModel.from_pretrained(last)
+        set_model_state_dict(trainer.model, saved.state_dict(), options=every)
+        optimizer_state = torch.load(last / "optimizer.pt", weights_only=True)
+        set_optimizer_state_dict(trainer.model, trainer.optimizer.optimizer, optimizer_state, options=every)
         trainer.load_state_dict(torch.load(last / "progress.pt", weights_only=True))
         trainer.best_weights = torch.load(last / "best.pt", weights_only=True)
         own = states[self.processes.rank]

@@ -7,6 +7,8 @@ from typing import Any
 import psutil
 import torch
 import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
 
 
 class Processes:
@@ -57,6 +59,31 @@ def check_launch(num_processes: int) -> None:
             f"This launch asked for {asked} processes and got {num_processes}. On CPUs use: ACCELERATE_USE_CPU=true "
             f"torchrun --nproc_per_node {asked} train/train.py ... (accelerate launch --cpu starts only one)."
         )
+
+
+def check_sharding(accelerator: Accelerator, frozen_states: bool) -> None:
+    """Refuse ways to shard a model that this trainer does not know.
+
+    Args:
+        accelerator: with the configuration of this launch.
+        frozen_states: whether the recipe keeps outputs of frozen layers on disk.
+
+    Raises:
+        ValueError: with what to change.
+    """
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        raise ValueError(
+            "DeepSpeed clips, steps and saves by itself, which does not go with exact resuming: shard the model by "
+            "FSDP2 (accelerate launch --config_file train/configs/accelerate/fsdp2.yaml)."
+        )
+    if accelerator.distributed_type != DistributedType.FSDP:
+        return
+    if not accelerator.is_fsdp2:
+        raise ValueError("This launch shards by the first FSDP: set fsdp_version: 2, as in fsdp2.yaml.")
+    if accelerator.state.fsdp_plugin.cpu_ram_efficient_loading:
+        raise ValueError("Each process reads checkpoints whole: set fsdp_cpu_ram_efficient_loading: false.")
+    if frozen_states:
+        raise ValueError("data.frozen_states needs the frozen layers whole on each process; FSDP shards them: null.")
 
 
 def _asked_of_accelerate(launcher: psutil.Process | None) -> int:

@@ -8,7 +8,7 @@ from mmp.modeling import MMPFeatureExtractor, MMPModel, MMPProcessor
 from mmp.train.clip_sampler import ClipDataset, ClipSampler
 from mmp.train.data import VideoFeatures, load_videos
 from mmp.train.pivot_sampler import PivotSampler
-from mmp.train.processes import check_launch
+from mmp.train.processes import check_launch, check_sharding
 from mmp.train.recipe import DataRecipe, ModelRecipe, Recipe
 from mmp.train.trainer import Trainer
 from mmp.train.validation import ValidationSet
@@ -28,6 +28,7 @@ def build_trainer(recipe: Recipe) -> Trainer:
         step_scheduler_with_optimizer=False, log_with=training.trackers or None, project_dir=recipe.output_dir
     )
     check_launch(accelerator.num_processes)
+    check_sharding(accelerator, data.frozen_states is not None)
     features = VideoFeatures(data.features) if data.features is not None else None
     if data.clips is not None:
         sampler = ClipSampler(data.languages, training.seed, data.max_video_length, data.max_text_length)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from torch.distributed.tensor import DTensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 from transformers import get_scheduler
@@ -166,6 +167,7 @@ class Trainer:
                 [p for group in self.optimizer.param_groups for p in group["params"]],
                 self.recipe.training.gradient_clip,
             )
+            norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
             if self.accelerator.scaler is None:  # a scaler looks for itself
                 self.optimizer.optimizer.found_inf = (~torch.isfinite(norm + terms["loss"])).float()
             self.optimizer.step()
@@ -260,7 +262,7 @@ class Trainer:
     def save(self, folder: Path, weights: Weights) -> None:
         """Write a model of these weights as a Hub repository, with the recipe and the history of this run."""
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        save_model(model, weights, self.processor, self.recipe, folder)
+        save_model(model.config, weights, self.processor, self.recipe, folder)
         state = {
             "step": self.step,
             "best_score": self.best_score,
