@@ -65,24 +65,30 @@ def encode_videos(
         for video_id in [v for v, video in pending.items() if video.is_complete()]:
             yield video_id, pending.pop(video_id).result()
 
-    events = decode_videos(videos, [encoder.view for encoder in encoders], workers)
-    mark = time.perf_counter()
-    for event in events:
-        timings.waiting += time.perf_counter() - mark
-        video = pending.setdefault(event.video_id, _PendingVideo([[] for _ in encoders], [0] * len(encoders)))
-        if isinstance(event, VideoEnd):
-            timings.decoding += event.seconds
-            video.ended, video.error = True, event.error
-            yield from finished()
-        else:
-            video.expected[event.view] += 1
-            queues[event.view].add(event.video_id, event.pixels)
-            if queues[event.view].has_results():
-                yield from finished()
+    threads = torch.get_num_threads()
+    if all(encoder.one_thread for encoder in encoders):
+        torch.set_num_threads(1)
+    try:
+        events = decode_videos(videos, [encoder.view for encoder in encoders], workers)
         mark = time.perf_counter()
-    for queue in queues:
-        queue.flush()
-    yield from finished()
+        for event in events:
+            timings.waiting += time.perf_counter() - mark
+            video = pending.setdefault(event.video_id, _PendingVideo([[] for _ in encoders], [0] * len(encoders)))
+            if isinstance(event, VideoEnd):
+                timings.decoding += event.seconds
+                video.ended, video.error = True, event.error
+                yield from finished()
+            else:
+                video.expected[event.view] += 1
+                queues[event.view].add(event.video_id, event.pixels)
+                if queues[event.view].has_results():
+                    yield from finished()
+            mark = time.perf_counter()
+        for queue in queues:
+            queue.flush()
+        yield from finished()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _features_per_second(encoder: FrameEncoder) -> Fraction | None:
