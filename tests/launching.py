@@ -53,6 +53,18 @@ class Launch:
         return "".join(path.read_text() for path in sorted(self.log.parent.glob(f"{self.log.name}.*")))
 
 
+def environment_of(config: Path) -> dict[str, str]:
+    """What `accelerate launch --config_file` tells its processes."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
+
+    arguments = launch_command_parser().parse_args(["--config_file", str(config), "train.py"])
+    arguments, *_ = _validate_launch_command(arguments)
+    several = (arguments.num_processes or 1) > 1
+    everything = prepare_multi_gpu_env(arguments) if several else prepare_simple_launcher_cmd_env(arguments)[1]
+    return {name: value for name, value in everything.items() if name.startswith(("ACCELERATE_", "FSDP_"))}
+
+
 def _run(rank: int, processes: int, port: int, config: Path, overrides: list[str], log: Path) -> None:
     sys.stdout = sys.stderr = open(f"{log}.{rank}", "a", buffering=1)
     os.environ["ACCELERATE_USE_CPU"] = "true"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing as mp
+from launching import environment_of
 from safetensors.torch import load_file
 from test_guards import spoil_loss
 from tiny_trainer import tiny_trainer
@@ -23,17 +24,6 @@ from mmp.train.trainer import Stopped
 pytestmark = pytest.mark.slow
 WITHOUT_DROPOUT = {"pooler_dropout": 0.0, "freeze_below": 3}  # else processes draw numbers of their own
 MICRO_BATCHES = WITHOUT_DROPOUT | {"micro_batch_size": 2}
-
-
-def environment_of(config: Path) -> dict[str, str]:
-    """What `accelerate launch --config_file` tells its processes."""
-    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-    from accelerate.utils.launch import prepare_multi_gpu_env
-
-    arguments = launch_command_parser().parse_args(["--config_file", str(config), "train.py"])
-    arguments, *_ = _validate_launch_command(arguments)
-    everything = prepare_multi_gpu_env(arguments)
-    return {name: value for name, value in everything.items() if name.startswith(("ACCELERATE_", "FSDP_"))}
 
 
 def sharding_accelerator(mixed_precision: str = "no"):
