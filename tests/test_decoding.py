@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from video_files import read_number, resampled_by_ffmpeg, write_audio, write_video
+from video_files import SIDE, numbered_frame, read_number, resampled_by_ffmpeg, write_audio, write_video
 
 from mmp.train.decoding import Sampling, Scaling, VideoError, View, read_windows
 
@@ -42,6 +42,34 @@ def test_windows_of_a_variable_rate(tmp_path):
     ticks = resampled_by_ffmpeg(path)
     assert window_numbers(path) == [ticks[0:8], ticks[30:38], ticks[60:68]]
     assert window_numbers(path)[1] == [29] * 8  # the slide: the last of the 60 fps frames
+
+
+def test_a_stream_without_clock_or_rate_is_read_at_the_usual_rate(tmp_path):
+    # A raw H.264 stream has neither timestamps nor a frame rate; FFmpeg guesses 25 a second.
+    with av.open(str(write_video(tmp_path / "video.mp4", 50, fps=25))) as source:
+        to_bytes = av.BitStreamFilterContext("h264_mp4toannexb", source.streams.video[0])
+        packets = [p for packet in [*source.demux(video=0), None] for p in to_bytes.filter(packet)]
+        (tmp_path / "video.h264").write_bytes(b"".join(bytes(packet) for packet in packets))
+    with av.open(str(tmp_path / "video.h264")) as raw:
+        assert raw.start_time is None and raw.duration is None
+    numbers = window_numbers(tmp_path / "video.h264")
+    assert [window[0] for window in numbers] == [0, 25]
+
+
+def test_frames_of_a_clock_that_runs_backwards_are_left_out(tmp_path):
+    # Motion JPEG has no order of its own: the frames come as they are stored, whatever their times.
+    shown = [*range(20), *range(5), *range(20, 35)]  # in the middle, five frames that claim to be the first
+    with av.open(str(tmp_path / "video.mkv"), "w") as container:
+        stream = container.add_stream("mjpeg", rate=30)
+        stream.width = stream.height = SIDE
+        stream.pix_fmt, stream.time_base = "yuvj420p", Fraction(1, 1000)
+        for position, number in enumerate(shown):
+            frame = av.VideoFrame.from_ndarray(numbered_frame(position), format="rgb24")
+            frame.pts, frame.time_base = position, Fraction(1, 30)
+            for packet in stream.encode(frame):
+                packet.time_base, packet.dts, packet.pts = Fraction(1, 1000), position, 100 + number * 1000 // 30
+                container.mux(packet)
+    assert window_numbers(tmp_path / "video.mkv", window=30) == [[*range(20), *range(25, 35)]]
 
 
 @pytest.mark.parametrize("suffix, codec", [(".mkv", "libx264"), (".webm", "libvpx-vp9"), (".mp4", "libsvtav1")])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import AutoConfig, AutoModel
 
 from mmp.modeling.configuration_r2plus1d import R2Plus1DConfig
 from mmp.modeling.modeling_r2plus1d import Conv2Plus1D, R2Plus1DBlock, R2Plus1DModel
@@ -246,6 +247,12 @@ with torch.inference_mode():
 assert not any(name.split(".")[0] == "mmp" for name in sys.modules)
 torch.save(features, sys.argv[2])
 """
+
+
+@pytest.mark.parametrize("model_type, model_class", [("s3d", S3DModel), ("r2plus1d", R2Plus1DModel)])
+def test_the_auto_classes_know_the_networks(model_type, model_class):
+    with torch.device("meta"):  # shapes only
+        assert type(AutoModel.from_config(AutoConfig.for_model(model_type))) is model_class
 
 
 @pytest.mark.slow

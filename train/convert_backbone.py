@@ -28,8 +28,6 @@ def convert_backbone(
     model_class, module = NETWORKS[family]
     options = {} if num_frames is None else {"num_frames": num_frames}
     model = model_class.from_official_checkpoint(checkpoint, sha256=sha256, **options)
-    model.config.register_for_auto_class()
-    model.register_for_auto_class("AutoModel")
     temporary = output.with_name(f".{output.name}.incomplete")
     shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
     model.save_pretrained(temporary)
