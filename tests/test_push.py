@@ -216,6 +216,20 @@ def test_shards_of_an_earlier_build_do_not_stay_beside_the_new(hub, dataset, rel
     assert shards == {"de/train-00000-of-00001.parquet"}  # what the new card names
 
 
+def test_a_space_is_what_its_build_makes_else_its_folder(hub, push, tmp_path):
+    (tmp_path / "app" / "__pycache__").mkdir(parents=True)
+    for name in ("app.py", "README.md", ".hidden", "__pycache__/app.pyc"):
+        (tmp_path / "app" / name).write_text("---\nsdk: gradio\n---\n")
+    assert push("space", tmp_path / "app", "--repo-id", "lab/demo")[0] == 0
+    assert set(hub.files("spaces", "lab/demo")) == {"app.py", "README.md"}
+    (tmp_path / "app" / "build.py").write_text(
+        "import shutil\ndef build(folder):\n    shutil.copy(__file__.replace('build.py', 'README.md'), folder)\n"
+    )
+    assert push("space", tmp_path / "app", "--repo-id", "lab/built")[0] == 0
+    assert set(hub.files("spaces", "lab/built")) == {"README.md"}
+    assert hub.repositories["spaces", "lab/built"].sdk == "gradio"
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -290,8 +304,8 @@ def test_a_stranger_loads_the_model_in_three_lines(hub, model, push, tmp_path):
     loaded = torch.load(tmp_path / "outputs.pt")
     assert loaded["module"].startswith("transformers_modules.lab.mmp.")
     texts, videos = loaded["embeds"]
-    assert torch.equal(texts, tiny_model().encode_texts(given["texts"], tiny_processor()))
-    assert torch.equal(videos, tiny_model().encode_videos(given["videos"], tiny_processor()))
+    torch.testing.assert_close(texts, tiny_model().encode_texts(given["texts"], tiny_processor()))
+    torch.testing.assert_close(videos, tiny_model().encode_videos(given["videos"], tiny_processor()))
     assert len(loaded["found"]) == 2
 
 
