@@ -1,0 +1,109 @@
+"""Search results as HTML: clips that play, their names and cosines, and who finds a clip by which of its names."""
+
+from html import escape
+from pathlib import Path
+
+from search import ARMS, LANGUAGES, Ranking, rank_of
+
+ARM_NAMES = {"none": "No pre-training", "mp": "MP", "mmp": "MMP"}
+ARM_NOTES = {
+    "none": "fine-tuned in English only",
+    "mp": "pre-trained in English",
+    "mmp": "pre-trained in nine languages",
+}
+CLIPS_SHOWN = 12
+CLIPS_SHOWN_PER_ARM = 6
+
+
+class Page:
+    """Writes the parts of the results page.
+
+    Args:
+        clips: folder of `<video_id>.mp4`, which Gradio serves.
+        names: video id → language → name.
+        stills: clips of one frame; looped, they would be sought forever and never shown.
+    """
+
+    def __init__(self, clips: Path, names: dict[str, dict[str, str]], stills: set[str]):
+        self.clips, self.names, self.stills = clips.resolve(), names, stills
+
+    def one_arm(self, arm: str, ranking: Ranking, language: str, right: set[str], note: str) -> str:
+        """The nearest clips in a grid, below a line that says what was searched."""
+        return (
+            f'<div class="status">{self._arm(arm)}<span>{note}</span>{self._found(right, ranking)}</div>'
+            f'<div class="clips" data-arm="{arm}">{self._cards(ranking[:CLIPS_SHOWN], language, right)}</div>'
+        )
+
+    def side_by_side(self, rankings: dict[str, Ranking], language: str, right: set[str], note: str) -> str:
+        """A row of clips for each arm."""
+        rows = [f'<div class="status"><span>{note}</span></div>']
+        for arm, ranking in rankings.items():
+            cards = self._cards(ranking[:CLIPS_SHOWN_PER_ARM], language, right)
+            rows.append(
+                f'<section class="arm-row"><div class="status">{self._arm(arm)}<span>{ARM_NOTES[arm]}</span>'
+                f'{self._found(right, ranking)}</div><div class="clips" data-arm="{arm}">{cards}</div></section>'
+            )
+        return "".join(rows)
+
+    def names_table(self, video_id: str, language: str, ranks: dict[str, dict[str, int]], arm: str) -> str:
+        """A clip's names in all languages and the rank at which each arm finds it by them."""
+        head = "".join(f'<th class="{_chosen(a, arm)}">{ARM_NAMES[a]}</th>' for a in ARMS)
+        rows = []
+        for code, by_arm in ranks.items():
+            cells = "".join(f'<td class="rank {_nearness(by_arm[a])} {_chosen(a, arm)}">{by_arm[a]}</td>' for a in ARMS)
+            rows.append(
+                f'<tr><th scope="row"><small>{LANGUAGES[code]}</small>'
+                f'<span lang="{code}">{escape(self.names[video_id][code])}</span></th>{cells}</tr>'
+            )
+        title = f'<span lang="{language}">{escape(self.names[video_id][language])}</span>'
+        return (
+            f'<section class="names"><div class="names-head">{self._video(video_id, title="")}'
+            f"<div><h3>{title} in nine languages</h3><p>The place, among {len(self.names)} clips, at which each model "
+            "finds this clip by its name in each language. Lower is better.</p></div></div>"
+            f"<table><thead><tr><td></td>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></section>"
+        )
+
+    def _cards(self, hits: Ranking, language: str, right: set[str]) -> str:
+        return "".join(self._card(place, hit, language, right) for place, hit in enumerate(hits, start=1))
+
+    def _card(self, place: int, hit: dict, language: str, right: set[str]) -> str:
+        names, place_tag = self.names[hit["video_id"]], f'<span class="place">{place}</span>'
+        name = escape(names[language])
+        english = "" if language == "en" else f'<small lang="en">{escape(names["en"])}</small>'
+        is_right = hit["video_id"] in right
+        tag = '<span class="tag">right clip</span>' if is_right else ""
+        width = round(100 * max(0.0, min(1.0, hit["score"])))
+        return (
+            f'<figure class="clip{" right" if is_right else ""}" data-id="{hit["video_id"]}">'
+            f'<div class="frame">{self._video(hit["video_id"], names["en"])}{place_tag}{tag}</div>'
+            f'<figcaption><strong lang="{language}">{name}</strong>{english}'
+            f'<span class="score" title="cosine"><i style="width:{width}%"></i><b>{hit["score"]:.2f}</b></span>'
+            "</figcaption></figure>"
+        )
+
+    def _video(self, video_id: str, title: str) -> str:
+        source = escape(f"gradio_api/file={self.clips / video_id}.mp4")
+        loop = "" if video_id in self.stills else " loop"
+        return f'<video src="{source}" aria-label="{escape(title)}" autoplay muted playsinline{loop}></video>'
+
+    def _arm(self, arm: str) -> str:
+        return f'<b class="arm {arm}">{ARM_NAMES[arm]}</b>'
+
+    def _found(self, right: set[str], ranking: Ranking) -> str:
+        if not right:
+            return ""
+        place = rank_of(right, ranking)
+        return f'<span class="found {_nearness(place)}">right clip at place {place}</span>'
+
+
+def notice(text: str) -> str:
+    """A line in place of results."""
+    return f'<div class="notice">{escape(text)}</div>'
+
+
+def _nearness(place: int) -> str:
+    return "first" if place == 1 else "near" if place <= 10 else "far"
+
+
+def _chosen(arm: str, chosen: str) -> str:
+    return "chosen" if arm == chosen else ""

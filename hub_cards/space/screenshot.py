@@ -1,0 +1,148 @@
+"""Opens the demo app in a real browser: for its picture in the README, and for its test.
+
+    python -m mmp.hub_cards.space.screenshot outputs/demo/space hub_cards/space/screenshot.png
+
+needs Chromium with its driver (`apt-get install chromium chromium-driver`), selenium, and a font with Chinese.
+"""
+
+import base64
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+START_SECONDS = 180
+
+
+def find_browser() -> tuple[str, str] | None:
+    """The programs of Chromium (or Chrome) and of its driver, or None where either is not installed."""
+    browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    driver = shutil.which("chromedriver")
+    return (browser, driver) if browser and driver else None
+
+
+@contextmanager
+def serve(folder: Path, command: Sequence[str] = ("app.py",), seconds: float = START_SECONDS) -> Iterator[str]:
+    """Runs the app of a built folder; the address is that of its page.
+
+    Args:
+        folder: made by `build.py`.
+        command: arguments of Python in this folder.
+        seconds: to wait for the page.
+
+    Raises:
+        RuntimeError: if the app stops or does not answer; with what it printed.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}/"
+    environment = os.environ | {"GRADIO_SERVER_PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1"}
+    log = folder.parent / f"{folder.name}.log"
+    with open(log, "w") as output:
+        process = subprocess.Popen(
+            [sys.executable, *command], cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        deadline = time.monotonic() + seconds
+        while not _answers(address):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"The demo app does not answer:\n{log.read_text()}")
+            time.sleep(0.2)
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+        log.unlink()
+
+
+def _answers(address: str) -> bool:
+    try:
+        return urllib.request.urlopen(address, timeout=5).status == 200
+    except OSError:
+        return False
+
+
+@contextmanager
+def open_browser(width: int = 1280, height: int = 900):
+    """A headless browser as selenium's `WebDriver`, its page `width` CSS pixels wide, phones included.
+
+    Raises:
+        FileNotFoundError: if Chromium or its driver is missing.
+    """
+    from selenium import webdriver
+
+    found = find_browser()
+    if found is None:
+        raise FileNotFoundError("No Chromium with chromedriver: apt-get install chromium chromium-driver.")
+    options = webdriver.ChromeOptions()
+    options.binary_location = found[0]
+    # No sandbox: containers run as root. No /dev/shm: there it is small.
+    for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "hide-scrollbars", "disable-gpu"):
+        options.add_argument(f"--{argument}")
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=found[1]))
+    try:
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        yield driver
+    finally:
+        driver.quit()
+
+
+def wait_for(driver, script: str, seconds: float = 60):
+    """What a script returns as soon as that is true.
+
+    Raises:
+        TimeoutError: if it does not become true; with the text of the page.
+    """
+    deadline = time.monotonic() + seconds
+    while not (value := driver.execute_script(script)):
+        if time.monotonic() > deadline:
+            text = driver.execute_script("return document.body.innerText")
+            raise TimeoutError(f"Still false after {seconds} s: {script}\n{text}")
+        time.sleep(0.1)
+    return value
+
+
+ALL_PLAY = "return [...document.querySelectorAll('#by-words video')].every(v => v.readyState >= 2)"
+SHOWN = "return document.querySelectorAll('#by-words .clip').length > 0 && !document.querySelector('.generating')"
+
+
+def screenshot(
+    space: Annotated[Path, typer.Argument(help="Folder of the built app, such as outputs/demo/space.")],
+    picture: Annotated[Path, typer.Argument(help="PNG to write.")],
+    arm: Annotated[str, typer.Option(help="none, mp, mmp, or all for side by side.")] = "all",
+    width: Annotated[int, typer.Option(help="Of the page in pixels; a phone has 390.")] = 1280,
+) -> None:
+    """Take a picture of the whole page, as it is after the first example."""
+    with serve(space) as address, open_browser(width) as driver:
+        driver.get(address)
+        wait_for(driver, SHOWN)
+        driver.execute_script(f"document.querySelector('#arm input[value={arm}]').click()")
+        arms = 3 if arm == "all" else 1
+        wait_for(driver, f"return document.querySelectorAll('#by-words .clips').length == {arms}")
+        if arms == 1:
+            wait_for(driver, f"return document.querySelector('#by-words .clips').dataset.arm == '{arm}'")
+        wait_for(driver, ALL_PLAY)
+        time.sleep(1)  # animations of the page itself
+        height = driver.execute_script("return document.documentElement.scrollHeight")
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        time.sleep(1)
+        shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png", "captureBeyondViewport": True})
+    picture.write_bytes(base64.b64decode(shot["data"]))
+    print(f"Written to {picture}.")
+
+
+if __name__ == "__main__":
+    typer.run(screenshot)

@@ -1,0 +1,133 @@
+"""The search behind the demo: three models, the embeddings of the clips, and the network that sees uploaded videos.
+
+It runs where the mmp package is not: each model brings its own code, and `build.py` put `decoding.py` beside this file.
+"""
+
+import json
+import unicodedata
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+
+import py3langid
+import torch
+from decoding import Sampling, Scaling, View, read_windows
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoProcessor
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+ARMS = ("none", "mp", "mmp")
+LANGUAGES = {
+    "en": "English",
+    "de": "Deutsch",
+    "fr": "Français",
+    "cs": "Čeština",
+    "zh": "中文",
+    "ru": "Русский",
+    "vi": "Tiếng Việt",
+    "sw": "Kiswahili",
+    "es": "Español",
+}
+"""Codes and what each language calls itself."""
+
+Ranking = list[dict]
+"""`{"video_id", "score"}` of every clip, best first; the score is the cosine."""
+
+
+class Arm:
+    """One model and the clips as it sees them.
+
+    Args:
+        folder: a Hub folder of the model: weights, processor and code.
+        video_embeds: (clips, embed_dim).
+        video_ids: the clips' names, in the order of the rows.
+    """
+
+    def __init__(self, folder: Path, video_embeds: torch.Tensor, video_ids: Sequence[str]):
+        self.model = AutoModel.from_pretrained(folder, trust_remote_code=True, dtype="float32").eval()
+        self.processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+        index_class = get_class_from_dynamic_module("pipeline_mmp.VideoIndex", str(folder))
+        self.index = index_class(video_embeds, video_ids)
+
+    def rank_by_texts(self, texts: Sequence[str]) -> list[Ranking]:
+        """All clips in the order of each text."""
+        return self._rank(self.model.encode_texts(list(texts), self.processor))
+
+    def rank_by_video(self, features: torch.Tensor) -> Ranking:
+        """All clips in the order of a video; `features`: (seconds, video_feature_dim)."""
+        return self._rank(self.model.encode_videos([features], self.processor))[0]
+
+    def _rank(self, embeds: torch.Tensor) -> list[Ranking]:
+        return self.index.search(embeds, len(self.index))
+
+
+class Demo:
+    """What a folder made by `build.py` holds, ready to search."""
+
+    def __init__(self, folder: Path):
+        content = json.loads((folder / "clips.json").read_text(encoding="utf-8"))
+        self.folder = folder
+        self.names: dict[str, dict[str, str]] = {clip["video_id"]: clip["names"] for clip in content["clips"]}
+        self.stills = {clip["video_id"] for clip in content["clips"] if clip["frames"] == 1}
+        self.examples: list[dict[str, str]] = content["examples"]
+        embeds = load_file(folder / "video_embeds.safetensors")
+        self.arms = {arm: Arm(folder / "models" / arm, embeds[arm], list(self.names)) for arm in ARMS}
+        self.max_seconds = self.arms["mmp"].processor.feature_extractor.max_length
+        view = json.loads((folder / "frame_encoder.json").read_text(encoding="utf-8"))
+        self._view = View(Sampling(**view["sampling"]), Scaling(**view["scaling"]))
+        self._encode_frames = torch.export.load(folder / "frame_encoder.pt2").module()
+        py3langid.set_languages(list(LANGUAGES))
+        self._named: dict[str, set[str]] = {}  # text → clips of which it is a name
+        self._languages: dict[str, set[str]] = {}  # text → languages in which it is a caption
+        for clip in content["clips"]:
+            for language, name in clip["names"].items():
+                self._named.setdefault(_plain(name), set()).add(clip["video_id"])
+                for text in (name, *clip["keywords"].get(language, [])):
+                    self._languages.setdefault(_plain(text), set()).add(language)
+
+    def language_of(self, query: str) -> str:
+        """The query's language. Only how clips are labelled depends on it: the models are told no language.
+
+        A caption's language is known. For other texts it is guessed, and a single word is easily guessed wrong.
+        """
+        known = self._languages.get(_plain(query), set())
+        if len(known) == 1:
+            return next(iter(known))
+        ranked = [language for language, _ in py3langid.rank(query)]
+        return next(language for language in ranked if not known or language in known)
+
+    def clips_named(self, query: str) -> set[str]:
+        """The clips of which the query is the name in one of the languages: those a search should find."""
+        return self._named.get(_plain(query), set())
+
+    @lru_cache(maxsize=512)  # noqa: B019 (there is one demo in a process)
+    def rank_by_name(self, video_id: str) -> dict[str, dict[str, int]]:
+        """language → arm → at which rank, from 1, the arm finds the clip by its name in this language."""
+        names = self.names[video_id]
+        ranks: dict[str, dict[str, int]] = {language: {} for language in names}
+        for arm in ARMS:
+            rankings = self.arms[arm].rank_by_texts(list(names.values()))
+            for language, ranking in zip(names, rankings, strict=True):
+                ranks[language][arm] = rank_of({video_id}, ranking)
+        return ranks
+
+    @lru_cache(maxsize=32)  # noqa: B019 (likewise); another arm asks for the same video again
+    def video_features(self, path: str) -> torch.Tensor:
+        """(seconds, video_feature_dim) of a video's first `max_seconds` seconds, made as those of the clips were.
+
+        Raises:
+            decoding.VideoError: if the file is no video that can be read.
+        """
+        with torch.inference_mode():
+            windows = islice(read_windows(path, [self._view]), self.max_seconds)
+            return torch.cat([self._encode_frames(torch.from_numpy(window[None])) for _, window in windows])
+
+
+def rank_of(video_ids: set[str], ranking: Ranking) -> int:
+    """The place, from 1, of the first of these clips."""
+    return next(place for place, hit in enumerate(ranking, start=1) if hit["video_id"] in video_ids)
+
+
+def _plain(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
