@@ -30,14 +30,14 @@ class ModelRecipe:
 
     backbone: str = "FacebookAI/xlm-roberta-large"  # Hub id or folder of a multilingual encoder
     init_from: str | None = None  # Hub id or folder of an MMP model to start from instead
-    output_layer: int = 12  # App. D
-    freeze_below: int = 9  # §5.2; equal to output_layer: the whole backbone is frozen
-    embed_dim: int = 1024
-    video_feature_dim: int = 1024
+    output_layer: int = 12  # layer of the backbone, counted from 1, whose output is used (App. D)
+    freeze_below: int = 9  # last frozen layer (§5.2); equal to output_layer: the whole backbone is frozen
+    embed_dim: int = 1024  # of pooling heads and shared space
+    video_feature_dim: int = 1024  # width of the features of one second
     image_feature_dim: int | None = None  # §5.6: 2048 for Faster R-CNN regions
-    pooler_num_layers: int = 2
-    pooler_num_heads: int = 4
-    pooler_dropout: float = 0.3
+    pooler_num_layers: int = 2  # of both pooling heads (Table 2)
+    pooler_num_heads: int = 4  # attention heads of a pooling layer
+    pooler_dropout: float = 0.3  # App. C
     share_poolers: bool = False  # Table 2, last row but one
 
 
@@ -52,8 +52,8 @@ class DataRecipe:
     translations: str | None = None  # captions in languages nobody wrote any in, made by `mmp translate`
     check_counts: bool = True  # refuse official files whose counts differ from the protocol's
     features: str | None = None  # folder of feature shards of the dataset's videos, or of the regions of its images
-    train_split: str = "train"
-    validation_split: str | None = "validation"
+    train_split: str = "train"  # clips to learn from
+    validation_split: str | None = "validation"  # clips that select the model; null: the last model is kept
     validation_languages: list[str] = field(default_factory=lambda: ["en"])  # the first selects (App. D.1)
     languages: list[str] = field(default_factory=lambda: ["en"])  # drawn from uniformly, one per clip
     pivots: bool = False  # triples (x, v, y) with captions in two languages, for Eq. 4-6
@@ -71,7 +71,7 @@ class ObjectiveRecipe:
 
     form: str = "joint"  # of the loss between two views: joint (Eq. 2), symmetric, triplet_hard, triplet_all
     terms: list[str] = field(default_factory=lambda: ["inter", "intra", "cross"])  # cross: only with pivot captions
-    temperature: float = 0.1
+    temperature: float = 0.1  # of the softmax in Eq. 2
     margin: float = 0.2  # of the triplet forms
     mask_same_video: bool = False  # captions of one video are not each other's negatives
     mask_ratio: float = 0.05  # of tokens and seconds, for the noised views of Eq. 3
@@ -81,14 +81,14 @@ class ObjectiveRecipe:
 class TrainingRecipe:
     """App. C, "Training and Inference Details"."""
 
-    epochs: int = 10
+    epochs: int = 10  # passes over the training clips
     batch_size: int = 128  # over all processes
     micro_batch_size: int | None = None  # GradCache: the same gradient in less memory
-    learning_rate: float = 2e-4
+    learning_rate: float = 2e-4  # of Adam
     gradient_clip: float = 0.2  # global norm
-    seed: int = 0
+    seed: int = 0  # of weights, order, sampling, noise and dropout
     schedule: str = "constant"  # of the learning rate: any name transformers' get_scheduler knows, over all steps
-    warmup_steps: int = 0
+    warmup_steps: int = 0  # over which the learning rate rises from 0
     num_workers: int = 0  # processes that read and tokenize, for each training process
     save_minutes: float = 15.0  # time between checkpoints for resuming
     keep_last: int = 2  # checkpoints for resuming that are kept
@@ -100,8 +100,10 @@ class TrainingRecipe:
 
 @dataclass
 class Recipe:
-    name: str = MISSING
-    output_dir: str = MISSING
+    """A training run."""
+
+    name: str = MISSING  # of the run, in progress bars and trackers
+    output_dir: str = MISSING  # Hub repository of the trained model, and what is needed to resume
     model: ModelRecipe = field(default_factory=ModelRecipe)
     data: DataRecipe = field(default_factory=DataRecipe)
     objective: ObjectiveRecipe = field(default_factory=ObjectiveRecipe)

@@ -39,6 +39,8 @@ Alexander",
 
 @evaluate.utils.file_utils.add_start_docstrings(DESCRIPTION, INPUTS)
 class TextVideoRetrieval(evaluate.Metric):
+    """R@1, R@5, R@10 and ranks of the right videos, from rows of similarities; see `DESCRIPTION`."""
+
     def _info(self):
         return evaluate.MetricInfo(
             description=DESCRIPTION,
