@@ -27,11 +27,11 @@ OF_THE_TEMPLATE = {"95"}  # the width of the intervals
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    """A model, and its results on the embedded benchmark by `mmp evaluate`; one test clip lacks features."""
+    """A model, and its results on the embedded benchmark by `mmp evaluate`; one clip lacks features."""
     folder = tmp_path_factory.mktemp("outputs")
-    write_features(folder / "features", emoji_ids("test")[1:])
+    write_features(folder / "features", emoji_ids("validation")[1:])
     write_model(folder / "mmp")
-    evaluate(str(folder / "mmp"), output=folder / "results" / "mmp", device="cpu")
+    evaluate(str(folder / "mmp"), split="validation", output=folder / "results" / "mmp", device="cpu")
     return folder / "mmp"
 
 
@@ -110,7 +110,7 @@ def test_the_model_index_holds_every_language_in_both_directions(run, card):
             assert found[direction, language, "recall_at_1"] == round(scores["R@1"], 4)
             assert found[direction, language, "mean_reciprocal_rank"] == round(scores["MRR"], 4)
     one = card.data.eval_results[0]
-    assert (one.dataset_type, one.dataset_config, one.dataset_split) == ("fluent_emoji_9", "split_0", "test")
+    assert (one.dataset_type, one.dataset_config, one.dataset_split) == ("fluent_emoji_9", "split_0", "validation")
 
 
 def test_the_card_says_what_was_trained_how_and_what_is_missing(run, card):
@@ -121,7 +121,7 @@ def test_the_card_says_what_was_trained_how_and_what_is_missing(run, card):
     )
     assert "| `mmp` | Fluent-Emoji-9 (`split_0`) | finetune | en | 400 | en 400 |" in text
     assert "| setting | `mmp_pretrain` | `mmp` |" in text and "| `training.epochs` | 31 | 10 |" in text
-    assert "420 videos, 419 of them with features; queries of the others count as not found." in text
+    assert "150 videos, 149 of them with features; queries of the others count as not found." in text
     assert "`net` (windows of 5 frames every 6, at 7 frames per second)" in text
     assert "[intfloat/multilingual-e5-small](https://huggingface.co/intfloat/multilingual-e5-small)" in text
     assert "Captions by: cs human, de human" in text
@@ -139,7 +139,7 @@ def test_without_results_a_card_says_so_and_has_no_model_index(run):
 def test_each_arm_of_the_demo_gets_its_own_scores(run, tmp_path):
     scores = results_of(run)[1]["scores"]["all"]["text_to_video"]
     other = {language: by | {"R@1": 77.7} for language, by in scores.items()}
-    protocol = {"dataset": "fluent_emoji_9", "config": "split_0", "split": "test", "clips": 420}
+    protocol = {"dataset": "fluent_emoji_9", "config": "split_0", "split": "validation", "clips": 150}
     (tmp_path / "results.json").write_text(json.dumps({"protocol": protocol, "scores": {"none": other, "mmp": scores}}))
     (tmp_path / "mmp").symlink_to(run)
     card = str(card_of(tmp_path / "mmp"))

@@ -268,6 +268,7 @@ def test_a_video_backbone_brings_its_own_card(hub, push, tmp_path):
     assert hub.files("models", "lab/r2plus1d")["README.md"] == (tmp_path / "README.md").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_embedded_benchmark_goes_with_clips_and_licences(hub, push, tmp_path):
     build("fluent_emoji_9", ["split_0"], data_dir=EMOJI, output_dir=tmp_path, num_shards=None)
     assert push("dataset", tmp_path, "--repo-id", "lab/emoji")[0] == 0
