@@ -9,7 +9,6 @@ keywords, as subtitles never contain the captions of a benchmark.
 
 import json
 import shutil
-import statistics
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,16 +18,15 @@ import typer
 
 from mmp.dataset_scripts.building import write_json
 from mmp.dataset_scripts.schema import LANGUAGES
-from mmp.train.demo import CONFIGS, HERE, OUTPUT, prepare
-from mmp.train.report import mean_of_other_languages
+from mmp.train.demo import CONFIGS, OUTPUT, SEEDS, prepare
+from mmp.train.report import CONTROL, seeds_table
 
 ARMS = {  # arm → its pre-training recipe and changes to it, None for no pre-training
     "none": None,
     "mp": ("mp_pretrain", []),
     "mmp": ("mmp_pretrain", []),
-    "mmp_keywords": ("mmp_pretrain", ["data.caption_kinds=[keywords]"]),
+    CONTROL: ("mmp_pretrain", ["data.caption_kinds=[keywords]"]),
 }
-RESULTS = HERE.parent / "hub_cards" / "results" / "demo_seeds.json"
 
 
 def run_arm(arm: str, split: str, seed: int) -> dict[str, dict[str, float]]:
@@ -76,27 +74,13 @@ def run_split(split: str, seeds: int, folder: Path) -> None:
 
 def _controls_last(run: tuple[str, int]) -> tuple[bool, int]:
     arm, seed = run
-    return arm == "mmp_keywords", seed
-
-
-def summarize(runs: dict[str, dict]) -> str:
-    """Markdown: arm by arm, mean ± standard deviation over runs of R@1 in English and in the other eight."""
-    lines = ["| arm | runs | R@1 en | R@1 mean of the other eight |", "|---|---:|---:|---:|"]
-    for arm in ARMS:
-        scores = [run for name, run in runs.items() if name.rsplit("_split_", 1)[0] == arm]
-        if len(scores) < 2:
-            continue
-        english = [run["en"]["R@1"] for run in scores]
-        others = [mean_of_other_languages(run) for run in scores]
-        cells = [f"{statistics.mean(v):.1f} ± {statistics.stdev(v):.1f}" for v in (english, others)]
-        lines.append(f"| {arm} | {len(scores)} | {cells[0]} | {cells[1]} |")
-    return "\n".join(lines)
+    return arm == CONTROL, seed
 
 
 def main(
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 3,
     splits: Annotated[list[str], typer.Option(help="Splits of Fluent-Emoji-9.")] = ("split_0", "split_1"),
-    results: Annotated[Path, typer.Option(help="Results file.")] = RESULTS,
+    results: Annotated[Path, typer.Option(help="Results file.")] = SEEDS,
 ) -> None:
     """Train every arm with several seeds on several splits, a split per core; keep all scores in one file."""
     prepare()
@@ -107,7 +91,7 @@ def main(
     runs = {path.stem: json.loads(path.read_text()) for path in sorted(parts.glob("*.json"))}
     command = f"python -m mmp.train.demo_seeds --seeds {seeds} " + " ".join(f"--splits {split}" for split in splits)
     write_json(results, {"command": command, "runs": runs})
-    print(summarize(runs))
+    print(seeds_table(runs))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The demo's report: a Markdown file with the three arms beside the paper's Table 4, and a bar chart."""
 
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from mmp.dataset_scripts.schema import LANGUAGE_NAMES, LANGUAGES
 from mmp.train.tables import published_tables
 
 ARMS = {"none": "no pre-training", "mp": "MP", "mmp": "MMP"}
+CONTROL = "mmp_keywords"  # MMP that never sees a name in pre-training
 COLORS = {"none": "#b0b0b0", "mp": "#6a9bd1", "mmp": "#1b7837"}
 Scores = Mapping[str, Mapping[str, Mapping[str, float]]]  # arm → language → {"R@1": percent, ...}
 
@@ -31,6 +33,20 @@ def recall_table(scores: Scores, metric: str) -> str:
     for arm, by_language in scores.items():
         cells = [f"{by_language[language][metric]:.1f}" for language in LANGUAGES]
         lines.append(f"| {ARMS[arm]} | {' | '.join(cells)} | {mean_of_other_languages(by_language, metric):.1f} |")
+    return "\n".join(lines)
+
+
+def seeds_table(runs: dict[str, dict]) -> str:
+    """Markdown from the scores of runs `{arm}_{split}_{seed}`: mean ± standard deviation of R@1, arm by arm."""
+    lines = ["| arm | runs | R@1 en | R@1 mean of the other eight |", "|---|---:|---:|---:|"]
+    for arm, label in {**ARMS, CONTROL: "MMP, keywords only"}.items():
+        scores = [run for name, run in runs.items() if name.rsplit("_split_", 1)[0] == arm]
+        if len(scores) < 2:
+            continue
+        english = [run["en"]["R@1"] for run in scores]
+        others = [mean_of_other_languages(run) for run in scores]
+        cells = [f"{statistics.mean(v):.1f} ± {statistics.stdev(v):.1f}" for v in (english, others)]
+        lines.append(f"| {label} | {len(scores)} | {cells[0]} | {cells[1]} |")
     return "\n".join(lines)
 
 
