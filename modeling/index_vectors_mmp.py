@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional as F
 
 STORAGES = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}
-BLOCK_BYTES = 32 << 20
-"""Of float32 at a time: what is stored smaller is widened block by block, and never as a whole."""
+BLOCK_BYTES = 4 << 20
+"""Of float32 at a time: what is stored smaller is widened block by block, in the processor's cache."""
 
 
 class StoredVectors:
@@ -64,11 +64,17 @@ class StoredVectors:
         """
         rows = None if allowed is None else allowed.nonzero()[:, 0]
         count = len(self) if rows is None else len(rows)
-        step = max(1, BLOCK_BYTES // (4 * self.data.shape[1]))
+        # One buffer for all blocks: to get fresh memory for each takes longer than to widen what goes into it.
+        buffer = torch.empty(max(1, BLOCK_BYTES // (4 * self.data.shape[1])), self.data.shape[1])
         scores, best = queries.new_empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.long)
-        for start in range(0, count, step):
-            part = slice(start, min(start + step, count)) if rows is None else rows[start : start + step]
-            similarity = queries @ self[part].T
+        for start in range(0, count, len(buffer)):
+            part = slice(start, min(start + len(buffer), count))
+            part = part if rows is None else rows[part]
+            stored = self.data[part]
+            wide = stored if stored.dtype == torch.float32 else buffer[: len(stored)].copy_(stored)
+            similarity = queries @ wide.T
+            if self.scales is not None:
+                similarity *= self.scales[part]
             # The best of the block first: a merge of all its scores would copy them.
             block_scores, block_best = similarity.topk(min(k, similarity.shape[1]), dim=-1)
             block_rows = block_best + start if rows is None else part[block_best]

@@ -10,11 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, hf_hub_download
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.nn import functional as F
-from transformers.utils import cached_file
 
 from .index_engines_mmp import ExactEngine, engine_class
 from .index_rows_mmp import Texts, VideoRows, conditions
@@ -253,10 +252,11 @@ class VideoIndex:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.incomplete")
-        about = {"format": FORMAT, "engine": self.engine.name, "model": self.made_by}
+        about = {"engine": self.engine.name, "options": self.engine.options, "model": self.made_by}
         tensors = self.engine.tensors() | ({} if self._probe is None else {"probe": self._probe})
         try:
-            save_file(tensors, part, about | {"options": json.dumps(self.engine.options)})
+            # One entry: several come in any order, and the same index should be the same bytes.
+            save_file(tensors, part, {FORMAT: json.dumps(about, ensure_ascii=False)})
             os.replace(part, path)
         except (OSError, SafetensorError) as error:
             raise OSError(
@@ -286,19 +286,19 @@ class VideoIndex:
         """
         name, file = str(path), Path(path)
         if not file.exists() and name.count("/") == 1 and not name.endswith(".safetensors"):
-            file = Path(cached_file(name, FILE, repo_type="dataset", revision=revision))
+            file = Path(hf_hub_download(name, FILE, repo_type="dataset", revision=revision))
         try:
             with safe_open(file, framework="pt") as opened:
                 about = opened.metadata() or {}
-                if about.get("format") != FORMAT:
+                if FORMAT not in about:
                     raise ValueError("it holds other tensors")
+                about = json.loads(about[FORMAT])
                 tensors = {key: opened.get_tensor(key) for key in opened.keys()}
-            options = json.loads(about["options"])
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise ValueError(f"{name!r} is not a video index that can be read: {error}") from error
         found = engine_class(about["engine"], without="exact" if "video_embeds" in tensors else None)
         try:
-            engine = found.from_tensors(tensors, options)
+            engine = found.from_tensors(tensors, about["options"])
         except (KeyError, IndexError, RuntimeError) as error:
             raise ValueError(f"{name!r} is not a video index that can be read: {error}") from error
         width = getattr(getattr(model, "config", None), "embed_dim", engine.embed_dim)

@@ -24,6 +24,9 @@ COMMANDS = {
     "compare": "mmp.train.evaluate_command:compare",
     "tables": "mmp.train.tables:tables",
     "ablate": "mmp.train.ablation:ablate",
+    "demo-app": "mmp.hub_cards.space.build:demo_app",
+    "index": "mmp.train.search_commands:index",
+    "search": "mmp.train.search_commands:search",
     "contact-sheet": "mmp.train.contact_sheet:contact_sheet",
     "push": "mmp.train.push:push",
 }
