@@ -11,7 +11,7 @@ import pytest
 import synthetic_howto100m as synthetic
 import torch
 from hub_server import HubServer
-from huggingface_hub import constants
+from huggingface_hub import ModelCard, constants
 from published import EMOJI, write_model
 
 from mmp.dataset_scripts.build import build
@@ -108,6 +108,22 @@ def test_a_model_goes_with_code_processor_recipes_and_card_and_without_the_train
     assert b"Not evaluated." in files["README.md"] and b"Apache License" in files["LICENSE-code"]
     assert hub.repositories["models", "lab/mmp"].messages[-1] == "First"
     assert not (model / "README.md").exists()  # the folder itself is left as it is
+
+
+def test_the_results_of_a_card_go_along(hub, model, push, tmp_path):
+    scores = {"queries": 420, "R@1": 6.25, "R@5": 12.5, "R@10": 25.0, "MedR": 30.5, "MnR": 50.0, "MRR": 0.125}
+    protocol = {"dataset": "fluent_emoji_9", "config": "split_0", "split": "test", "clips": 420}
+    results = {"protocol": protocol, "scores": {"mmp": {"sw": scores}, "none": {"sw": scores | {"R@1": 1.25}}}}
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps(results))
+    assert push("model", model, "--repo-id", "lab/mmp", "--results", tmp_path / "a")[0] == 0
+    files = hub.files("models", "lab/mmp")
+    kept = json.loads(files["results/fluent_emoji_9-split_0-test.json"])
+    assert kept["scores"] == {"text_to_video": {"sw": scores}}  # of this arm alone
+    assert ModelCard(files["README.md"].decode()).data.eval_results[0].metric_value == 6.25
+    code, _, error = push("model", model, "--repo-id", "lab/mmp", "--results", tmp_path)
+    assert code == 1 and "is a second result for results/fluent_emoji_9-split_0-test.json" in error
 
 
 def test_a_dry_run_lists_what_would_go_and_asks_nobody(hub, model, dataset, push, monkeypatch):
