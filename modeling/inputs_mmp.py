@@ -1,12 +1,18 @@
 """What an MMPModel refuses, and in which words.
 
-Shapes are always checked; values are not where they cannot be looked at (`torch.compile`, `torch.export`).
+Shapes are always checked. Values are where that costs little: not under `torch.compile` and `torch.export`, which have
+none to look at, and in training only on a CPU, because a look at an accelerator's memory waits for all it has to do.
+There, NaN in the input makes the loss NaN, which is seen without waiting.
 """
 
 import torch
+from transformers import PreTrainedModel
+from transformers.masking_utils import create_bidirectional_mask
 
 
-def checked_mask(name: str, mask: torch.Tensor | None, of: str, values: torch.Tensor) -> torch.Tensor:
+def checked_mask(
+    name: str, mask: torch.Tensor | None, of: str, values: torch.Tensor, training: bool = False
+) -> torch.Tensor:
     """The mask of `values` (batch, length, ...), all ones by default; in every row the first position must be real."""
     if mask is None:
         mask = torch.ones(values.shape[:2], dtype=torch.long, device=values.device)
@@ -14,7 +20,7 @@ def checked_mask(name: str, mask: torch.Tensor | None, of: str, values: torch.Te
         raise ValueError(f"{name} {tuple(mask.shape)} does not fit {of} {tuple(values.shape)}.")
     if 0 in mask.shape:
         raise ValueError(f"{of} is empty: its shape is {tuple(values.shape)}.")
-    if not torch.compiler.is_compiling():
+    if _may_look_at(mask, training):
         rows = (mask[:, 0] == 0).nonzero().flatten().tolist()
         if rows:
             raise ValueError(
@@ -34,9 +40,9 @@ def checked_width(name: str, values: torch.Tensor | None, positions: str, *width
     return values
 
 
-def check_finite(name: str, values: torch.Tensor) -> None:
+def check_finite(name: str, values: torch.Tensor, training: bool = False) -> None:
     """No NaN and no infinity: one such number makes a whole batch's loss NaN."""
-    if torch.compiler.is_compiling():
+    if not _may_look_at(values, training):
         return
     finite = values.detach().isfinite().flatten(1).all(1)
     if not finite.all():
@@ -44,9 +50,27 @@ def check_finite(name: str, values: torch.Tensor) -> None:
         raise ValueError(f"{name} {tuple(values.shape)} holds NaN or infinity in row {_shown(rows)}.")
 
 
+def backbone_mask(backbone: PreTrainedModel, mask: torch.Tensor, training: bool) -> torch.Tensor:
+    """The mask to call the backbone with: (batch, tokens), or where a look at it is to be avoided its expanded form.
+
+    Transformers looks whether a mask is all ones and can be left out; it does not look at one that is expanded. Of the
+    backbones only those are given one that attend everywhere and use the mask for nothing else.
+    """
+    config = backbone.config
+    plain = config.model_type in ("bert", "xlm-roberta") and config._attn_implementation in ("sdpa", "eager")
+    if _may_look_at(mask, training) or torch.compiler.is_compiling() or not plain:
+        return mask
+    like = torch.empty(*mask.shape, 0, dtype=backbone.dtype, device=mask.device)
+    return create_bidirectional_mask(config, like, mask, allow_is_bidirectional_skip=False)
+
+
 def check_same(what: str, shape: torch.Size, other: str, other_shape: torch.Size) -> None:
     if shape != other_shape:
         raise ValueError(f"{what} must be shaped like {other}: got {tuple(shape)} and {tuple(other_shape)}.")
+
+
+def _may_look_at(values: torch.Tensor, training: bool) -> bool:
+    return not torch.compiler.is_compiling() and (values.device.type == "cpu" or not training)
 
 
 def _shown(rows: list[int]) -> str:

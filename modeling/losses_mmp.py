@@ -99,6 +99,10 @@ class MMPObjective:
             and because we saw no gain beyond noise: trained on 700 emoji clips in three languages, one seed, mean
             R@1/R@10 went from 4.8/22.2 to 4.9/23.2 with 2 such pairs a batch of 64, from 3.5/21.8 to 3.1/22.5 with 63.
         gather: False keeps to this process's rows also where there are others.
+        raise_non_finite: False: terms are NaN where an embedding is, on the process that holds the row at least, and
+            nothing waits for the device.
+        group: processes of the default group that have a CPU backend, to tell each other their numbers of rows
+            without waiting for an accelerator. None: the default group.
 
     Raises:
         ValueError: for a temperature that is not positive, a negative margin, an unknown form or term.
@@ -112,6 +116,8 @@ class MMPObjective:
         terms: tuple[str, ...] = ("inter", "intra", "cross"),
         mask_same_video: bool = False,
         gather: bool = True,
+        raise_non_finite: bool = True,
+        group: dist.ProcessGroup | None = None,
     ):
         if form not in FORMS:
             raise ValueError(f"Unknown form of the objective {form!r}: choose from {', '.join(FORMS)}.")
@@ -124,6 +130,7 @@ class MMPObjective:
         self.form, self.terms = form, tuple(terms)
         self.scale = margin if form.startswith("triplet") else temperature
         self.mask_same_video, self.gather = mask_same_video, gather
+        self.raise_non_finite, self.group = raise_non_finite, group
 
     def __call__(self, outputs: Mapping[str, Tensor], video_index: Tensor | None = None) -> dict[str, Tensor]:
         """The terms of one batch.
@@ -134,6 +141,7 @@ class MMPObjective:
 
         Raises:
             NonFiniteEmbeddingsError: if an embedding holds NaN or infinity, on every process; nothing was computed.
+                Not with `raise_non_finite=False`.
             ValueError: where shapes do not fit, no term has its embeddings, or `mask_same_video` lacks `video_index`.
         """
         pairs = {
@@ -152,14 +160,13 @@ class MMPObjective:
             raise ValueError(f"Embeddings must all have one shape (batch, dim), not empty; got {shapes}.")
 
         device = next(iter(embeds.values())).device
-        sizes = _rows_per_process(len(next(iter(embeds.values()))), device) if self.gather else None
+        sizes = _rows_per_process(len(next(iter(embeds.values()))), device, self.group) if self.gather else None
         # Autocast would run the similarities in bfloat16, where 1 / temperature leaves them two digits.
         with torch.autocast(device.type, enabled=False):
             own = torch.stack([_normalize(tensor) for tensor in embeds.values()])  # (embeddings, batch, dim)
             everyone, start = _gather(own, sizes)  # (embeddings, global batch, dim)
             # The one look at values: each entry is at most 1, so a sum is finite if and only if all of it is.
-            finite = everyone.detach().sum(dim=(1, 2)).isfinite().tolist()
-            if not all(finite):
+            if self.raise_non_finite and not all(finite := everyone.detach().sum(dim=(1, 2)).isfinite().tolist()):
                 bad = {name: tensor for name, tensor, ok in zip(embeds, everyone, finite, strict=True) if not ok}
                 raise NonFiniteEmbeddingsError(bad, pairs, range(start, start + own.shape[1]))
 
@@ -241,16 +248,16 @@ def _normalize(embeds: Tensor) -> Tensor:
     return F.normalize(embeds / largest.masked_fill(largest == 0, 1.0), dim=-1, eps=1.0)
 
 
-def _rows_per_process(rows: int, device: torch.device) -> list[int] | None:
+def _rows_per_process(rows: int, device: torch.device, group: dist.ProcessGroup | None) -> list[int] | None:
     """How many rows each process holds; None where there is one process.
 
     Asked over the CPU where the process group has a CPU backend, so that no accelerator is waited for.
     """
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return None
-    device = torch.device("cpu") if "cpu" in dist.get_backend_config() else device
+    device = torch.device("cpu") if "cpu" in dist.get_backend_config(group) else device
     sizes = [torch.empty(1, dtype=torch.int64, device=device) for _ in range(dist.get_world_size())]
-    dist.all_gather(sizes, torch.tensor([rows], device=device))
+    dist.all_gather(sizes, torch.tensor([rows], device=device), group=group)
     return torch.cat(sizes).tolist()
 
 

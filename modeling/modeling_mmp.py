@@ -13,7 +13,7 @@ from transformers import initialization as init
 from .backbone_mmp import layers_of, load_backbone, load_backbone_config, new_backbone, resume, run_frozen
 from .configuration_mmp import MMPConfig
 from .encoding_mmp import MMPEncodingMixin
-from .inputs_mmp import check_finite, check_same, checked_mask, checked_width
+from .inputs_mmp import backbone_mask, check_finite, check_same, checked_mask, checked_width
 from .losses_mmp import MMPObjective
 from .outputs_mmp import MMPOutput
 from .pooling_mmp import MMPPoolingHead
@@ -178,14 +178,18 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
         if (input_ids is None) == (frozen_hidden_states is None):
             raise ValueError("Pass either input_ids or frozen_hidden_states.")
         if frozen_hidden_states is None:
-            mask = checked_mask("attention_mask", attention_mask, "input_ids", input_ids)
+            mask = checked_mask("attention_mask", attention_mask, "input_ids", input_ids, self.training)
+            mask = backbone_mask(self.text_model, mask, self.training)
             hidden = self.text_model(input_ids=input_ids, attention_mask=mask).last_hidden_state
         else:
             width = self.config.text_config.hidden_size
             checked_width("frozen_hidden_states", frozen_hidden_states, "tokens", width)
-            mask = checked_mask("attention_mask", attention_mask, "frozen_hidden_states", frozen_hidden_states)
+            mask = checked_mask(
+                "attention_mask", attention_mask, "frozen_hidden_states", frozen_hidden_states, self.training
+            )
             hidden = frozen_hidden_states.to(self.video_projection.weight.dtype)
             if self.config.freeze_below < self.config.output_layer:
+                mask = backbone_mask(self.text_model, mask, self.training)
                 hidden = resume(self.text_model, self.config.freeze_below, hidden, mask)
         return self.text_projection(hidden)
 
@@ -249,8 +253,8 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
         """e_v: embeddings of a video's seconds, (batch, seconds, embed_dim). Arguments as `get_video_features`."""
         config = self.config
         checked_width("video_features", video_features, "seconds", config.video_feature_dim, config.image_feature_dim)
-        checked_mask("video_mask", video_mask, "video_features", video_features)
-        check_finite("video_features", video_features)
+        checked_mask("video_mask", video_mask, "video_features", video_features, self.training)
+        check_finite("video_features", video_features, self.training)
         hidden = video_features.to(self.video_projection.weight.dtype)
         if hidden.shape[-1] != config.video_feature_dim:
             hidden = self.image_projection(hidden)

@@ -2,6 +2,7 @@
 
 import functools
 import os
+from contextlib import nullcontext
 from datetime import timedelta
 from types import SimpleNamespace
 
@@ -142,6 +143,36 @@ def test_micro_batches_with_gradient_checkpointing():
     torch.manual_seed(2)
     terms = contrastive_step(model, make_batch(), MMPObjective(), micro_batch_size=4)
     assert_same((terms, gradients(model)), step_keeping_every_graph(MMPObjective(), 4, dropout=0.3), tolerance=1e-6)
+
+
+@pytest.mark.parametrize("micro_batch_size", [None, 4])
+def test_the_step_waits_for_no_device(monkeypatch, micro_batch_size):
+    """Tensors on the meta device have no values: a look at one, which would wait for an accelerator, is an error."""
+    monkeypatch.setattr("torch.autocast", lambda *_, **__: nullcontext())
+    monkeypatch.setattr("mmp.train.contrastive_step._random_state", lambda _: (torch.get_rng_state(), None))
+    batch = {name: value.to("meta") for name, value in make_batch().items()}
+    model = make_model(dropout=0.3).to("meta")
+    objective = MMPObjective(raise_non_finite=False)
+    terms = contrastive_step(model, batch, objective, micro_batch_size=micro_batch_size)
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.2)
+    assert set(terms) == {"inter", "intra", "cross", "loss"} and norm.device.type == "meta"
+    with pytest.raises(RuntimeError, match="meta"):
+        contrastive_step(model, batch, MMPObjective())
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("without_padding", [False, True])
+def test_what_is_computed_without_a_look_is_the_same(monkeypatch, attention, without_padding):
+    def step():
+        model, batch = make_model(), make_batch()
+        model.set_attn_implementation(attention)
+        if without_padding:
+            batch["attention_mask"] = torch.ones_like(batch["attention_mask"])
+        return contrastive_step(model, batch, MMPObjective(raise_non_finite=False)), gradients(model)
+
+    expected = step()
+    monkeypatch.setattr("mmp.modeling.inputs_mmp._may_look_at", lambda *_: False)
+    assert_same(step(), expected)
 
 
 # ---- several processes ----

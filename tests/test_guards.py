@@ -181,7 +181,7 @@ def test_a_launch_that_got_fewer_processes_than_it_asked_for_is_refused(monkeypa
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        (DistributedType.DEEPSPEED, {}, r"DeepSpeed .* fsdp2\.yaml"),
+        (DistributedType.DEEPSPEED, {}, r"DeepSpeed .*fsdp2\.yaml"),
         (DistributedType.FSDP, {"is_fsdp2": False}, "set fsdp_version: 2"),
         (DistributedType.FSDP, {"cpu_ram_efficient_loading": True}, "set fsdp_cpu_ram_efficient_loading: false"),
         (DistributedType.FSDP, {"frozen_states": True}, "data.frozen_states needs the frozen layers whole"),

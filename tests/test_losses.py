@@ -208,6 +208,8 @@ def test_non_finite_embeddings_are_reported_with_term_and_row(bad, form):
     with pytest.raises(NonFiniteEmbeddingsError, match=r"intra: noisy_video_embeds row 4 of a global batch of 6") as e:
         MMPObjective(form=form)(views)
     assert e.value.rows == [4]
+    terms = MMPObjective(form=form, raise_non_finite=False)(views)
+    assert [term.isnan().item() for term in terms.values()] == [False, True, True]  # inter, intra, loss
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ def contrastive_step(
 
     Raises:
         NonFiniteEmbeddingsError: if an embedding is NaN or infinite; on every process, and no gradient was touched.
+            With an objective that does not raise it, the terms are NaN instead, and the gradients too.
         ValueError: for a micro-batch of less than one row, or under DeepSpeed, which steps at every backward.
     """
     if micro_batch_size is not None and micro_batch_size < 1:

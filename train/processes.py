@@ -17,14 +17,14 @@ class Processes:
     def __init__(self):
         self.count = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
         self.rank = dist.get_rank() if self.count > 1 else 0
-        self._group = dist.new_group(backend="gloo") if self.count > 1 else None
+        self.group = dist.new_group(backend="gloo") if self.count > 1 else None
 
     def any(self, flags: Sequence[bool]) -> list[bool]:
         """Which of the flags is true on any process."""
         if self.count == 1:
             return list(flags)
         tensor = torch.tensor(flags, dtype=torch.uint8)
-        dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self._group)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.group)
         return tensor.bool().tolist()
 
     def from_main(self, item: Any) -> Any:
@@ -32,7 +32,7 @@ class Processes:
         if self.count == 1:
             return item
         items = [item]
-        dist.broadcast_object_list(items, src=0, group=self._group)
+        dist.broadcast_object_list(items, src=0, group=self.group)
         return items[0]
 
     def gather(self, item: Any) -> list[Any]:
@@ -40,7 +40,7 @@ class Processes:
         if self.count == 1:
             return [item]
         items = [None] * self.count
-        dist.all_gather_object(items, item, group=self._group)
+        dist.all_gather_object(items, item, group=self.group)
         return items
 
 

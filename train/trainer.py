@@ -20,7 +20,6 @@ from tqdm import tqdm
 from transformers import get_scheduler
 
 from mmp.modeling import MMPModel, MMPObjective, MMPProcessor
-from mmp.modeling.losses_mmp import NonFiniteEmbeddingsError
 from mmp.train.batches import CaptionBatches, ClipBatches
 from mmp.train.checkpoints import Checkpoints, Weights, save_model, trained_weights
 from mmp.train.clip_sampler import ClipDataset
@@ -70,7 +69,13 @@ class Trainer:
         self.train_set, self.validation_set = train_set, validation_set
         self.output_dir = Path(recipe.output_dir)
         self.objective = MMPObjective(
-            objective.form, objective.temperature, objective.margin, tuple(objective.terms), objective.mask_same_video
+            objective.form,
+            objective.temperature,
+            objective.margin,
+            tuple(objective.terms),
+            objective.mask_same_video,
+            raise_non_finite=False,  # found on the device, see `training_step`
+            group=self.processes.group,
         )
         limits = (data.max_text_length, data.max_video_length)
         collator = MMPCollator(processor, *limits, objective.mask_ratio, training.seed)
@@ -149,32 +154,26 @@ class Trainer:
         return self.history[-1]
 
     def training_step(self, batch: dict[str, torch.Tensor]) -> None:
-        """One update of the weights; none, if the loss or the gradient is not finite."""
+        """One update of the weights; none, if the loss or the gradient is not finite.
+
+        Nothing here waits for the device, so that it always has work: that a step is to be left out is found there and
+        told to the optimizer there; `StepLog` counts it later.
+        """
         rows = len(batch["attention_mask"]) * self.processes.count
         position = {"step": self.step + 1, "epoch": self.epoch, "learning_rate": self.scheduler.get_last_lr()[0]}
-        try:
-            terms = contrastive_step(
-                self.model,
-                self._prepare(batch),
-                self.objective,
-                self.accelerator,
-                self.recipe.training.micro_batch_size,
-            )
-        except NonFiniteEmbeddingsError:  # on every process
-            values = {"loss": torch.tensor(torch.nan, device=self.accelerator.device)}
-        else:
-            norm = self.accelerator.clip_grad_norm_(
-                [p for group in self.optimizer.param_groups for p in group["params"]],
-                self.recipe.training.gradient_clip,
-            )
-            norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-            if self.accelerator.scaler is None:  # a scaler looks for itself
-                self.optimizer.optimizer.found_inf = (~torch.isfinite(norm + terms["loss"])).float()
-            self.optimizer.step()
-            self.scheduler.step()
-            values = terms | {"gradient_norm": norm}
+        terms = contrastive_step(
+            self.model, self._prepare(batch), self.objective, self.accelerator, self.recipe.training.micro_batch_size
+        )
+        norm = self.accelerator.clip_grad_norm_(
+            [p for group in self.optimizer.param_groups for p in group["params"]], self.recipe.training.gradient_clip
+        )
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        if self.accelerator.scaler is None:  # a scaler looks for itself
+            self.optimizer.optimizer.found_inf = (~torch.isfinite(norm + terms["loss"])).float()
+        self.optimizer.step()
+        self.scheduler.step()
         self.optimizer.zero_grad()
-        self.step_log.add(position, values, rows)
+        self.step_log.add(position, terms | {"gradient_norm": norm}, rows)
         self.step += 1
 
     def _train_epoch(self, progress: tqdm) -> None:
