@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -14,7 +15,7 @@ from mmp.train.pivot_sampler import PivotSampler
 from mmp.train.recipe import DataRecipe, Recipe
 from mmp.train.step_log import read_steps
 from mmp.train.trainer import Stopped, Trainer
-from tiny import tiny_model, tiny_processor
+from tiny import WORDS, tiny_model, tiny_processor
 
 
 @pytest.fixture
@@ -114,6 +115,57 @@ def test_global_batches_do_not_depend_on_the_number_of_processes():
     together = [sorted(row for part in batch for row in part) for batch in zip(*parts, strict=True)]
     assert together == single
     assert sorted(row for batch in single for row in batch) == list(range(23))
+
+
+def grouped_by_length(epoch: int = 0, first: int = 0, rank: int = 0, processes: int = 1) -> list[list[int]]:
+    """3,501 rows as long as captions in batches of 20: three windows of `SORTED`, a short one and a row left over."""
+    batches = GlobalBatches(3501, 20, 0, rank, processes)
+    batches.lengths = caption_lengths()
+    batches.epoch, batches.first_batch = epoch, first
+    return list(batches)
+
+
+def caption_lengths() -> np.ndarray:
+    return np.random.default_rng(5).normal(14, 5, 3501).round().clip(5, 40).astype(int)
+
+
+def padding(batches: list[list[int]]) -> float:
+    """Share of the tokens of padded batches that are none."""
+    lengths = caption_lengths()
+    return 1 - sum(lengths[b].sum() for b in batches) / sum(lengths[b].max() * len(b) for b in batches)
+
+
+def test_batches_by_length_hold_the_same_rows_in_hardly_any_padding():
+    plain, grouped = list(GlobalBatches(3501, 20, 0)), grouped_by_length()
+    assert sorted(map(len, grouped)) == sorted(map(len, plain)) == [20] * 175  # the row left over is the same one
+    assert sorted(sum(grouped, [])) == sorted(sum(plain, []))
+    assert padding(grouped) < 0.05 < 0.3 < padding(plain)
+    means = np.array([caption_lengths()[batch].mean() for batch in grouped])
+    assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.2  # short ones do not come first
+    assert grouped_by_length(epoch=1) != grouped
+
+
+def test_batches_by_length_can_be_taken_up_anywhere_and_are_split_between_processes():
+    assert grouped_by_length(first=70) == grouped_by_length()[70:]
+    parts = [grouped_by_length(rank=rank, processes=3) for rank in range(3)]
+    assert [sum(batch, []) for batch in zip(*parts, strict=True)] == grouped_by_length()
+    sizes = [sum(caption_lengths()[batch].sum() for batch in part) / sum(map(len, part)) for part in parts]
+    assert max(sizes) < 1.02 * min(sizes)  # none has the longer halves
+
+
+def test_a_run_grouped_by_length_resumes_exactly(make_trainer, monkeypatch):
+    words = {f"video{n}": " ".join(WORDS[n : n + 1 + n % 5]) for n in range(16)}
+    row = PivotSampler.__getitem__
+    monkeypatch.setattr(PivotSampler, "__getitem__", lambda it, n: row(it, n) | {"text": words[row(it, n)["video_id"]]})
+    whole = make_trainer("whole", epochs=2, group_by_length=True)
+    whole.fit()
+    stopped = make_trainer("stopped", epochs=2, group_by_length=True)
+    stopped.processes.any = lambda flags: [stopped.step == 4, False]
+    with pytest.raises(Stopped):
+        stopped.fit()
+    resumed = make_trainer("stopped", epochs=2, group_by_length=True)
+    resumed.fit()
+    assert read_steps(resumed.step_log.path) == read_steps(whole.step_log.path)
 
 
 def test_a_batch_of_one_row_has_no_negatives_and_is_left_out():

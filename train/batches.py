@@ -24,23 +24,43 @@ class GlobalBatches(Sampler):
 
     The permutation is drawn from (seed, epoch) and is the same on all processes. The last, smaller batch is used too,
     unless it has fewer rows than there are processes or a single row (which has no negatives).
+
+    With `lengths`, one for each row, rows of like length share a batch, so that little of it is padding: the rows of
+    every `SORTED` batches are sorted among themselves, and the batches then come in a random order. An epoch has the
+    same rows and batches of the same sizes as without.
     """
+
+    SORTED = 50
 
     def __init__(self, size: int, batch_size: int, seed: int, rank: int = 0, num_processes: int = 1):
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.rank, self.num_processes = rank, num_processes
         self.epoch = 0
         self.first_batch = 0
+        self.lengths: np.ndarray | None = None
 
     def __len__(self) -> int:
         whole, rest = divmod(self.size, self.batch_size)
         return whole + (rest >= max(2, self.num_processes))
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
-        for number in range(self.first_batch, len(self)):
-            batch = order[number * self.batch_size : (number + 1) * self.batch_size]
+        generator = np.random.default_rng([self.seed, self.epoch])
+        order = generator.permutation(self.size)
+        batches = [order[n * self.batch_size : (n + 1) * self.batch_size] for n in range(len(self))]
+        if self.lengths is not None:
+            batches = self._by_length(batches, generator)
+        for batch in batches[self.first_batch :]:
             yield np.array_split(batch, self.num_processes)[self.rank].tolist()
+
+    def _by_length(self, batches: list[np.ndarray], generator: np.random.Generator) -> list[np.ndarray]:
+        grouped = []
+        for start in range(0, len(batches), self.SORTED):
+            part = batches[start : start + self.SORTED]
+            rows = np.concatenate(part)
+            rows = rows[np.argsort(self.lengths[rows], kind="stable")]
+            # Within a batch shuffled again: no process gets its longer half.
+            grouped += [generator.permutation(rows) for rows in np.split(rows, np.cumsum([len(b) for b in part])[:-1])]
+        return [grouped[number] for number in generator.permutation(len(grouped))]
 
 
 class CaptionBatches:
@@ -54,6 +74,8 @@ class CaptionBatches:
         processes: of the run.
         num_workers: processes that read ahead.
         noise_cycle: epochs after which the collator's noise repeats; None: never.
+        group_by_length: rows with about as many tokens share a batch. Seconds do not count: texts take most of the
+            time. Mind that texts of one length are one another's negatives then, so that a batch is another task.
 
     Raises:
         ValueError: if there are too few rows, or a batch has fewer rows than there are processes.
@@ -68,9 +90,10 @@ class CaptionBatches:
         processes: Processes,
         num_workers: int = 0,
         noise_cycle: int | None = None,
+        group_by_length: bool = False,
     ):
         self.rows, self.collator = rows, collator
-        self.num_workers, self.noise_cycle = num_workers, noise_cycle
+        self.num_workers, self.noise_cycle, self.group_by_length = num_workers, noise_cycle, group_by_length
         _check_batch_size(batch_size, processes)
         self.batches = GlobalBatches(len(rows), batch_size, seed, processes.rank, processes.count)
         if len(self.batches) == 0:
@@ -83,9 +106,22 @@ class CaptionBatches:
         self.rows.set_epoch(epoch)
         self.collator.set_epoch(epoch % self.noise_cycle if self.noise_cycle else epoch)
         self.batches.epoch, self.batches.first_batch = epoch, first
+        if self.group_by_length:
+            self.batches.lengths = self._num_tokens()
         yield from _loader(
             self.rows, num_workers=self.num_workers, batch_sampler=self.batches, collate_fn=self.collator
         )
+
+    def _num_tokens(self) -> np.ndarray:
+        """Of each row in this epoch, which may draw another language for it; as many as the collator keeps."""
+        tokenizer, counts = self.collator.processor.tokenizer, np.zeros(len(self.rows), dtype=np.int64)
+        for start in range(0, len(self.rows), 1000):
+            rows = [self.rows[index] for index in range(start, min(start + 1000, len(self.rows)))]
+            for name in ("text", "pivot_text"):
+                if texts := [row[name] for row in rows if name in row]:
+                    tokens = tokenizer(texts, truncation=True, max_length=self.collator.max_text_length)["input_ids"]
+                    counts[start : start + 1000] += [len(ids) for ids in tokens]
+        return counts
 
     def state_dict(self) -> None:
         return None  # the epoch and the number of the batch say it all
@@ -100,6 +136,9 @@ class ClipBatches:
     Each process reads shards of its own, which differ in size: all make as many steps as the smallest part has whole
     batches. Rows without usable subtitles give no clip; a process that runs out of clips for that reason begins its
     part again.
+
+    They are not grouped by length: how long a clip is shows when its row has been read, and a buffer of them to sort
+    would have to be read again by a run that is resumed.
 
     With `num_workers` one process reads ahead; more would each need a position of their own to resume from.
 

@@ -89,6 +89,7 @@ class TrainingRecipe:
     seed: int = 0  # of weights, order, sampling, noise and dropout
     schedule: str = "constant"  # of the learning rate: any name transformers' get_scheduler knows, over all steps
     warmup_steps: int = 0  # over which the learning rate rises from 0
+    group_by_length: bool = False  # captions of like length share a batch: less padding, but other negatives
     num_workers: int = 0  # processes that read and tokenize, for each training process
     save_minutes: float = 15.0  # time between checkpoints for resuming
     keep_last: int = 2  # checkpoints for resuming that are kept
@@ -177,6 +178,8 @@ def _check_numbers(path: Path, recipe: Recipe) -> None:
             raise RecipeError(f"{path}: training.{name} must not be negative, but is {getattr(training, name)}.")
     if recipe.data.clips is not None and recipe.data.pivots:
         raise RecipeError(f"{path}: data.pivots needs captions; clips come in one language each (§5.3).")
+    if recipe.data.clips is not None and training.group_by_length:
+        raise RecipeError(f"{path}: training.group_by_length needs captions; the lengths of clips are not known ahead.")
     if not recipe.data.validation_languages:
         raise RecipeError(f"{path}: data.validation_languages is empty; the first of them selects the model.")
 

@@ -92,6 +92,7 @@ class Trainer:
                 self.processes,
                 num_workers=training.num_workers,
                 noise_cycle=data.noise_cycle,
+                group_by_length=training.group_by_length,
             )
         self.total_steps = self.batches.steps(0) * training.epochs  # of streamed epochs some are a little longer
         # Fused: it can be told on the device to leave out a step, which nothing has to wait for.
