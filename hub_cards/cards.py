@@ -9,7 +9,6 @@ from huggingface_hub import DatasetCard, EvalResult, ModelCard, ModelCardData
 from mmp.dataset_scripts.building import find_shards
 from mmp.dataset_scripts.schema import LANGUAGE_NAMES, LANGUAGES
 from mmp.hub_cards import facts
-from mmp.train.recipe import Recipe
 
 METRICS = {  # names in results → types in the model index
     "R@1": "recall_at_1",
@@ -29,20 +28,20 @@ def model_card(folder: Path, repo_id: str, evaluations: Sequence[facts.Evaluatio
     by which recipes and on which machine as far as that was recorded, how it scored, what it is for and not for,
     licences, and how to cite. Without results it says "Not evaluated."
     """
-    recipes = facts.recipes_of(folder)
-    stages = [(recipe.name, facts.training_data(recipe.data)) for recipe in recipes]
+    runs = facts.stages_of(folder)
+    stages = [(run.recipe.name, facts.training_data(run.recipe.data)) for run in runs]
     datasets = list(dict.fromkeys(data.dataset for _, data in stages))
     trained = [code for code in LANGUAGES if any(code in data.languages for _, data in stages)]
-    backbones = {recipe.model.backbone: _backbone(recipe.model.backbone) for recipe in recipes[:1]}
+    backbone = _backbone(runs[0].recipe.model.backbone) if runs else None
     restricted = [name for name in datasets if name not in facts.licenses()["open_data"]]
     card_data = ModelCardData(
         language=trained or None,
         library_name="transformers",
         pipeline_tag="feature-extraction",
-        base_model=next((backbone["id"] for backbone in backbones.values() if backbone["id"]), None),
+        base_model=backbone["id"] if backbone else None,
         tags=["text-to-video-retrieval", "video", "multilingual", "cross-lingual", "mmp"],
-        license="other" if restricted or not recipes else "apache-2.0",
-        license_name="see-the-card" if restricted or not recipes else None,
+        license="other" if restricted or not runs else "apache-2.0",
+        license_name="see-the-card" if restricted or not runs else None,
         model_name=repo_id.split("/")[-1],
         eval_results=[result for evaluation in evaluations for result in _model_index(evaluation)] or None,
     )
@@ -51,9 +50,9 @@ def model_card(folder: Path, repo_id: str, evaluations: Sequence[facts.Evaluatio
         template_path=str(facts.HERE / "model_card.md"),
         repo_id=repo_id,
         stages=stages,
-        starts_from=_starts_from(recipes),
-        backbone=next(iter(backbones.values()), None),
-        settings=facts.settings(recipes),
+        starts_from=_starts_from(runs),
+        backbone=backbone,
+        settings=facts.settings(runs),
         machine=facts.recorded_machine(folder),
         evaluations=evaluations,
         metrics=list(METRICS),
@@ -63,9 +62,9 @@ def model_card(folder: Path, repo_id: str, evaluations: Sequence[facts.Evaluatio
     )
 
 
-def _starts_from(recipes: Sequence[Recipe]) -> str | None:
+def _starts_from(runs: Sequence[facts.Stage]) -> str | None:
     """What the first known stage was initialised from: a Hub id, or a folder's name, the rest being nobody's affair."""
-    name = recipes[0].model.init_from if recipes else None
+    name = runs[0].recipe.model.init_from if runs else None
     return name if name is None or _is_hub_id(name) else Path(name).name
 
 
@@ -73,7 +72,8 @@ def _backbone(name: str) -> dict[str, str | None]:
     """`id`: on the Hub, None for a folder nothing is known of, which is shown by its name alone."""
     known = facts.licenses()["backbones"].get(name, {})
     on_hub = known.get("id", name if _is_hub_id(name) else None)
-    return {"id": on_hub, "name": on_hub or Path(name).name, "license": known.get("license")}
+    shown = {"name": on_hub or Path(name).name, "note": known.get("note"), "license": known.get("license")}
+    return {"id": on_hub} | shown
 
 
 def _is_hub_id(name: str) -> bool:

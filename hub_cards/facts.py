@@ -6,7 +6,7 @@ What nobody recorded is None or empty, and the card says so.
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import distribution
 from pathlib import Path
@@ -97,38 +97,45 @@ def _read(file: Path, folder: Path, name: str, same_folder: bool) -> Evaluation 
         raise ValueError(f"{file} is not what mmp evaluate writes ({type(error).__name__}: {error}).") from None
 
 
-def recipes_of(folder: Path) -> list[Recipe]:
-    """The recipes that made a model, the first stage first: its own, and those of what it was initialised from.
+@dataclass(frozen=True)
+class Stage:
+    """One training run; `recorded` is its recipe file as it was written, without what later versions add to it."""
+
+    file: Path
+    recipe: Recipe
+    recorded: Mapping[str, Any]
+
+
+def stages_of(folder: Path) -> list[Stage]:
+    """The runs that made a model, the first one first: its own, and those of what it was initialised from.
 
     The chain ends where a model is not on this machine, or has no recipe.
     """
-    chain: list[Recipe] = []
-    seen = set()
-    while (file := folder / "recipe.yaml").is_file() and file.resolve() not in seen:
-        seen.add(file.resolve())
-        chain.insert(0, load_recipe(file))
-        if chain[0].model.init_from is None:
+    chain: list[Stage] = []
+    while (file := folder / "recipe.yaml").is_file() and file.resolve() not in (stage.file for stage in chain):
+        recorded = yaml.safe_load(file.read_text(encoding="utf-8"))
+        chain.insert(0, Stage(file.resolve(), load_recipe(file), recorded))
+        if chain[0].recipe.model.init_from is None:
             break
-        folder = Path(chain[0].model.init_from)
+        folder = Path(chain[0].recipe.model.init_from)
     return chain
 
 
-def settings(recipes: Sequence[Recipe]) -> list[tuple[str, list[Any]]]:
-    """What decided the runs: `("training.epochs", [value of each stage])`, without paths and what changes no step."""
+def settings(stages: Sequence[Stage]) -> dict[str, list[Any]]:
+    """What decided the runs: `"training.epochs"` → its value in each stage, None where it has or recorded none.
+
+    Paths, and what changes no step, are left out.
+    """
     left_out = {"backbone", "init_from", "num_workers", "save_minutes", "keep_last", "log_steps", "trackers"}
     left_out |= {"max_skipped_steps", "divergence"}
-    sections = [
-        {
-            f"{key}.{name}": value
-            for key in ("model", "objective", "training")
-            for name, value in asdict(recipe)[key].items()
-        }
-        | {f"data.{name}": getattr(recipe.data, name) for name in ("max_text_length", "max_video_length")}
-        for recipe in recipes
-    ]
-    names = [name for name in sections[0] if name.split(".")[1] not in left_out] if sections else []
-    rows = [(name, [section[name] for section in sections]) for name in names]
-    return [(name, values) for name, values in rows if any(value is not None for value in values)]
+    rows: dict[str, list[Any]] = {}
+    for number, stage in enumerate(stages):
+        for section in ("model", "objective", "training", "data"):
+            for key, value in stage.recorded.get(section, {}).items():
+                shown = key in ("max_text_length", "max_video_length") if section == "data" else key not in left_out
+                if shown and value is not None:
+                    rows.setdefault(f"{section}.{key}", [None] * len(stages))[number] = value
+    return rows
 
 
 @dataclass(frozen=True)

@@ -125,6 +125,7 @@ def test_the_card_says_what_was_trained_how_and_what_is_missing(run, card):
     assert "`net` (windows of 5 frames every 6, at 7 frames per second)" in text
     assert "[intfloat/multilingual-e5-small](https://huggingface.co/intfloat/multilingual-e5-small)" in text
     assert "Captions by: cs human, de human" in text
+    assert "num_workers" not in text and "outputs/" not in text
     assert str(run.parent) not in text  # where it was made is nobody's affair
 
 
@@ -181,6 +182,15 @@ def test_the_machine_stands_there_if_the_run_recorded_it(tmp_path):
     state = {"step": 1, "environment": {"device": "NVIDIA A100", "torch": "2.13.0", "git_revision": None}}
     (tmp_path / "trainer_state.json").write_text(json.dumps(state))
     assert "Machine: device NVIDIA A100, torch 2.13.0." in model_card(tmp_path, REPO, []).text
+
+
+def test_settings_that_were_not_recorded_are_not_filled_in(run, tmp_path):
+    recorded = yaml.safe_load((run / "recipe.yaml").read_text())
+    recorded["model"]["init_from"], recorded["data"] = None, {"clips": "gone"}
+    del recorded["training"]["schedule"]  # of a version that did not have it yet
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recorded))
+    text = model_card(tmp_path, REPO, []).text
+    assert "| `training.epochs` | 10 |" in text and "training.schedule" not in text
 
 
 def test_limits_and_licences_are_those_of_the_data(run, card, tmp_path):

@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mmp.hub_cards import cards, facts
-from mmp.train.recipe import save_recipe
 
 MODEL_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*.py")
 MODEL_FILES += ("processor_config.json", "preprocessor_config.json", "tokenizer*", "special_tokens_map.json")
@@ -48,11 +47,10 @@ def collect_model(source: Path, folder: Path, repo_id: str, results: Sequence[Pa
         if not (source / "README.md").is_file():
             raise FileNotFoundError(f"{source} has no README.md: `mmp convert-backbone` writes it.")
         return _link(source / "README.md", folder / "README.md")
-    recipes = facts.recipes_of(source)
-    for recipe in recipes[:-1]:
-        (folder / "recipes").mkdir(exist_ok=True)
-        save_recipe(recipe, folder / "recipes" / f"{recipe.name}.yaml")
-    evaluations = facts.find_evaluations(source, recipes[-1].name if recipes else source.name, results)
+    stages = facts.stages_of(source)
+    for stage in stages[:-1]:
+        _link(stage.file, folder / "recipes" / f"{stage.recipe.name}.yaml")
+    evaluations = facts.find_evaluations(source, stages[-1].recipe.name if stages else source.name, results)
     for evaluation in evaluations:
         name = f"results/{evaluation.benchmark}-{evaluation.protocol}-{evaluation.split}.json"
         if (folder / name).exists():
