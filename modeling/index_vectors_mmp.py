@@ -12,6 +12,11 @@ BLOCK_BYTES = 4 << 20
 """Of float32 at a time: what is stored smaller is widened block by block, in the processor's cache."""
 
 
+def check_storage(storage: str) -> None:
+    if storage not in STORAGES:
+        raise ValueError(f"Unknown storage {storage!r}: choose from {' '.join(STORAGES)}.")
+
+
 class StoredVectors:
     """(rows, embed_dim) vectors of length 1, as float32, float16 or int8, in memory or mapped from a file.
 
@@ -33,8 +38,7 @@ class StoredVectors:
         Raises:
             ValueError: for an unknown storage.
         """
-        if storage not in STORAGES:
-            raise ValueError(f"Unknown storage {storage!r}: choose from {' '.join(STORAGES)}.")
+        check_storage(storage)
         unit = F.normalize(embeds.float(), dim=-1)
         if storage != "int8":
             return cls(unit.to(STORAGES[storage]).contiguous())

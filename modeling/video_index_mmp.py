@@ -6,7 +6,7 @@ import inspect
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from .index_engines_mmp import ExactEngine, engine_class
 from .index_rows_mmp import Texts, VideoRows, conditions
-from .index_vectors_mmp import StoredVectors
+from .index_vectors_mmp import StoredVectors, check_storage
 from .modeling_mmp import MMPModel
 from .processing_mmp import MMPProcessor
 
@@ -115,7 +115,7 @@ class VideoIndex:
             moment_seconds: None keeps one vector a video. A number keeps one for each second: that of the
                 `moment_seconds` seconds which begin there (of all, if the video is shorter), so that a search finds
                 when, and can keep to a part of the videos. A hit then has `start` and `end`.
-            engine: `"exact"`, `"faiss"`, `"lance"`; `"auto"` is exact up to a million rows and faiss above.
+            engine: `"exact"`, `"faiss"`, `"lance"`; `"auto"` is exact to a million rows, above that faiss if installed.
             progress: show a bar.
             options: of the engine; see `mmp.train.search`.
 
@@ -125,6 +125,9 @@ class VideoIndex:
         """
         if moment_seconds is not None and moment_seconds < 1:
             raise ValueError(f"moment_seconds must be at least 1, got {moment_seconds}.")
+        check_storage(storage)  # all that can be wrong, before hours of work
+        if engine != "auto":
+            _engine_factory(engine, options)
         model, processor = _load(model, processor)
         names = _unique(features if isinstance(features, Mapping) else range(len(features)))
         videos = features.values() if isinstance(features, Mapping) else features
@@ -158,16 +161,12 @@ class VideoIndex:
             ValueError: for an unknown engine or option, and for an index whose vectors are in a database already.
             ImportError: if the engine is not installed.
         """
-        if name == "auto":
-            name = "faiss" if len(self) > EXACT_UP_TO else "exact"
         if not isinstance(getattr(self.engine, "vectors", None), StoredVectors):
             raise ValueError(f"The vectors of this index are in {self.engine.options}: build or load it from a file.")
-        create = engine_class(name).from_exact
-        try:
-            inspect.signature(create).bind(self.engine, **options)
-        except TypeError as error:
-            raise ValueError(f"Engine {name!r}: {error}.") from error
-        engine = create(self.engine, **options)
+        without = None
+        if name == "auto":
+            name, without = ("faiss", "exact") if len(self) > EXACT_UP_TO else ("exact", None)
+        engine = _engine_factory(name, options, without)(self.engine, **options)
         return self.__new__(type(self))._set(engine, self._model, self._processor, self.made_by, self._probe)
 
     def __len__(self) -> int:
@@ -359,6 +358,16 @@ def _unique(video_ids: Iterable[str]) -> list[str]:
         repeated = next(name for name in names if name in seen or seen.add(name))
         raise ValueError(f"Video id {repeated!r} stands twice in the collection.")
     return names
+
+
+def _engine_factory(name: str, options: Mapping, without: str | None = None) -> Callable:
+    """What makes an engine of an exact one; refuses options it does not have."""
+    create = engine_class(name, without).from_exact
+    try:
+        inspect.signature(create).bind(None, **options)
+    except TypeError as error:
+        raise ValueError(f"Engine {name!r}: {error}.") from error
+    return create
 
 
 def _load(model: MMPModel | str, processor: MMPProcessor | None) -> tuple[MMPModel, MMPProcessor]:

@@ -72,6 +72,18 @@ def test_an_index_is_saved_once_and_searched_ever_after(search, folder, videos, 
     assert search("a dog", index=index, top_k=1) == later("a dog", top_k=1)
 
 
+def test_filters_and_moments_are_those_of_the_index(search, videos):
+    index = search.make_index(videos, moment_seconds=2, metadata={"v3": {"category": "sport"}})
+    found = search("a dog", index=index, where={"category": "sport"}, seconds=(1, None))
+    assert {(hit["video_id"], hit["start"], hit["end"]) for hit in found} == {("v3", 1, 3), ("v3", 2, 4)}
+
+
+def test_an_index_of_another_model_is_refused_though_it_has_the_same_width(search, videos):
+    index = VideoIndex.build(tiny_model(seed=1), videos, processor=tiny_processor())
+    with pytest.raises(ValueError, match="The index was made by another model"):
+        search("a dog", index=index)
+
+
 def test_videos_without_names_are_called_by_their_position(search, videos):
     named, unnamed = search("a cat", videos=videos), search("a cat", videos=list(videos.values()))
     assert [hit["video_id"] for hit in named] == [f"v{hit['video_id']}" for hit in unnamed]

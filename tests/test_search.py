@@ -12,6 +12,7 @@ from peak_memory import PEAK_MEMORY
 from torch.nn import functional as F
 
 from mmp.modeling import VideoIndex
+from mmp.modeling.encoding_mmp import MMPEncodingMixin
 from mmp.modeling.index_rows_mmp import Texts, VideoRows
 from tiny import EMBED_DIM, VIDEO_FEATURE_DIM, tiny_model, tiny_processor
 
@@ -282,7 +283,7 @@ def test_what_an_index_cannot_answer_it_says(arguments, message):
         index.search(**({"query": torch.ones(8)} | arguments))
 
 
-def test_bad_collections_are_refused(folder, features):
+def test_bad_collections_are_refused(folder, features, monkeypatch):
     for arguments, message in [
         ({"storage": "int4"}, "Unknown storage 'int4': choose from float32 float16 int8"),
         ({"metadata": {"a": {"score": 1}}}, "Metadata cannot be called 'score'"),
@@ -296,11 +297,14 @@ def test_bad_collections_are_refused(folder, features):
             VideoIndex(torch.ones(2, 8), ["a", "b"], **arguments)
     with pytest.raises(ValueError, match="Row 1 of the embeddings holds NaN"):
         VideoIndex(torch.tensor([[1.0], [torch.nan]]), ["a", "b"])
+    with pytest.raises(ValueError, match="Unknown codes 'int2': choose from float16 int8 binary"):
+        VideoIndex(torch.ones(1, 8), ["a"]).with_engine("faiss", codes="int2")
+    monkeypatch.setattr(MMPEncodingMixin, "encode_videos", None)  # what can be known before the work is said before it
     for arguments, message in [
         ({"moment_seconds": 0}, "moment_seconds must be at least 1, got 0"),
         ({"engine": "hnsw"}, "Unknown engine 'hnsw': choose from auto exact faiss lance"),
         ({"engine": "faiss", "nlist": 3}, "Engine 'faiss': got an unexpected keyword argument 'nlist'"),
-        ({"engine": "faiss", "codes": "int2"}, "Unknown codes 'int2': choose from float16 int8 binary"),
+        ({"storage": "int4"}, "Unknown storage 'int4'"),
         ({"engine": "lance"}, "Engine 'lance': missing a required argument: 'uri'"),
     ]:
         with pytest.raises(ValueError, match=message):
