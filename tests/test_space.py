@@ -305,11 +305,17 @@ FIRST = "return document.querySelector('{} .clip')?.dataset.id"
 ORDER = "return [...document.querySelectorAll('#by-words .clip')].map(clip => clip.dataset.id)"
 
 
+@pytest.fixture(scope="module")
+def address(space):
+    with serve(space, ["-c", ON_THE_HUB]) as address:
+        yield address
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(find_browser() is None, reason="no Chromium: apt-get install chromium chromium-driver")
 @pytest.mark.parametrize("width", [1280, 390])
-def test_in_a_browser_swahili_finds_the_clip_which_plays(space, width):
-    with serve(space, ["-c", ON_THE_HUB]) as address, open_browser(width) as browser:
+def test_in_a_browser_swahili_finds_the_clip_which_plays(address, width):
+    with open_browser(width) as browser:
         browser.get(address)
         wait_for(browser, "return document.querySelector('#by-words .clip')")
 

@@ -74,7 +74,8 @@ class App:
 
     def blocks(self) -> gr.Blocks:
         """The page. Nothing is searched before a browser opens it."""
-        names_choices = [("as the query", AUTOMATIC), *((name, code) for code, name in LANGUAGES.items())]
+        names_choices = [("Names: as the query", AUTOMATIC)]
+        names_choices += [(f"Names: {name}", code) for code, name in LANGUAGES.items()]
         with gr.Blocks(title="Find clips with words, in nine languages", analytics_enabled=False) as blocks:
             gr.HTML(HEADER.format(clips=len(self.demo.names)))
             with gr.Row(elem_classes="controls"):
@@ -141,6 +142,7 @@ def main() -> None:
         button_primary_text_color="white",
         checkbox_background_color_selected="#1b7837",
         checkbox_border_color_selected="#1b7837",
+        color_accent="#1b7837",
         body_text_color_subdued="#556070",
         body_text_color_subdued_dark="#a3adba",
     )
