@@ -159,6 +159,11 @@ def test_the_command_says_what_to_run_first(tmp_path):
         build_module.demo_app(tmp_path)
 
 
+def test_clips_without_features_are_counted(demo_dir, capsys):
+    assert len(build_module._test_clips(demo_dir / "features")) == len(KNOWN)
+    assert f"{420 - len(KNOWN)} of 420 test clips have no features" in capsys.readouterr().out
+
+
 def test_a_folder_with_something_else_is_left_alone(tmp_path, demo_dir):
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(ValueError, match="holds no demo app"):

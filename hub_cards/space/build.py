@@ -47,7 +47,7 @@ def build(output_dir: str | os.PathLike, demo_dir: str | os.PathLike = DEMO) -> 
         demo_dir: what `make demo` left: `none`, `mp`, `mmp` and `features`.
 
     Raises:
-        FileNotFoundError: if `make demo` has not been run to its end, or clips lack features.
+        FileNotFoundError: if `make demo` has not been run to its end.
         ValueError: if something else is in `output_dir`, or the features were made by several networks.
     """
     output_dir, demo_dir = Path(output_dir), Path(demo_dir)
@@ -155,17 +155,17 @@ def _export_frame_encoder(features: Path, folder: Path) -> None:
 def _test_clips(features: Path) -> list[dict[str, Any]]:
     """Of each test clip with features `{"video_id", "names": {language: text}, "keywords": {language: [text]}}`."""
     available = VideoFeatures(features)
-    rows = load_builder("fluent_emoji_9")().as_streaming_dataset(split="test")
+    rows = list(load_builder("fluent_emoji_9")().as_streaming_dataset(split="test"))
     clips = []
-    for row in rows:
-        if row["video_id"] not in available:
-            continue
+    for row in (row for row in rows if row["video_id"] in available):
         texts = {(c["caption_id"], c["language"]): c["text"] for c in row["captions"]}
         names = {code: texts["name", code] for code in LANGUAGES}
         keywords = {code: texts["keywords", code].split(", ") for code in LANGUAGES if ("keywords", code) in texts}
         clips.append({"video_id": row["video_id"], "names": names, "keywords": keywords})
     if not clips:
         raise FileNotFoundError(f"{features} holds no test clip of Fluent-Emoji-9: run `make demo` first.")
+    if len(clips) < len(rows):
+        print(f"{len(rows) - len(clips)} of {len(rows)} test clips have no features in {features} and are left out.")
     return clips
 
 

@@ -147,7 +147,8 @@ def screenshot(
         time.sleep(1)
         shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png", "captureBeyondViewport": True})
     # A palette makes the file a third as large; the README loads it.
-    Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("RGB").quantize(256).save(picture, optimize=True)
+    full = Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("RGB")
+    full.quantize(palette=full.quantize(256), dither=Image.Dither.FLOYDSTEINBERG).save(picture, optimize=True)
     print(f"Written to {picture}.")
 
 
