@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from torch.nn.parallel import DistributedDataParallel
 
@@ -220,6 +221,7 @@ def steps_of_one_rank(rank, world_size, folder):
     # Accelerate: two batches accumulated into one gradient, as inside a training loop.
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "0"}  # asked for, not used: we have met already
+    AcceleratorState._reset_state(True)  # of the process we were forked from
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
     assert accelerator.num_processes == world_size
     model = accelerator.prepare(make_model())

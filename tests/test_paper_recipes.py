@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from training_data import CONFIGS, overrides, write_everything
 from transformers import AutoModel
 
-from mmp.train.recipe import load_recipe
+from mmp.train.recipe import RecipeError, load_recipe
 from mmp.train.setup import build_trainer
 from mmp.train.step_log import read_steps
 from mmp.train.train import main
@@ -40,6 +40,11 @@ def test_recipes_carry_the_values_of_the_paper():
         assert recipe.data.pivots == (name in ("vtt_translated", "vatex_en_zh", "m30k_all"))
     assert len(recipes["mmp"].data.languages) == len(recipes["vtt_translated"].data.languages) == 9
     assert recipes["m30k_all"].data.languages == ["en", "de", "fr", "cs"]
+
+
+def test_streamed_clips_are_not_grouped_by_length():
+    with pytest.raises(RecipeError, match="training.group_by_length needs captions"):
+        load_recipe(CONFIGS / "mmp.yaml", ["training.group_by_length=true"])
 
 
 def test_pretraining_streams_clips_in_every_language_and_keeps_the_last_model(mmp):

@@ -31,7 +31,7 @@ def sharding_accelerator(mixed_precision: str = "no"):
     from accelerate.state import AcceleratorState, PartialState
     from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
-    AcceleratorState._reset_state()
+    AcceleratorState._reset_state(True)  # of the run before, or of the process we were forked from
     accelerator = Accelerator(cpu=True, mixed_precision=mixed_precision, step_scheduler_with_optimizer=False)
     plugin = FullyShardedDataParallelPlugin()
     if mixed_precision != "no":
