@@ -256,6 +256,7 @@ class VideoIndex:
         try:
             # One entry: several come in any order, and the same index should be the same bytes.
             save_file(tensors, part, {FORMAT: json.dumps(about, ensure_ascii=False)})
+            part.chmod(0o644)  # safetensors lets nobody else read
             os.replace(part, path)
         except (OSError, SafetensorError) as error:
             raise OSError(

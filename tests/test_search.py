@@ -165,6 +165,7 @@ def test_a_saved_index_is_one_file_that_answers_alike(searched, collection, tmp_
     _, queries, names = collection
     searched.save(tmp_path / "videos.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["videos.safetensors"]
+    assert (tmp_path / "videos.safetensors").stat().st_mode & 0o777 == 0o644  # for others to serve
     loaded = VideoIndex.load(tmp_path / "videos.safetensors")
     assert len(loaded) == 3000 and loaded.engine.name == searched.engine.name
     assert loaded.search(queries, lang="zh") == searched.search(queries, lang="zh")

@@ -1,17 +1,16 @@
 """Engines of `VideoIndex` for collections that are too large to compare a query with every vector; extra `search`.
 
-`faiss` is the approximate engine of one machine. Of 100,000 vectors of 256 dimensions on one core, usearch's graph
-(int8) took 20 s to build and found 0.979 of the exact ten at 2,160 queries a second; faiss's inverted file (int8) took
-3 s and found 1.000 at 3,009, both re-ranked with the same number of exact comparisons. A graph also cannot be built as
-it arrives in the nine minutes a million vectors may take here.
+`faiss` is the approximate engine of one machine. Of 100,000 vectors of 256 dimensions on one core, its inverted file
+(int8) took 3 s to build and found all of the exact ten at 3,009 queries a second; usearch's graph (int8) took 20 s and
+found 0.979 of them at 2,160, both re-ranked by exact comparisons with 100 candidates or fewer.
 
-`lance` is the engine for those who outgrow one machine. Tried beside it with 20,000 vectors and the same two filters,
-in the embedded form that can be tested: LanceDB answered 95 queries a second (76 filtered), Milvus Lite 26 (33), and
-Qdrant's local mode 43 (2), which is a stand-in in Python without the server's indexes. LanceDB embedded is the engine
-itself: the same code and the same files serve a folder, an object store (`s3://`, `gs://`, `az://`) that any number of
-machines search without a server between them, and its cloud (`db://`, which splits a query over machines; not tested
-here). It keeps float16, re-ranks from it, and compares texts, so that filters mean what they mean locally.
-tests/benchmarks/search.py measures all of this again.
+`lance` is the engine for those who outgrow one machine. With 20,000 vectors and filters over two columns, in the form
+that runs without a server, LanceDB answered 95 queries a second (76 filtered), Milvus Lite 26 (33), and Qdrant's local
+mode 43 (2), which is a stand-in in Python without the server's indexes. LanceDB embedded is the engine itself: the same
+code and the same files serve a folder, an object store (`s3://`, `gs://`, `az://`) that any number of machines search
+without a server between them, and its cloud (`db://`), which splits a query over machines; of these only the folder was
+within reach of the tests. It keeps float16, re-ranks from it, and compares texts, so that filters mean what they mean
+locally. tests/benchmarks/search.py measures both engines.
 """
 
 from __future__ import annotations
@@ -34,6 +33,7 @@ CODES = {"float16": ("SQfp16", 1), "int8": ("SQ8", 4), "binary": ("RaBitQ", 40)}
 EXACT_ROWS = 50_000
 """A filter that leaves at most these rows is searched exactly: it is as fast, and finds all."""
 ADD_ROWS = 16_384
+MIN_PROBES = 32
 
 
 class FaissEngine(ExactEngine):
@@ -58,14 +58,14 @@ class FaissEngine(ExactEngine):
 
     @classmethod
     def from_exact(
-        cls, engine: ExactEngine, codes: str = "int8", cells: int | None = None, probes: int = 32
+        cls, engine: ExactEngine, codes: str = "int8", cells: int | None = None, probes: int | None = None
     ) -> FaissEngine:
         """
         Args:
             codes: `"float16"`, `"int8"` or `"binary"` (RaBitQ): 2, 1 or 1/8 bytes of memory for each of embed_dim.
                 `"binary"` is for when memory is short: more candidates must be re-ranked from the file.
             cells: default 2 · √rows.
-            probes: cells looked into: more find more and take longer.
+            probes: cells looked into, default a tenth of them: more find more and take longer.
 
         Raises:
             ValueError: for unknown codes, or numbers below 1.
@@ -74,8 +74,8 @@ class FaissEngine(ExactEngine):
 
         if codes not in CODES:
             raise ValueError(f"Unknown codes {codes!r}: choose from {' '.join(CODES)}.")
-        if probes < 1 or (cells is not None and cells < 1):
-            raise ValueError(f"probes and cells must be at least 1, got {probes} and {cells}.")
+        if any(number is not None and number < 1 for number in (cells, probes)):
+            raise ValueError(f"cells and probes must be at least 1, got {cells} and {probes}.")
         vectors, rows = engine.vectors, len(engine)
         # faiss wants 39 vectors for each cell to learn from.
         cells = cells or max(1, min(int(2 * math.sqrt(rows)), rows // 39))
@@ -85,7 +85,7 @@ class FaissEngine(ExactEngine):
         index.train(vectors[sample].numpy())
         for start in tqdm(range(0, rows, ADD_ROWS), desc="faiss", unit=" blocks", disable=rows < 10 * ADD_ROWS):
             index.add(vectors[start : start + ADD_ROWS].numpy())
-        return cls(vectors, engine.rows, index, codes, probes)
+        return cls(vectors, engine.rows, index, codes, probes or max(MIN_PROBES, cells // 10))
 
     @property
     def options(self) -> dict:
@@ -126,7 +126,7 @@ class LanceEngine:
     INDEX_ROWS = 10_000
     """Below these LanceDB compares with every vector."""
 
-    def __init__(self, uri: str, table: str, codes: str = "int8", probes: int = 32):
+    def __init__(self, uri: str, table: str, codes: str, probes: int):
         import lancedb
 
         self.uri, self.table, self.codes, self.probes = str(uri), table, codes, probes
@@ -141,7 +141,12 @@ class LanceEngine:
 
     @classmethod
     def from_exact(
-        cls, engine: ExactEngine, uri: str, table: str = "videos", codes: str = "int8", probes: int = 32
+        cls,
+        engine: ExactEngine,
+        uri: str,
+        table: str = "videos",
+        codes: str = "int8",
+        probes: int | None = None,
     ) -> LanceEngine:
         """Writes the rows into a table; those it has already (by video and second) are replaced, so that a run that was
         stopped is finished by doing it again, and one collection after the other adds to a table.
@@ -149,7 +154,8 @@ class LanceEngine:
         Args:
             uri: a folder, `s3://bucket/path`, `gs://`, `az://`, or `db://name` with LANCEDB_API_KEY in the environment.
             table: made if it is not there.
-            codes, probes: as for [`FaissEngine`]. LanceDB re-ranks from float16 (float32 if that is stored).
+            codes: as for [`FaissEngine`]. LanceDB re-ranks from float16 (float32 if that is stored).
+            probes: default a fifth of the √rows cells, which costs little here: most of a query's time is elsewhere.
 
         Raises:
             ValueError: for a table of another width or other columns.
@@ -178,18 +184,19 @@ class LanceEngine:
                 opened.add(batch)
             else:
                 opened.merge_insert("key").when_matched_update_all().when_not_matched_insert_all().execute(batch)
+        cells = int(math.sqrt(rows := opened.count_rows()))
         if opened.list_indices():
             opened.optimize()
-        elif (rows := opened.count_rows()) >= cls.INDEX_ROWS:
+        elif rows >= cls.INDEX_ROWS:
             opened.create_index(
                 metric="cosine",
                 vector_column_name="vector",
                 index_type=cls.INDEXES[codes],
-                num_partitions=int(math.sqrt(rows)),
-                sample_rate=64,  # of its default iterations and vectors, an eighth gives cells that find as much
+                num_partitions=cells,
+                sample_rate=64,  # of its default 256 vectors a cell and 50 iterations: a third of the time
                 max_iterations=20,
             )
-        return cls(uri, table, codes, probes)
+        return cls(uri, table, codes, probes or max(MIN_PROBES, cells // 5))
 
     def __len__(self) -> int:
         return self._table.count_rows()
