@@ -28,6 +28,7 @@ from mmp.train.contrastive_step import contrastive_step
 from mmp.train.frozen_states import FrozenStates
 from mmp.train.processes import Processes
 from mmp.train.recipe import Recipe
+from mmp.train.results import environment
 from mmp.train.step_log import StepLog
 from mmp.train.validation import ValidationSet
 
@@ -268,6 +269,7 @@ class Trainer:
             "best_score": self.best_score,
             "skipped_steps": self.step_log.skipped,
             "history": self.history,
+            "environment": environment() | {"processes": self.processes.count},  # for the card
         }
         (folder / "trainer_state.json").write_text(json.dumps(state, indent=1) + "\n")
 
