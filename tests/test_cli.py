@@ -2,6 +2,8 @@
 
 import importlib
 import inspect
+import subprocess
+import sys
 
 import pytest
 
@@ -33,6 +35,11 @@ def test_the_overview_lists_all_commands_without_importing_them(monkeypatch, cap
     assert run(monkeypatch, "--help") == 0
     shown = capsys.readouterr().out
     assert all(f"  {name} " in shown for name in cli.COMMANDS)
+
+
+def test_launchers_run_it_as_a_module():
+    shown = subprocess.run([sys.executable, "-m", "mmp.train.cli", "extract", "--help"], capture_output=True, text=True)
+    assert shown.returncode == 0 and "Usage: mmp extract" in shown.stdout
 
 
 def test_an_unknown_command_is_refused_with_the_nearest_one(monkeypatch, capsys):

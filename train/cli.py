@@ -64,3 +64,7 @@ def overview() -> str:
         node = next(n for n in source.body if isinstance(n, ast.FunctionDef) and n.name == function)
         lines.append(f"  {name:{width}}  {' '.join(ast.get_docstring(node).split(chr(10) * 2)[0].split())}")
     return "\n".join(lines)
+
+
+if __name__ == "__main__":  # `accelerate launch -m mmp.train.cli extract ...`
+    main()
