@@ -24,7 +24,7 @@ from .processing_mmp import MMPProcessor
 FILE = "videos.safetensors"
 FORMAT = "mmp_video_index"
 EXACT_UP_TO = 1_000_000
-"""Rows to which `engine="auto"` stays exact: a scan of a million by 256 takes 0.1 CPU seconds, by 1,024 some four times that."""
+"""Rows to which `engine="auto"` stays exact: a scan of a million by 256 takes about 0.1 CPU seconds."""
 PROBE = "a person talks to the camera"
 QUERIES_AT_ONCE = 1024
 
