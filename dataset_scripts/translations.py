@@ -27,30 +27,32 @@ def without_extension(video_id: str) -> str:
 class Translations:
     """The translations found in a file or folder, looked up by language, video and caption."""
 
-    def __init__(self, path: str | Path, languages: list[str]):
+    def __init__(self, path: str | Path, languages: list[str] | None = None):
         """
         Args:
             path: a file or a folder (searched recursively) of the shapes above.
-            languages: only these are kept.
+            languages: only these are kept; default: what is there.
 
         Raises:
-            FileNotFoundError: if there is no such path, or no translation into one of `languages` in it.
+            FileNotFoundError: if there is no such path, or no translation in it, or none into one of `languages`.
             ValueError: for a file that cannot be read, naming it and the line.
         """
         path = Path(path)
         if not path.exists():
             raise FileNotFoundError(f"No translations at {path}: give a file or folder written by `mmp translate`.")
         self.path = path
-        self.languages = list(languages)
-        self.by_id: dict[str, dict[tuple[str, str], tuple[str, str]]] = {language: {} for language in languages}
-        self.lists: dict[str, list[tuple[dict, dict, str]]] = {language: [] for language in languages}
+        kept = LANGUAGES if languages is None else languages
+        self.by_id: dict[str, dict[tuple[str, str], tuple[str, str]]] = {language: {} for language in kept}
+        self.lists: dict[str, list[tuple[dict, dict, str]]] = {language: [] for language in kept}
         files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in (".json", ".jsonl"))
         for file in files:
             if file.suffix == ".jsonl":
                 self._read_lines(file)
             else:
                 self._read_json(file)
-        missing = [language for language in languages if not self.by_id[language] and not self.lists[language]]
+        found = [language for language in kept if self.by_id[language] or self.lists[language]]
+        self.languages = found if languages is None else list(languages)
+        missing = [language for language in self.languages or kept if language not in found]
         if missing:
             raise FileNotFoundError(
                 f"No translations into {' '.join(missing)} in {path} ({len(files)} files looked at)."

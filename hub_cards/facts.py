@@ -20,9 +20,9 @@ from mmp.dataset_scripts.building import find_shards
 from mmp.dataset_scripts.protocols import PROTOCOLS, protocols_of
 from mmp.train.data import load_videos
 from mmp.train.recipe import DataRecipe, Recipe, load_recipe
+from mmp.train.results import RESULTS
 
 HERE = Path(__file__).parent
-RESULTS = Path("outputs/results")  # where `mmp evaluate` writes if it is not told otherwise
 PRETRAINING = "multi_howto100m"  # what joined clips are made of
 
 

@@ -36,6 +36,7 @@ class MMPConfig(PreTrainedConfig):
         image_feature_dim (`int`, *optional*): width of region features (2048 for Faster R-CNN). When set, the model
             owns an `image_projection` to `video_feature_dim` and takes features of either width (§5.6, Multi30K).
         pooler_num_layers (`int`), pooler_num_heads (`int`): shape of a pooling head (Table 2).
+        video_pooler_num_layers (`int`, *optional*): depth of the video's head where it is not the text's (Table 2).
         pooler_intermediate_size (`int`, *optional*): feed-forward width in a pooling layer; `None`: 4 x `embed_dim`.
         pooler_dropout (`float`): dropout rate in the pooling heads.
         share_poolers (`bool`): one pooling head for text and video (Table 2's 2*).
@@ -64,6 +65,7 @@ class MMPConfig(PreTrainedConfig):
     video_feature_dim: int = 1024
     image_feature_dim: int | None = None
     pooler_num_layers: int = 2
+    video_pooler_num_layers: int | None = None
     pooler_num_heads: int = 4
     pooler_intermediate_size: int | None = None
     pooler_dropout: float | int = 0.3
@@ -114,6 +116,11 @@ class MMPConfig(PreTrainedConfig):
         if not 0 <= self.freeze_below <= self.output_layer:
             raise ValueError(
                 f"freeze_below={self.freeze_below} must lie between 0 (train all) and output_layer={self.output_layer}."
+            )
+        if self.video_pooler_num_layers is not None and (self.share_poolers or self.video_pooler_num_layers < 1):
+            raise ValueError(
+                f"video_pooler_num_layers must be at least 1, and unset with share_poolers=True; got "
+                f"{self.video_pooler_num_layers} with share_poolers={self.share_poolers}."
             )
         if self.embed_dim % self.pooler_num_heads:
             raise ValueError(

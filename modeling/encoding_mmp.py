@@ -101,10 +101,20 @@ class MMPEncodingMixin:
 
 
 def _batches(lengths: list[int], positions: int) -> Iterator[list[int]]:
-    """Indices from the longest to the shortest (out of memory? then at once), rows x longest row <= `positions`."""
+    """Indices from the longest to the shortest (out of memory? then at once), rows x longest row <= `positions`.
+
+    A batch that holds a quarter of that ends where rows get shorter: matrix products gain little from more rows, and
+    rows of one length need no padding.
+    """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    start = 0
-    while start < len(order):
-        rows = max(1, positions // max(1, lengths[order[start]]))
-        yield order[start : start + rows]
-        start += rows
+    batch: list[int] = []
+    for index in order:
+        if batch:
+            longest = lengths[batch[0]]
+            full = (len(batch) + 1) * longest > positions
+            if full or (lengths[index] < lengths[batch[-1]] and 4 * len(batch) * longest >= positions):
+                yield batch
+                batch = []
+        batch.append(index)
+    if batch:
+        yield batch

@@ -57,9 +57,10 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
         self.video_projection = nn.Linear(config.video_feature_dim, config.embed_dim)
         if config.image_feature_dim is not None:
             self.image_projection = nn.Linear(config.image_feature_dim, config.video_feature_dim)
-        self.text_pooler = MMPPoolingHead(config)
+        self.text_pooler = MMPPoolingHead(config, config.pooler_num_layers)
         if not config.share_poolers:
-            self.video_pooler = MMPPoolingHead(config)
+            depth = config.video_pooler_num_layers or config.pooler_num_layers
+            self.video_pooler = MMPPoolingHead(config, depth)
         self.post_init()
         self.freeze()
 

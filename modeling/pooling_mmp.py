@@ -72,9 +72,9 @@ class MMPPoolingHead(nn.Module):
     of the work.
     """
 
-    def __init__(self, config: MMPConfig):
+    def __init__(self, config: MMPConfig, num_layers: int):
         super().__init__()
-        self.layers = nn.ModuleList([MMPPoolingLayer(config) for _ in range(config.pooler_num_layers)])
+        self.layers = nn.ModuleList([MMPPoolingLayer(config) for _ in range(num_layers)])
 
     def forward(
         self,

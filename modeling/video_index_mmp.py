@@ -185,6 +185,7 @@ class VideoIndex:
         lang: str | None = None,
         where: Mapping[str, object] | None = None,
         seconds: tuple[float | None, float | None] | None = None,
+        one_per_video: bool = False,
     ) -> list[dict] | list[list[dict]]:
         """The `k` nearest videos or moments, best first.
 
@@ -196,6 +197,7 @@ class VideoIndex:
             where: only videos with this metadata: `{"category": "sport", "duration": (10, 60), "year": [2018, 2019]}`
                 is a value, a range with both ends (None leaves one open), and one of several. Dates as ISO texts.
             seconds: (a, b), only moments that lie between second a and second b of their video.
+            one_per_video: of each video only its best moment; neighbours of one good moment would fill the list.
 
         Returns:
             For each query a list of `{"video_id", "score"}`, the score being the cosine; of moments also `start` and
@@ -221,9 +223,26 @@ class VideoIndex:
             )
         embeds = F.normalize(embeds.detach().to("cpu", torch.float32), dim=-1)
         found = []
+        nearest = self._best_moments if one_per_video else self.engine.nearest
         for part in embeds.split(QUERIES_AT_ONCE):
-            found += self.engine.nearest(part, k, filters)
+            found += nearest(part, k, filters)
         return found[0] if isinstance(query, str) or (isinstance(query, torch.Tensor) and query.ndim == 1) else found
+
+    def _best_moments(self, queries: torch.Tensor, k: int, filters: Sequence) -> list[list[dict]]:
+        """The nearest moments of `k` different videos: asks for more moments until so many are among them."""
+        wanted = k
+        while True:
+            found = self.engine.nearest(queries, wanted, filters)
+            best = []
+            for hits in found:
+                of_video: dict[str, dict] = {}
+                for hit in hits:
+                    of_video.setdefault(hit["video_id"], hit)
+                best.append(list(of_video.values())[:k])
+            short = any(len(hits) == wanted and len(kept) < k for hits, kept in zip(found, best, strict=True))
+            if not short:
+                return best
+            wanted *= 4
 
     def _towers(self) -> tuple[MMPModel, MMPProcessor]:
         """The model that reads queries: the one given, or the one the index says it was made by."""

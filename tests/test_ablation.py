@@ -55,8 +55,10 @@ def test_states_are_cached_per_frozen_layer(rows_and_recipes):
 
 def test_table_2_rows_have_their_pooling_heads(rows_and_recipes):
     for labels, recipe in rows_and_recipes("table_2"):
-        assert recipe.model.pooler_num_layers == int(labels[0].strip("*")) == int(labels[1].strip("*"))
-        assert recipe.model.share_poolers == ("*" in labels[0])
+        model = recipe.model
+        video_layers = model.video_pooler_num_layers or model.pooler_num_layers
+        assert [model.pooler_num_layers, video_layers] == [int(label.strip("*")) for label in labels]
+        assert model.share_poolers == ("*" in labels[0])
 
 
 def test_table_3_rows_have_their_objectives(rows_and_recipes):
@@ -77,11 +79,10 @@ def test_figure_2_adds_a_language_at_a_time_and_then_fine_tunes_in_english(shipp
 
 
 def test_the_vtt_grid_has_every_run_the_papers_tables_name():
-    """But one: Table 2's text head of two layers beside a video head of one."""
     grid = load_grid(CONFIGS / "ablation" / "vtt.yaml")
     tables = [published_tables()[f"table_{number}"] for number in (1, 2, 3, 9, 10)]
     named = {row.run for table in tables for row in table.rows}
-    assert named - set(grid.runs) == {"vtt_en-poolers_2_1"}
+    assert named <= set(grid.runs)
     assert set(grid.runs) - named == set(grid.figure)
     for table in tables[-2:]:
         for row in table.rows:

@@ -48,6 +48,8 @@ def test_a_saved_configuration_comes_back_the_same(backbone, tmp_path):
         (dict(mask_ratio=1.0), r"mask_ratio must be in \[0, 1\), got 1.0"),
         (dict(pooler_dropout=-0.1), r"pooler_dropout must be in \[0, 1\)"),
         (dict(pooler_num_layers=0), "pooler_num_layers must be at least 1, got 0"),
+        (dict(video_pooler_num_layers=0), "video_pooler_num_layers must be at least 1"),
+        (dict(video_pooler_num_layers=1, share_poolers=True), "unset with share_poolers=True"),
         (dict(image_feature_dim=10), "image_feature_dim=10 must be positive and differ from video_feature_dim=10"),
         (dict(embed_dim="wide"), "embed_dim"),
     ],

@@ -1,18 +1,23 @@
 """`mmp evaluate` on files of the benchmarks' formats: scores, counts, missing videos, results on disk, refusals."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from benchmark_files import write_msvd, write_multi30k
+from benchmark_files import write_msvd, write_multi30k, write_small_msrvtt
 
 from mmp.dataset_scripts.building import shard_name, write_shard
 from mmp.dataset_scripts.features import FEATURES, features_to_row, rows_to_table
 from mmp.train.evaluate_command import compare, evaluate, load_benchmark
 from mmp.train.evaluation import evaluate_retrieval, rank_benchmark
+from mmp.train.quantization import quantize_text_tower
+from mmp.train.recipe import load_recipe, save_recipe
 from tiny import VIDEO_FEATURE_DIM, WORDS, tiny_model, tiny_processor
+
+CONFIGS = Path(__file__).parents[1] / "train" / "configs"
 
 
 def captioned(number: int, *captions: tuple[str, str]) -> dict:
@@ -168,6 +173,49 @@ def test_a_video_model_searches_images_in_other_languages(msvd, tmp_path):
     assert results["protocol"]["benchmark"] == "multi30k"
     assert results["counts"]["queries"] == {"en": 25, "de": 25, "fr": 5, "cs": 5}
     assert results["scores"]["all"]["video_to_text"]["de"]["queries"] == 5
+
+
+def test_translations_come_from_the_recipe_and_all_are_the_languages_they_are_in(tmp_path):
+    """A model fine-tuned with machine-translated captions (§5.1) is tested with them without being told where."""
+    data, model = write_small_msrvtt(tmp_path / "msrvtt"), tmp_path / "model"
+    (data / "translations").mkdir()
+    lines = [
+        json.dumps(dict(video_id=f"video{n}", caption_id=f"ret{k}", language="de", text="der Hund", source="opus-mt"))
+        for k, n in enumerate((9, 11))
+    ]
+    (data / "translations" / "de.jsonl").write_text("\n".join(lines) + "\n")
+    rows = [features_to_row(f"video{n}", np.ones((2, VIDEO_FEATURE_DIM))) for n in (9, 11)]
+    write_shard([rows_to_table(rows)], data / "features" / shard_name("train", 0, 1), FEATURES.arrow_schema)
+    tiny_model().save_pretrained(model)
+    tiny_processor().save_pretrained(model)
+    recipe = dict(dataset="msrvtt", data_dir=str(data), features=str(data / "features"), config="1k-A")
+    recipe["translations"] = str(data / "translations")
+    save_recipe(
+        load_recipe(CONFIGS / "vtt_en.yaml", [f"data.{k}={v}" for k, v in recipe.items()]), model / "recipe.yaml"
+    )
+    evaluate(str(model), check_counts=False, output=tmp_path / "out", device="cpu")
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["counts"]["queries"] == {"en": 2, "de": 2}
+    assert results["protocol"]["captions_by"] == {"de": ["opus-mt"], "en": ["human"]}
+
+
+def test_texts_in_int8_report_what_they_cost_in_recall(msvd, tmp_path):
+    results = run(msvd, tmp_path / "out", int8=True)
+    int8, whole = results["int8"]["scores"]["text_to_video"]["en"], results["scores"]["all"]["text_to_video"]["en"]
+    assert int8["queries"] == whole["queries"]
+    assert int8["MnR"] == pytest.approx(whole["MnR"], abs=1)
+    table = (tmp_path / "out" / "results.md").read_text()
+    assert f"| R@5 | {int8['R@5'] - whole['R@5']:+.1f} |" in table.split("int8 less float32")[1]
+
+
+def test_int8_texts_are_near_the_model_s_own_and_videos_are_the_same():
+    model, processor = tiny_model(), tiny_processor()
+    quantized = quantize_text_tower(model)
+    texts, video = ["a dog runs in the park", "der hund", "狗 跑"], np.ones((3, VIDEO_FEATURE_DIM), np.float32)
+    ours, theirs = (each.encode_texts(texts, processor) for each in (model, quantized))
+    assert 0.99 < F.cosine_similarity(ours, theirs).min() < 1 - 1e-6  # rounded, but near
+    assert torch.equal(*(each.encode_videos([video], processor) for each in (model, quantized)))
+    assert torch.equal(ours, model.encode_texts(texts, processor))  # the model given is as it was
 
 
 def test_two_runs_are_compared_query_by_query(msvd, tmp_path, capsys):

@@ -89,6 +89,11 @@ def test_shared_pooling_heads_are_one_head(batch):
     assert torch.equal(shared.get_video_features(*videos(batch)), shared.pool_text(seconds, batch["video_mask"]))
 
 
+def test_pooling_heads_may_differ_in_depth():
+    model = tiny_model(pooler_num_layers=2, video_pooler_num_layers=1)
+    assert (len(model.text_pooler.layers), len(model.video_pooler.layers)) == (2, 1)
+
+
 def test_image_regions_pass_through_their_own_projection(batch, tmp_path):
     """§5.6: a pre-trained video model gets a projection from region features to video features; all else is kept."""
     tiny_model().save_pretrained(tmp_path)

@@ -14,7 +14,7 @@ HEADS = 4
 @pytest.fixture
 def head():
     torch.manual_seed(0)
-    head = MMPPoolingHead(tiny_config()).eval()
+    head = MMPPoolingHead(tiny_config(), num_layers=2).eval()
     for parameter in head.parameters():  # biases and norms other than 0 and 1, so that forgetting one shows
         nn.init.normal_(parameter, std=0.3)
     return head
@@ -67,7 +67,7 @@ def test_padded_batches_equal_the_reference_row_by_row(head, conditioned, attent
 def test_it_is_torchs_post_norm_encoder_layer_in_training_too(head):
     """Dropout included: same places, same random numbers, where both compute all tokens (a single one here)."""
     torch.manual_seed(0)
-    ours = MMPPoolingHead(tiny_config(pooler_num_layers=1, pooler_dropout=0.3))
+    ours = MMPPoolingHead(tiny_config(pooler_dropout=0.3), num_layers=1)
     theirs = nn.TransformerEncoderLayer(EMBED_DIM, HEADS, 4 * EMBED_DIM, dropout=0.3, batch_first=True)
     layer, attention = ours.layers[0], ours.layers[0].attention
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)

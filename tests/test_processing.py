@@ -160,7 +160,10 @@ def test_batches_hold_no_more_than_the_budget_and_little_padding(processor, monk
 
     monkeypatch.setattr(MMPModel, "get_video_features", record)
     model.encode_videos([features(seconds) for seconds in (1, 9, 2, 8, 1, 2)], processor, seconds_per_batch=18)
-    assert shapes == [(2, 9), (4, 2)]
+    assert shapes == [(1, 9), (1, 8), (4, 2)]  # 9 is more than a quarter of the budget: the 8 is not padded
+    shapes.clear()
+    model.encode_videos([features(seconds) for seconds in [1] * 7 + [4, 3]], processor, seconds_per_batch=18)
+    assert shapes == [(2, 4), (7, 1)]  # 4 is not: the 3 is padded
 
 
 def test_encoding_leaves_the_model_in_its_mode_and_needs_no_graph(processor):

@@ -11,7 +11,7 @@ from clustered_vectors import clustered_vectors
 from peak_memory import PEAK_MEMORY
 from torch.nn import functional as F
 
-from mmp.modeling import VideoIndex
+from mmp.modeling import VideoIndex, video_index_mmp
 from mmp.modeling.encoding_mmp import MMPEncodingMixin
 from mmp.modeling.index_rows_mmp import Texts, VideoRows
 from tiny import EMBED_DIM, VIDEO_FEATURE_DIM, tiny_model, tiny_processor
@@ -256,6 +256,31 @@ def test_moments_are_found_within_seconds(folder, features):
     assert (short["start"], short["end"]) == (0, 2)  # of a video shorter than a moment, all of it
 
 
+@pytest.mark.parametrize("engine", ["exact", "lance"])
+def test_of_each_video_the_best_moment(folder, features, engine, tmp_path):
+    index = VideoIndex.build(folder, features, moment_seconds=3)
+    if engine == "lance":
+        pytest.importorskip("lancedb")
+        index = index.with_engine("lance", uri=tmp_path)
+    best = {}
+    for hit in index.search("a dog runs", k=len(index)):
+        best.setdefault(hit["video_id"], hit)
+    for k in (2, len(features), 99):
+        assert index.search("a dog runs", k=k, one_per_video=True) == list(best.values())[:k]
+    both = index.search(["a dog runs", "狗 跑"], k=3, one_per_video=True)
+    assert [len({hit["video_id"] for hit in hits}) for hits in both] == [3, 3]
+
+
+def test_above_a_million_rows_faiss_is_taken_where_it_is_installed(folder, features, monkeypatch):
+    pytest.importorskip("faiss")
+    monkeypatch.setattr(video_index_mmp, "EXACT_UP_TO", len(features))
+    assert VideoIndex.build(folder, features).engine.name == "exact"
+    monkeypatch.setattr(video_index_mmp, "EXACT_UP_TO", len(features) - 1)
+    assert VideoIndex.build(folder, features).engine.name == "faiss"
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    assert VideoIndex.build(folder, features).engine.name == "exact"
+
+
 def test_moments_in_a_database_answer_as_those_in_a_file(folder, features, tmp_path):
     pytest.importorskip("lancedb")
     index = VideoIndex.build(folder, features, moment_seconds=3, metadata={"v3": {"category": "Sport"}})
@@ -364,7 +389,7 @@ def test_a_large_index_is_searched_in_a_fraction_of_its_size_as_floats(tmp_path)
     index.save(path)
     child = f"""
 import json, sys, torch
-from mmp.modeling import VideoIndex
+from mmp.modeling import VideoIndex, video_index_mmp
 anonymous = lambda: int(next(l for l in open("/proc/self/status") if l.startswith("RssAnon")).split()[1]) * 1024
 before, peak = anonymous(), {PEAK_MEMORY}
 index = VideoIndex.load(sys.argv[1])

@@ -86,6 +86,9 @@ def test_moments_are_searched_within_seconds(mmp):
     _, shown = mmp("search", "videos.safetensors", QUERY, "--seconds", "3..6", "-k", "100", "--json")
     found = hits(shown)
     assert {(hit["start"], hit["end"]) for hit in found} == {(3, 5), (4, 6)}
+    _, shown = mmp("search", "videos.safetensors", QUERY, "--one-per-video", "-k", "100", "--json")
+    names = [hit["video_id"] for hit in hits(shown)]
+    assert len(names) == len(set(names)) == 9
     assert "  3–5 s" in mmp("search", "videos.safetensors", QUERY, "--seconds", "3..5")[1]
 
 

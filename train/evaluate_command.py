@@ -14,11 +14,14 @@ from mmp.dataset_scripts.benchmark import BenchmarkConfig
 from mmp.dataset_scripts.building import atomic_path, load_builder, write_json
 from mmp.dataset_scripts.protocols import ALIASES
 from mmp.dataset_scripts.schema import LANGUAGE_NAMES, LANGUAGES, canonical_language
+from mmp.dataset_scripts.translations import Translations
 from mmp.modeling import MMPModel, MMPProcessor
 from mmp.train.data import VideoFeatures
 from mmp.train.evaluation import TEXT_TO_VIDEO, rank_benchmark
+from mmp.train.quantization import quantize_text_tower
 from mmp.train.recipe import Recipe, load_recipe
 from mmp.train.results import (
+    RESULTS,
     SHOWN,
     environment,
     plot_recall,
@@ -47,6 +50,7 @@ def evaluate(
     name: Annotated[str | None, typer.Option(help="The run's name in tables. Default: its recipe's.")] = None,
     output: Annotated[Path | None, typer.Option(help="Default: outputs/results/<name>/<benchmark>.")] = None,
     device: Annotated[str | None, typer.Option(help="Default: cuda if there is one, else cpu.")] = None,
+    int8: Annotated[bool, typer.Option(help="Also with texts encoded in int8: what that costs in recall.")] = False,
 ) -> None:
     """Search a benchmark with a model in every language: results.json, results.md, ranks.npz and a plot.
 
@@ -58,6 +62,7 @@ def evaluate(
     )
     wanted = LANGUAGES if languages == "all" else [canonical_language(code) for code in languages.split(",")]
     loaded, processor = load_model(model, device)
+    quantized = quantize_text_tower(loaded) if int8 else None  # first, as it may refuse
     found = rank_benchmark(loaded, processor, opened.videos, opened.features, wanted, progress=True)
     if not found[TEXT_TO_VIDEO]:
         raise ValueError(f"{opened.protocol['benchmark']} {split} has no captions in {' '.join(wanted)}.")
@@ -84,7 +89,10 @@ def evaluate(
         },
         "environment": environment(),
     }
-    output = output or Path("outputs/results") / name / opened.protocol["benchmark"]
+    if quantized is not None:
+        ranks_int8 = rank_benchmark(quantized, processor, opened.videos, opened.features, wanted, progress=True)
+        results["int8"] = {"scores": score_table(ranks_int8, only_with_features=False)}
+    output = output or RESULTS / name / opened.protocol["benchmark"]
     write_ranks(output / "ranks.npz", found)
     plot_recall(results, output / "recall.png")
     table = to_markdown(results)
@@ -151,6 +159,7 @@ def open_benchmark(
         features = features or Path(recipe.data.features)
         protocol = protocol or recipe.data.config
         data_dir = data_dir or (Path(recipe.data.data_dir) if recipe.data.data_dir else None)
+        translations = translations or (Path(recipe.data.translations) if recipe.data.translations else None)
         caption_kinds = caption_kinds or recipe.data.caption_kinds
     if features is None:
         raise ValueError(f"Pass --features: the folder with the features of the videos of {benchmark}.")
@@ -200,9 +209,11 @@ def load_benchmark(
     builder_class = load_builder(benchmark)
     options: dict[str, Any] = {"data_dir": str(data_dir) if data_dir else None}
     if issubclass(builder_class.BUILDER_CONFIG_CLASS, BenchmarkConfig):
-        # "all" are the languages people wrote in, or the nine where there are translations.
-        everything = "all" if translations else None
-        options["languages"] = everything if languages == "all" else languages.split(",")
+        options["languages"] = None if languages == "all" else languages.split(",")  # None: those people wrote in
+        if languages == "all" and translations:
+            written = builder_class(config_name=protocol).protocol.languages
+            translated = Translations(translations).languages
+            options["languages"] = [language for language in LANGUAGES if language in (*written, *translated)]
         options["translations"] = str(translations) if translations else None
         options |= {"splits": [split], "check_counts": check_counts}
     builder = builder_class(config_name=protocol, **options)

@@ -35,7 +35,8 @@ class ModelRecipe:
     embed_dim: int = 1024  # of pooling heads and shared space
     video_feature_dim: int = 1024  # width of the features of one second
     image_feature_dim: int | None = None  # §5.6: 2048 for Faster R-CNN regions
-    pooler_num_layers: int = 2  # of both pooling heads (Table 2)
+    pooler_num_layers: int = 2  # of the pooling heads (Table 2)
+    video_pooler_num_layers: int | None = None  # of the video's, where it differs
     pooler_num_heads: int = 4  # attention heads of a pooling layer
     pooler_dropout: float = 0.3  # App. C
     share_poolers: bool = False  # Table 2, last row but one

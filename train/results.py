@@ -15,6 +15,9 @@ from mmp.dataset_scripts.building import atomic_path
 from mmp.dataset_scripts.schema import LANGUAGE_NAMES
 from mmp.train.evaluation import TEXT_TO_VIDEO, VIDEO_TO_TEXT, Ranks
 
+RESULTS = Path("outputs/results")
+"""Where `mmp evaluate` writes if it is not told otherwise."""
+
 SHOWN = ("R@1", "R@5", "R@10", "MedR", "MnR", "MRR")
 
 
@@ -112,8 +115,20 @@ def to_markdown(results: Mapping[str, Any]) -> str:
                 digits = 3 if score == "MRR" else 1
                 cells = " | ".join(f"{value:.{digits}f}" for value in [*values, sum(values) / len(values)])
                 lines.append(f"| {score} | {cells} |")
+    if "int8" in results:
+        lines += int8_loss(results["scores"]["all"][TEXT_TO_VIDEO], results["int8"]["scores"][TEXT_TO_VIDEO])
     intervals = [f"{language} {low:.1f}–{high:.1f}" for language, (low, high) in _r1_intervals(results).items()]
     return "\n".join([*lines, "", f"95 % bootstrap intervals of text-to-video R@1: {', '.join(intervals)}.", ""])
+
+
+def int8_loss(whole: Mapping[str, Mapping], int8: Mapping[str, Mapping]) -> list[str]:
+    """Lines of a table: text-to-video scores with texts encoded in int8 less those in float32."""
+    lines = ["", f"| text to video, int8 less float32 | {' | '.join(whole)} | mean |"]
+    lines.append("|---|" + "---:|" * (len(whole) + 1))
+    for score in SHOWN[:3]:
+        losses = [int8[language][score] - whole[language][score] for language in whole]
+        lines.append(f"| {score} | {' | '.join(f'{loss:+.1f}' for loss in [*losses, sum(losses) / len(losses)])} |")
+    return lines
 
 
 def plot_recall(results: Mapping[str, Any], path: Path) -> None:

@@ -98,6 +98,7 @@ def search(
         typer.Option(help="category=sport, category=sport,music, duration=10..60, upload_date=2019-01-01.. ; repeat."),
     ] = None,
     seconds: Annotated[str | None, typer.Option(help="Only moments within these seconds of a video: 0..30.")] = None,
+    one_per_video: Annotated[bool, typer.Option(help="Of each video only its best moment.")] = False,
     model: Annotated[str | None, typer.Option(help="Default: the one that made the index.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line a query instead of a table.")] = False,
 ) -> None:
@@ -105,7 +106,7 @@ def search(
     opened = VideoIndex.load(index, *(load_model(model, None) if model else ()))
     filters = parse_where(where or [], opened.engine.kinds)
     span = None if seconds is None else _range("--seconds", seconds, float)
-    for text, hits in zip(query, opened.search(query, k, lang, filters, span), strict=True):
+    for text, hits in zip(query, opened.search(query, k, lang, filters, span, one_per_video), strict=True):
         print(json.dumps({"query": text, "hits": hits}, ensure_ascii=False) if as_json else _table(text, hits))
 
 

@@ -13,7 +13,15 @@ from mmp.train.recipe import DataRecipe, ModelRecipe, Recipe
 from mmp.train.trainer import Trainer
 from mmp.train.validation import ValidationSet
 
-SHAPE = ("output_layer", "embed_dim", "video_feature_dim", "pooler_num_layers", "pooler_num_heads", "share_poolers")
+SHAPE = (
+    "output_layer",
+    "embed_dim",
+    "video_feature_dim",
+    "pooler_num_layers",
+    "video_pooler_num_layers",
+    "pooler_num_heads",
+    "share_poolers",
+)
 
 
 def build_trainer(recipe: Recipe) -> Trainer:
