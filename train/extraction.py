@@ -3,6 +3,8 @@
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -14,7 +16,7 @@ from mmp.train.decoding import VideoError
 from mmp.train.decoding_pool import VideoEnd, decode_videos
 from mmp.train.frame_encoders import FrameEncoder
 
-BATCHES_IN_FLIGHT = 2  # launched before the oldest result is fetched: a GPU computes while the next batch is gathered
+BATCHES_ON_GPU = 2  # one is computed while the other is brought there
 
 
 @dataclass
@@ -22,8 +24,8 @@ class Timings:
     """Where the time of a run went, in seconds; filled by `encode_videos`."""
 
     decoding: float = 0.0  # summed over the worker processes
-    network: float = 0.0
-    waiting: float = 0.0  # this process had nothing to compute
+    network: float = 0.0  # summed over the batches side by side
+    waiting: float = 0.0  # for frames
     windows: int = 0
 
 
@@ -55,7 +57,6 @@ def encode_videos(
         )
         raise ValueError(f"Encoders to be concatenated must give features at one rate a second, got {listed}.")
     timings = timings if timings is not None else Timings()
-    queues = [_EncoderQueue(encoder, timings) for encoder in encoders]
     pending: dict[str, _PendingVideo] = {}
 
     def finished() -> Iterator[tuple[str, np.ndarray | VideoError]]:
@@ -65,10 +66,10 @@ def encode_videos(
         for video_id in [v for v, video in pending.items() if video.is_complete()]:
             yield video_id, pending.pop(video_id).result()
 
-    threads = torch.get_num_threads()
-    if all(encoder.one_thread for encoder in encoders):
-        torch.set_num_threads(1)
-    try:
+    on_cpu = all(encoder.device.type == "cpu" for encoder in encoders)
+    side_by_side = torch.get_num_threads() if on_cpu else BATCHES_ON_GPU
+    with _one_thread_a_batch(side_by_side) as executor:
+        queues = [_EncoderQueue(encoder, executor, side_by_side, timings) for encoder in encoders]
         events = decode_videos(videos, [encoder.view for encoder in encoders], workers)
         mark = time.perf_counter()
         for event in events:
@@ -87,6 +88,20 @@ def encode_videos(
         for queue in queues:
             queue.flush()
         yield from finished()
+
+
+@contextmanager
+def _one_thread_a_batch(batches: int) -> Iterator[ThreadPoolExecutor]:
+    """Runs forward passes side by side, on a CPU each with one thread.
+
+    Small networks gain little from a second thread, large ones lose by its waits; and what one thread computes does not
+    depend on how many the machine has.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # holds for threads begun later
+    try:
+        with ThreadPoolExecutor(batches) as executor:
+            yield executor
     finally:
         torch.set_num_threads(threads)
 
@@ -120,9 +135,11 @@ class _EncoderQueue:
     """Gathers windows into batches of one shape for one encoder and hands back rows in the order they came."""
 
     encoder: FrameEncoder
+    executor: ThreadPoolExecutor
+    side_by_side: int
     timings: Timings
     windows: list[tuple[str, np.ndarray]] = field(default_factory=list)
-    in_flight: deque = field(default_factory=deque)  # (video ids, features still on the device)
+    in_flight: deque[tuple[list[str], Future]] = field(default_factory=deque)  # (video ids, their features)
     done: list[tuple[str, np.ndarray]] = field(default_factory=list)
 
     def add(self, video_id: str, window: np.ndarray) -> None:
@@ -144,7 +161,6 @@ class _EncoderQueue:
         return done
 
     def _launch(self) -> None:
-        started = time.perf_counter()
         ids = [video_id for video_id, _ in self.windows]
         # The last batch is filled up: another shape may choose other kernels, which round differently.
         first = self.windows[0][1]
@@ -154,15 +170,19 @@ class _EncoderQueue:
         batch = torch.from_numpy(batch)
         if self.encoder.device.type == "cuda":
             batch = batch.pin_memory()
-        self.in_flight.append((ids, self.encoder(batch)))
+        self.in_flight.append((ids, self.executor.submit(self._compute, batch)))
         self.windows = []
         self.timings.windows += len(ids)
-        self.timings.network += time.perf_counter() - started
-        if len(self.in_flight) >= BATCHES_IN_FLIGHT or self.encoder.device.type == "cpu":
+        if len(self.in_flight) > self.side_by_side:  # one is ready when another ends
             self._fetch()
 
-    def _fetch(self) -> None:
+    def _compute(self, batch: torch.Tensor) -> tuple[np.ndarray, float]:
         started = time.perf_counter()
-        ids, features = self.in_flight.popleft()
-        self.done += zip(ids, features.cpu().numpy()[: len(ids)], strict=True)
-        self.timings.network += time.perf_counter() - started
+        features = self.encoder(batch).cpu().numpy()
+        return features, time.perf_counter() - started
+
+    def _fetch(self) -> None:
+        ids, future = self.in_flight.popleft()
+        features, seconds = future.result()
+        self.done += zip(ids, features[: len(ids)], strict=True)
+        self.timings.network += seconds

@@ -34,8 +34,7 @@ class FrameEncoder:
         model: (batch, window, 3, height, width) float -> (batch, feature_dim); in eval mode.
         view: which frames, at which size (see `mmp.train.decoding.View`).
         mean, std: per channel, of values in [0, 1]; applied where the frames arrive as uint8, on the model's device.
-        batch_size: windows in one forward pass.
-        one_thread: the network is so small that a second CPU thread only takes a core from decoding.
+        batch_size: windows in one forward pass; on a CPU each pass has one thread.
     """
 
     name: str
@@ -44,7 +43,6 @@ class FrameEncoder:
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     batch_size: int = 4
-    one_thread: bool = False
     device: torch.device = torch.device("cpu")
     dtype: torch.dtype = torch.float32
 
@@ -193,7 +191,6 @@ def _efficientnet_lite0(sampling: Sampling) -> FrameEncoder:
         mean=(127 / 255,) * 3,  # the network takes (x - 127) / 128
         std=(128 / 255,) * 3,
         batch_size=_image_batch_size(sampling),
-        one_thread=True,
     )
 
 

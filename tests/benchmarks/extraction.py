@@ -115,9 +115,9 @@ def main() -> None:
         f"mmp extract     {frames / ours:7.1f} frames/s   {theirs / ours:.2f}   {our_cpu:6.1f} CPU seconds   "
         f"{their_cpu / our_cpu:.2f}"
     )
-    for label, seconds in (("in the network", timings.network), ("waiting", timings.waiting)):
-        print(f"  {label:15} {seconds / ours:4.0%} of the time")
-    print(f"  {'decoding':15} {timings.decoding / ours:4.0%} in {options.workers} worker process(es), beside it")
+    print(f"  in the network   {timings.network / ours:5.2f} of {torch.get_num_threads()} threads, on average")
+    print(f"  decoding         {timings.decoding / ours:5.2f} of {options.workers} worker process(es) beside them")
+    print(f"  waiting          {timings.waiting / ours:5.2f} of the time, for frames")
     for index, path in enumerate(paths):
         reference = np.concatenate([features[index] for features in expected], axis=1)
         cosine = (results[path.stem] * reference).sum(1) / (
