@@ -29,8 +29,8 @@ class MMPEncodingMixin:
         Args:
             texts: in any mix of languages.
             processor: the [`MMPProcessor`] saved with the model.
-            tokens_per_batch: size of a batch, padding included; it bounds the memory. 512 by default on a CPU,
-                where larger batches are slower, and 16384 elsewhere.
+            tokens_per_batch: size of a batch, padding included; it bounds the memory. 2048 by default on a CPU,
+                16384 elsewhere.
             max_text_length: tokens kept of a text, by default the processor's own.
             progress: show a bar.
 
@@ -87,7 +87,7 @@ class MMPEncodingMixin:
         self, embed: Callable[[list[int]], torch.Tensor], lengths: list[int], positions: int | None, progress: bool
     ) -> torch.Tensor:
         embeds = torch.empty(len(lengths), self.config.embed_dim)
-        positions = positions or (512 if self.device.type == "cpu" else 16384)
+        positions = positions or (2048 if self.device.type == "cpu" else 16384)
         was_training = self.training
         self.eval()
         try:
@@ -103,8 +103,8 @@ class MMPEncodingMixin:
 def _batches(lengths: list[int], positions: int) -> Iterator[list[int]]:
     """Indices from the longest to the shortest (out of memory? then at once), rows x longest row <= `positions`.
 
-    A batch that holds a quarter of that ends where rows get shorter: matrix products gain little from more rows, and
-    rows of one length need no padding.
+    A batch that holds a sixteenth of that ends where rows get shorter: what matrix products gain from more rows is less
+    than what padding costs them.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     batch: list[int] = []
@@ -112,7 +112,7 @@ def _batches(lengths: list[int], positions: int) -> Iterator[list[int]]:
         if batch:
             longest = lengths[batch[0]]
             full = (len(batch) + 1) * longest > positions
-            if full or (lengths[index] < lengths[batch[-1]] and 4 * len(batch) * longest >= positions):
+            if full or (lengths[index] < lengths[batch[-1]] and 16 * len(batch) * longest >= positions):
                 yield batch
                 batch = []
         batch.append(index)

@@ -159,11 +159,11 @@ def test_batches_hold_no_more_than_the_budget_and_little_padding(processor, monk
         return original(self, video_features, video_mask)
 
     monkeypatch.setattr(MMPModel, "get_video_features", record)
-    model.encode_videos([features(seconds) for seconds in (1, 9, 2, 8, 1, 2)], processor, seconds_per_batch=18)
-    assert shapes == [(1, 9), (1, 8), (4, 2)]  # 9 is more than a quarter of the budget: the 8 is not padded
+    model.encode_videos([features(2)] * 10, processor, seconds_per_batch=18)
+    assert shapes == [(9, 2), (1, 2)]
     shapes.clear()
-    model.encode_videos([features(seconds) for seconds in [1] * 7 + [4, 3]], processor, seconds_per_batch=18)
-    assert shapes == [(2, 4), (7, 1)]  # 4 is not: the 3 is padded
+    model.encode_videos([features(seconds) for seconds in (1, 9, 1, 8, 3, 1)], processor, seconds_per_batch=64)
+    assert shapes == [(1, 9), (1, 8), (4, 3)]  # where a sixteenth of the budget is reached, nothing is padded
 
 
 def test_encoding_leaves_the_model_in_its_mode_and_needs_no_graph(processor):
