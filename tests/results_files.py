@@ -13,6 +13,7 @@ def results_file(name, benchmark, protocol, scores, seed=0, missing=0) -> dict:
         "environment": {"torch": "2.13.0", "device": "x86_64", "git_revision": "abc"},
         "counts": {"videos": 1000, "videos_with_features": 1000 - missing},
         "scores": {"all": {"text_to_video": scores}},
+        "intervals_95": {language: {"R@1": [found["R@1"] - 1, found["R@1"] + 2]} for language, found in scores.items()},
     }
 
 

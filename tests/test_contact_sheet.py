@@ -39,7 +39,9 @@ def test_each_language_finds_the_nearest_videos(videos, features):
         for index, video in enumerate(videos)
         if video["video_id"] != "1f004"
     }
-    best = sorted(cosines, key=cosines.get, reverse=True)[:2]
+    ranking = sorted(cosines, key=cosines.get, reverse=True)
+    best = ranking[:2]
+    assert sheet[2].rank == 1 + ranking.index(2)  # the third of the videos is the one wanted
     assert [index for index, _ in sheet[2].found] == best
     assert [cosine for _, cosine in sheet[2].found] == pytest.approx([cosines[index] for index in best], abs=1e-5)
 
@@ -51,7 +53,7 @@ def test_a_video_that_is_not_there_is_named(videos, features):
 
 def test_the_page_holds_its_pictures_and_frames_the_right_one(videos, tmp_path):
     found = [(1, 0.9), (0, 0.8), (2, 0.1)]
-    sheets = {"1f418": [Query("en", "elephant <b> & more", found), Query("zh", "大象", found[:1] + found[2:])]}
+    sheets = {"1f418": [Query("en", "elephant <b> & more", found, 2), Query("zh", "大象", found[:1] + found[2:], 7)]}
     write_html(sheets, videos, "A & B", tmp_path / "index.html")
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert set(re.findall(r'src="(.{22})', page)) == {"data:image/jpeg;base64"}
@@ -59,13 +61,14 @@ def test_the_page_holds_its_pictures_and_frames_the_right_one(videos, tmp_path):
     right = page[page.index('<figure class="right">') :].split("</figure>")[0]
     assert "0.80 1f418" in right
     assert "elephant &lt;b&gt; &amp; more" in page
+    assert "<small>English</small>" in page and "<small>Chinese: place 7</small>" in page
     assert '<span lang="zh">大象</span>' in page
     assert "http" not in page
 
 
 def test_the_png_frames_the_right_clip_in_green(videos, tmp_path):
-    write_png([Query("en", "elephant", [(1, 0.9), (0, 0.8)])], videos, "1f418", tmp_path / "sheet.png")
-    write_png([Query("en", "elephant", [(1, 0.9), (2, 0.8)])], videos, "1f418", tmp_path / "missed.png")
+    write_png([Query("en", "elephant", [(1, 0.9), (0, 0.8)], 2)], videos, "1f418", tmp_path / "sheet.png")
+    write_png([Query("en", "elephant", [(1, 0.9), (2, 0.8)], 3)], videos, "1f418", tmp_path / "missed.png")
     import matplotlib.pyplot as plt
 
     def green(name):

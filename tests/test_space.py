@@ -286,6 +286,13 @@ def test_nothing_typed_asks_for_words(app, query):
     assert "Type a few words" in app.find_by_words(query, "mmp", "auto")
 
 
+def test_programs_are_offered_the_two_searches_alone(app):
+    endpoints = app.blocks().get_api_info()["named_endpoints"]
+    assert list(endpoints) == ["/find_by_words", "/find_by_video"]
+    parameters = endpoints["/find_by_words"]["parameters"]
+    assert [each["parameter_name"] for each in parameters] == ["query", "arm", "names_in"]
+
+
 def test_a_file_that_is_no_video_is_refused_with_the_reason(app, tmp_path):
     (tmp_path / "letter.mp4").write_text("Dear reader")
     assert "This file cannot be read: not a video" in app.find_by_video(str(tmp_path / "letter.mp4"), "mmp", "auto")

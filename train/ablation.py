@@ -178,7 +178,9 @@ def write_report(grid: Grid, output: Path, command: str) -> None:
         f"# Ablations on {benchmark}",
         "",
         f"`{command}`; seeds {', '.join(map(str, seeds))}; {first['counts']['videos']:,} videos searched; "
-        f"torch {environment['torch']}, {environment['device']}, revision {environment['git_revision']}.",
+        f"torch {environment['torch']}, {environment['device']}, revision {environment['git_revision']}. "
+        f"The 95 % bootstrap interval of a run's English R@1 is ± {_half_interval(results):.1f} on average, over the "
+        "draw of videos alone; another seed adds to that.",
     ]
     for name, runs in grid.rows.items():
         published = published_tables()[name]
@@ -194,10 +196,17 @@ def write_report(grid: Grid, output: Path, command: str) -> None:
         parts += [f"| languages | {' | '.join(FIGURE_COLUMNS)} |", "|---:|---:|---:|---:|"]
         points = {name: _points(results, (name, benchmark, protocol)) for name in shown}
         for name, values in points.items():
-            parts.append(f"| {name.split('_')[1]} | {' | '.join(f'{m:.1f} ± {s:.1f}' for m, s in values)} |")
+            several = len(results[name, benchmark, protocol]) > 1
+            cells = [f"{m:.1f} ± {s:.1f}" if several else f"{m:.1f}" for m, s in values]
+            parts.append(f"| {name.split('_')[1]} | {' | '.join(cells)} |")
         plot_figure_2({int(name.split("_")[1]): values for name, values in points.items()}, output / "figure_2.png")
     with atomic_path(output / "report.md") as temporary:
         temporary.write_text("\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _half_interval(results: Results) -> float:
+    intervals = [result["intervals_95"]["en"]["R@1"] for found in results.values() for result in found]
+    return mean((high - low) / 2 for low, high in intervals)
 
 
 def _points(results: Results, key: tuple[str, str, str]) -> list[tuple[float, float]]:
@@ -216,8 +225,9 @@ def plot_figure_2(points: dict[int, list[tuple[float, float]]], path: Path) -> N
     figure, panels = plt.subplots(1, len(FIGURE_COLUMNS), figsize=(11, 3.2))
     for index, (axes, column) in enumerate(zip(panels, FIGURE_COLUMNS, strict=True)):
         values = [point[index] for point in points.values()]
+        means, deviations = zip(*values, strict=True)
         axes.errorbar(
-            list(points), [m for m, _ in values], [s for _, s in values], marker="o", capsize=3, color="#1b7837"
+            list(points), means, deviations if any(deviations) else None, marker="o", capsize=3, color="#1b7837"
         )
         language = LANGUAGE_NAMES.get(column.split()[0], "Mean over nine languages")
         axes.set_title(f"{language} to video", fontsize=10)

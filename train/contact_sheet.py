@@ -28,6 +28,7 @@ from mmp.dataset_scripts.building import atomic_path
 from mmp.dataset_scripts.schema import LANGUAGE_NAMES, LANGUAGES
 from mmp.modeling import MMPModel, MMPProcessor
 from mmp.train.evaluate_command import load_model, open_benchmark
+from mmp.train.retrieval_metrics import ranks_of_targets
 
 GREEN = "#1b9e3a"
 SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".webp", ".gif", ".jpg", ".jpeg", ".png")
@@ -45,11 +46,15 @@ figcaption {{ font-size: .8rem; color: #666; overflow-wrap: anywhere }}
 
 @dataclass(frozen=True)
 class Query:
-    """A caption of the video that was wanted, and the videos it found: pairs of index and cosine, best first."""
+    """A caption of the video that was wanted, and the videos it found: pairs of index and cosine, best first.
+
+    `rank`: at which place the wanted one is, from 1; ties count against it.
+    """
 
     language: str
     text: str
     found: list[tuple[int, float]]
+    rank: int
 
 
 def search_by_own_captions(
@@ -84,10 +89,13 @@ def search_by_own_captions(
     text_embeds = model.encode_texts([text for *_, text in queries], processor)
     similarity = F.normalize(text_embeds, dim=-1) @ F.normalize(video_embeds, dim=-1).T
     best = torch.topk(similarity, min(top, len(names)))
+    targets = torch.tensor([names.index(video_id) for video_id, *_ in queries])
+    ranks = ranks_of_targets(text_embeds, video_embeds, targets).tolist()
     sheets: dict[str, list[Query]] = {video_id: [] for video_id in wanted}
-    for (video_id, language, text), values, indices in zip(queries, best.values, best.indices, strict=True):
+    for query, rank, values, indices in zip(queries, ranks, best.values, best.indices, strict=True):
+        video_id, language, text = query
         found = [(place[names[i]], value) for i, value in zip(indices.tolist(), values.tolist(), strict=True)]
-        sheets[video_id].append(Query(language, text, found))
+        sheets[video_id].append(Query(language, text, found, rank))
     return sheets
 
 
@@ -117,7 +125,7 @@ def write_png(queries: Sequence[Query], videos: Sequence[Mapping[str, Any]], vid
         )
         for row, query in zip(grid, queries, strict=True):
             row[0].axis("off")
-            row[0].text(0, 0.62, LANGUAGE_NAMES[query.language], fontsize=8, color="gray")
+            row[0].text(0, 0.62, _heading(query), fontsize=8, color="gray")
             row[0].text(0, 0.38, query.text, fontsize=11, wrap=True)
             for axes, (index, cosine) in zip(row[1:], query.found, strict=True):
                 axes.imshow(middle_frame(videos[index]["clip"]))
@@ -141,8 +149,8 @@ def write_html(
     parts = [
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>',
         f"<style>{STYLE}</style></head><body>\n<h1>{html.escape(title)}</h1>",
-        "<p>Each video is searched by its own caption in each language; the number is the cosine, the right video is "
-        "framed in green.</p>",
+        "<p>Each video is searched by its own caption in each language. The number is the cosine; the right video is "
+        "framed in green, or its place is told.</p>",
     ]
     for video_id, queries in sheets.items():
         parts.append(f"<h2>{html.escape(video_id)}</h2>\n<table>")
@@ -158,10 +166,16 @@ def write_html(
                     f"<figcaption>{cosine:.2f} {html.escape(name)}</figcaption></figure></td>"
                 )
             text = f'<span lang="{query.language}">{html.escape(query.text)}</span>'
-            parts.append(f"<tr><td><small>{LANGUAGE_NAMES[query.language]}</small>{text}</td>{''.join(cells)}</tr>")
+            parts.append(f"<tr><td><small>{_heading(query)}</small>{text}</td>{''.join(cells)}</tr>")
         parts.append("</table>")
     with atomic_path(path) as temporary:
         temporary.write_text("\n".join([*parts, "</body></html>\n"]), encoding="utf-8")
+
+
+def _heading(query: Query) -> str:
+    """The language, and where the wanted video is if it is not among those shown."""
+    shown = "" if query.rank <= len(query.found) else f": place {query.rank}"
+    return LANGUAGE_NAMES[query.language] + shown
 
 
 def contact_sheet(

@@ -113,7 +113,10 @@ class App:
             ask = dict(fn=self.find_by_words, inputs=[query, arm, names_in], outputs=by_words, show_progress="minimal")
             gr.on([button.click, query.submit, arm.change, names_in.change, blocks.load], **ask)
             for chip, example in zip(chips, self.demo.examples, strict=True):
-                chip.click(lambda text=example["text"]: text, outputs=query, show_progress="hidden").then(**ask)
+                typed = chip.click(
+                    lambda text=example["text"]: text, outputs=query, show_progress="hidden", api_visibility="private"
+                )
+                typed.then(**ask, api_visibility="private")  # programs call find_by_words and find_by_video
             gr.on(
                 [video.change, arm.change, names_in.change],
                 self.find_by_video,
