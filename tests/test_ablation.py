@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,17 @@ def test_the_report_has_the_papers_layout_and_figure_2_its_spread(tmp_path, ship
     assert "| 2 | 2.0 | 2.0 | 2.0 |" in report
     assert "| 3 | 4.0 ± 1.4 |" in report
     assert (tmp_path / "figure_2.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_report_in_the_repository_is_that_of_the_results_beside_it(tmp_path, shipped):
+    kept = Path(__file__).parents[1] / "hub_cards" / "results" / "ablation" / "fluent_emoji_9"
+    shutil.copytree(kept, tmp_path / "copy")
+    report = (kept / "report.md").read_text(encoding="utf-8")
+    command = re.search("`(mmp ablate .*?)`", report)[1]
+    assert command.startswith("mmp ablate train/configs/ablation/fluent_emoji_9.yaml --seed ")
+    write_report(shipped, tmp_path / "copy", command)
+    assert (tmp_path / "copy" / "report.md").read_text(encoding="utf-8") == report
+    assert {path.parts[-3] for path in kept.rglob("results.json")} == set(shipped.runs)
 
 
 @pytest.mark.slow
