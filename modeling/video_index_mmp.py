@@ -201,8 +201,8 @@ class VideoIndex:
 
         Returns:
             For each query a list of `{"video_id", "score"}`, the score being the cosine; of moments also `start` and
-            `end`, of videos with metadata also `metadata`. For a single query the list itself. Fewer than `k` if the
-            filters leave fewer.
+            `end`, of videos with metadata also `metadata`. For a single query the list itself. Fewer than `k` where
+            there are fewer, or the filters leave fewer.
 
         Raises:
             ValueError: for an empty query, a model or width that is not the index's, and filters it cannot apply.
@@ -230,19 +230,21 @@ class VideoIndex:
 
     def _best_moments(self, queries: torch.Tensor, k: int, filters: Sequence) -> list[list[dict]]:
         """The nearest moments of `k` different videos: asks for more moments until so many are among them."""
-        wanted = k
-        while True:
-            found = self.engine.nearest(queries, wanted, filters)
-            best = []
-            for hits in found:
+        if hasattr(self.engine, "rows"):  # a database does not say how many videos it holds
+            k = min(k, len(self.video_ids))
+        best: list[list[dict]] = [[] for _ in queries]
+        short, wanted = list(range(len(queries))), k
+        while short:
+            still_short = []
+            for query, hits in zip(short, self.engine.nearest(queries[short], wanted, filters), strict=True):
                 of_video: dict[str, dict] = {}
                 for hit in hits:
                     of_video.setdefault(hit["video_id"], hit)
-                best.append(list(of_video.values())[:k])
-            short = any(len(hits) == wanted and len(kept) < k for hits, kept in zip(found, best, strict=True))
-            if not short:
-                return best
-            wanted *= 4
+                best[query] = list(of_video.values())[:k]
+                if len(best[query]) < k and len(hits) == wanted:
+                    still_short.append(query)
+            short, wanted = still_short, 4 * wanted
+        return best
 
     def _towers(self) -> tuple[MMPModel, MMPProcessor]:
         """The model that reads queries: the one given, or the one the index says it was made by."""

@@ -66,6 +66,11 @@ def test_the_page_holds_its_pictures_and_frames_the_right_one(videos, tmp_path):
     assert "http" not in page
 
 
+def test_a_video_that_is_shown_needs_no_place_though_ties_count_against_it(videos, tmp_path):
+    write_html({"1f418": [Query("en", "elephant", [(0, 0.9), (1, 0.9)], 4)]}, videos, "A", tmp_path / "index.html")
+    assert ": place" not in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
 def test_the_png_frames_the_right_clip_in_green(videos, tmp_path):
     write_png([Query("en", "elephant", [(1, 0.9), (0, 0.8)], 2)], videos, "1f418", tmp_path / "sheet.png")
     write_png([Query("en", "elephant", [(1, 0.9), (2, 0.8)], 3)], videos, "1f418", tmp_path / "missed.png")

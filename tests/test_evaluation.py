@@ -198,12 +198,15 @@ def test_translations_come_from_the_recipe_and_all_are_the_languages_they_are_in
     assert results["counts"]["queries"] == {"en": 2, "de": 2}
     assert results["protocol"]["captions_by"] == {"de": ["opus-mt"], "en": ["human"]}
 
+    (data / "translations").rename(data / "elsewhere")  # on a machine that has none, people's captions are left
+    evaluate(str(model), check_counts=False, output=tmp_path / "other", device="cpu")
+    assert json.loads((tmp_path / "other" / "results.json").read_text())["counts"]["queries"] == {"en": 2}
+
 
 def test_texts_in_int8_report_what_they_cost_in_recall(msvd, tmp_path):
     results = run(msvd, tmp_path / "out", int8=True)
     int8, whole = results["int8"]["scores"]["text_to_video"]["en"], results["scores"]["all"]["text_to_video"]["en"]
     assert int8["queries"] == whole["queries"]
-    assert int8["MnR"] == pytest.approx(whole["MnR"], abs=1)
     table = (tmp_path / "out" / "results.md").read_text()
     assert f"| R@5 | {int8['R@5'] - whole['R@5']:+.1f} |" in table.split("int8 less float32")[1]
 
@@ -216,6 +219,8 @@ def test_int8_texts_are_near_the_model_s_own_and_videos_are_the_same():
     assert 0.99 < F.cosine_similarity(ours, theirs).min() < 1 - 1e-6  # rounded, but near
     assert torch.equal(*(each.encode_videos([video], processor) for each in (model, quantized)))
     assert torch.equal(ours, model.encode_texts(texts, processor))  # the model given is as it was
+    with pytest.raises(ValueError, match="int8 starts from float32, the model is in torch.bfloat16"):
+        quantize_text_tower(tiny_model().bfloat16())
 
 
 def test_two_runs_are_compared_query_by_query(msvd, tmp_path, capsys):

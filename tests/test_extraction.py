@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -112,6 +113,28 @@ def test_every_second_of_every_video_gets_its_own_window(videos, workers, batch_
         "text": "not a video FFmpeg can open: Invalid data found when processing input",
     }
     assert timings.windows == sum(len(result) for name, result in results.items() if name not in reasons)
+
+
+def test_batches_side_by_side_keep_their_order_and_their_share_of_threads(videos):
+    reader = number_reader(batch_size=1)
+    read, seen = reader.model.forward, []
+
+    def slow_at_first(windows):
+        seen.append((threading.current_thread().name, torch.get_num_threads()))
+        time.sleep(0.5 if len(seen) == 1 else 0)
+        return read(windows)
+
+    reader.model.forward = slow_at_first
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        results = dict(encode_videos([("a", videos / "video3.mp4")], [reader], workers=0))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert results["a"].tolist() == [[30 * second, 30 * second + 1] for second in range(4)]
+    assert len({name for name, _ in seen}) == 2
+    assert {number for _, number in seen} == {1}
 
 
 def test_two_encoders_are_concatenated(videos):

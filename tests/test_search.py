@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from mmp.modeling import VideoIndex, video_index_mmp
 from mmp.modeling.encoding_mmp import MMPEncodingMixin
+from mmp.modeling.index_engines_mmp import ExactEngine
 from mmp.modeling.index_rows_mmp import Texts, VideoRows
 from tiny import EMBED_DIM, VIDEO_FEATURE_DIM, tiny_model, tiny_processor
 
@@ -256,12 +257,15 @@ def test_moments_are_found_within_seconds(folder, features):
     assert (short["start"], short["end"]) == (0, 2)  # of a video shorter than a moment, all of it
 
 
-@pytest.mark.parametrize("engine", ["exact", "lance"])
+@pytest.mark.parametrize("engine", ["exact", "lance", "faiss"])
 def test_of_each_video_the_best_moment(folder, features, engine, tmp_path):
     index = VideoIndex.build(folder, features, moment_seconds=3)
     if engine == "lance":
         pytest.importorskip("lancedb")
         index = index.with_engine("lance", uri=tmp_path)
+    if engine == "faiss":
+        pytest.importorskip("faiss")
+        index = index.with_engine("faiss", codes="float16")
     best = {}
     for hit in index.search("a dog runs", k=len(index)):
         best.setdefault(hit["video_id"], hit)
@@ -269,6 +273,30 @@ def test_of_each_video_the_best_moment(folder, features, engine, tmp_path):
         assert index.search("a dog runs", k=k, one_per_video=True) == list(best.values())[:k]
     both = index.search(["a dog runs", "狗 跑"], k=3, one_per_video=True)
     assert [len({hit["video_id"] for hit in hits}) for hits in both] == [3, 3]
+
+
+def test_a_long_video_does_not_hide_the_others(monkeypatch):
+    """A thousand of its moments are nearer than any other video; the first cells faiss looks into hold nothing else."""
+    pytest.importorskip("faiss")
+    generator = torch.Generator().manual_seed(0)
+    query = F.one_hot(torch.tensor(0), 16).float()
+    long = query + 0.05 * torch.randn(1000, 16, generator=generator)
+    others = torch.randn(3000, 16, generator=generator) - query
+    spans = [[(start, start + 1) for start in range(1000)]] + [[(0, 1)]] * 3000
+    exact = VideoIndex(torch.cat([long, others]), [f"v{i}" for i in range(3001)], spans=spans)
+    faiss = exact.with_engine("faiss", codes="float16", cells=60, probes=1)
+    asked = []
+    nearest = ExactEngine.nearest
+    monkeypatch.setattr(ExactEngine, "nearest", lambda *args: asked.append(args[2]) or nearest(*args))
+    for index in (exact, faiss):
+        asked.clear()
+        found = [hit["video_id"] for hit in index.search(query, k=5, one_per_video=True)]
+        assert len(set(found)) == 5 and found[0] == "v0"
+        assert asked == [5, 20, 80, 320, 1280]
+    few = VideoIndex(long, ["v0"], spans=spans[:1])
+    asked.clear()
+    assert len(few.search(query, k=10, one_per_video=True)) == 1
+    assert asked == [1]
 
 
 def test_above_a_million_rows_faiss_is_taken_where_it_is_installed(folder, features, monkeypatch):
@@ -389,7 +417,7 @@ def test_a_large_index_is_searched_in_a_fraction_of_its_size_as_floats(tmp_path)
     index.save(path)
     child = f"""
 import json, sys, torch
-from mmp.modeling import VideoIndex, video_index_mmp
+from mmp.modeling import VideoIndex
 anonymous = lambda: int(next(l for l in open("/proc/self/status") if l.startswith("RssAnon")).split()[1]) * 1024
 before, peak = anonymous(), {PEAK_MEMORY}
 index = VideoIndex.load(sys.argv[1])

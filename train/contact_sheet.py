@@ -125,7 +125,7 @@ def write_png(queries: Sequence[Query], videos: Sequence[Mapping[str, Any]], vid
         )
         for row, query in zip(grid, queries, strict=True):
             row[0].axis("off")
-            row[0].text(0, 0.62, _heading(query), fontsize=8, color="gray")
+            row[0].text(0, 0.62, _heading(query, videos, video_id), fontsize=8, color="gray")
             row[0].text(0, 0.38, query.text, fontsize=11, wrap=True)
             for axes, (index, cosine) in zip(row[1:], query.found, strict=True):
                 axes.imshow(middle_frame(videos[index]["clip"]))
@@ -165,17 +165,18 @@ def write_html(
                     f'<td><figure{is_right}><img src="{frames[index]}" alt="{html.escape(name)}">'
                     f"<figcaption>{cosine:.2f} {html.escape(name)}</figcaption></figure></td>"
                 )
+            heading = _heading(query, videos, video_id)
             text = f'<span lang="{query.language}">{html.escape(query.text)}</span>'
-            parts.append(f"<tr><td><small>{_heading(query)}</small>{text}</td>{''.join(cells)}</tr>")
+            parts.append(f"<tr><td><small>{heading}</small>{text}</td>{''.join(cells)}</tr>")
         parts.append("</table>")
     with atomic_path(path) as temporary:
         temporary.write_text("\n".join([*parts, "</body></html>\n"]), encoding="utf-8")
 
 
-def _heading(query: Query) -> str:
+def _heading(query: Query, videos: Sequence[Mapping[str, Any]], video_id: str) -> str:
     """The language, and where the wanted video is if it is not among those shown."""
-    shown = "" if query.rank <= len(query.found) else f": place {query.rank}"
-    return LANGUAGE_NAMES[query.language] + shown
+    is_shown = any(videos[index]["video_id"] == video_id for index, _ in query.found)
+    return LANGUAGE_NAMES[query.language] + ("" if is_shown else f": place {query.rank}")
 
 
 def contact_sheet(
@@ -188,7 +189,9 @@ def contact_sheet(
     benchmark: Annotated[str | None, typer.Option(help="Default: what the model was trained on.")] = None,
     features: Annotated[Path | None, typer.Option(help="Folder of feature shards of the benchmark's videos.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder with the benchmark's official files.")] = None,
-    translations: Annotated[Path | None, typer.Option(help="Translated captions, made by mmp translate.")] = None,
+    translations: Annotated[
+        Path | None, typer.Option(help="Translated captions. Default: the recipe's, if they are there.")
+    ] = None,
     protocol: Annotated[str | None, typer.Option(help="Default: the paper's.")] = None,
     split: Annotated[str, typer.Option(help="The videos searched.")] = "test",
     caption_kind: Annotated[list[str] | None, typer.Option(help="Only captions with this id, such as name.")] = None,

@@ -42,7 +42,9 @@ def evaluate(
     languages: Annotated[str, typer.Option(help="Such as en,de; all: those there are captions in.")] = "all",
     features: Annotated[Path | None, typer.Option(help="Folder of feature shards of the benchmark's videos.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder with the benchmark's official files.")] = None,
-    translations: Annotated[Path | None, typer.Option(help="Translated captions, made by mmp translate.")] = None,
+    translations: Annotated[
+        Path | None, typer.Option(help="Translated captions. Default: the recipe's, if they are there.")
+    ] = None,
     protocol: Annotated[str | None, typer.Option(help="Default: the paper's.")] = None,
     split: Annotated[str, typer.Option(help="The videos searched.")] = "test",
     caption_kind: Annotated[list[str] | None, typer.Option(help="Only captions with this id, such as name.")] = None,
@@ -159,7 +161,8 @@ def open_benchmark(
         features = features or Path(recipe.data.features)
         protocol = protocol or recipe.data.config
         data_dir = data_dir or (Path(recipe.data.data_dir) if recipe.data.data_dir else None)
-        translations = translations or (Path(recipe.data.translations) if recipe.data.translations else None)
+        if translations is None and recipe.data.translations and Path(recipe.data.translations).exists():
+            translations = Path(recipe.data.translations)
         caption_kinds = caption_kinds or recipe.data.caption_kinds
     if features is None:
         raise ValueError(f"Pass --features: the folder with the features of the videos of {benchmark}.")

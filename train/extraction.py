@@ -16,7 +16,8 @@ from mmp.train.decoding import VideoError
 from mmp.train.decoding_pool import VideoEnd, decode_videos
 from mmp.train.frame_encoders import FrameEncoder
 
-BATCHES_ON_GPU = 2  # one is computed while the other is brought there
+BATCHES_ON_GPU = 2  # the host prepares one while the other is computed
+BATCHES_ON_CPU = 8  # at most: each needs memory
 
 
 @dataclass
@@ -67,8 +68,8 @@ def encode_videos(
             yield video_id, pending.pop(video_id).result()
 
     on_cpu = all(encoder.device.type == "cpu" for encoder in encoders)
-    side_by_side = torch.get_num_threads() if on_cpu else BATCHES_ON_GPU
-    with _one_thread_a_batch(side_by_side) as executor:
+    side_by_side = min(torch.get_num_threads(), BATCHES_ON_CPU) if on_cpu else BATCHES_ON_GPU
+    with _executor(side_by_side) as executor:
         queues = [_EncoderQueue(encoder, executor, side_by_side, timings) for encoder in encoders]
         events = decode_videos(videos, [encoder.view for encoder in encoders], workers)
         mark = time.perf_counter()
@@ -91,19 +92,18 @@ def encode_videos(
 
 
 @contextmanager
-def _one_thread_a_batch(batches: int) -> Iterator[ThreadPoolExecutor]:
-    """Runs forward passes side by side, on a CPU each with one thread.
+def _executor(batches: int) -> Iterator[ThreadPoolExecutor]:
+    """Runs forward passes side by side, and deals torch's threads out to them: one to each on most machines.
 
-    Small networks gain little from a second thread, large ones lose by its waits; and what one thread computes does not
-    depend on how many the machine has.
+    Small networks gain little from a second thread, large ones lose by its waits.
     """
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # holds for threads begun later
+    executor = ThreadPoolExecutor(batches, initializer=torch.set_num_threads, initargs=(max(1, threads // batches),))
     try:
-        with ThreadPoolExecutor(batches) as executor:
-            yield executor
+        yield executor
     finally:
-        torch.set_num_threads(threads)
+        executor.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)  # the setting is the whole process's
 
 
 def _features_per_second(encoder: FrameEncoder) -> Fraction | None:

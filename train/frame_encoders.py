@@ -34,7 +34,7 @@ class FrameEncoder:
         model: (batch, window, 3, height, width) float -> (batch, feature_dim); in eval mode.
         view: which frames, at which size (see `mmp.train.decoding.View`).
         mean, std: per channel, of values in [0, 1]; applied where the frames arrive as uint8, on the model's device.
-        batch_size: windows in one forward pass; on a CPU each pass has one thread.
+        batch_size: windows in one forward pass; several passes run side by side.
     """
 
     name: str

@@ -13,17 +13,19 @@ def quantize_text_tower(model: MMPModel) -> MMPModel:
     """A model whose text tower multiplies in int8; its video tower is the given model's own.
 
     Weights are rounded once, per output channel; activations at run time, per tensor ("dynamic quantization"). The
-    embeddings of texts change a little, those of videos, computed once and kept, not at all (unless both share a
-    pooling head).
+    embeddings of texts change a little, and with the texts they share a batch with, whose largest activation sets the
+    scale; those of videos, computed once and kept, not at all (unless both share a pooling head).
 
     `torch.ao.quantization` is deprecated in favour of torchao, whose eager int8 product is, on CPUs without VNNI, many
     times slower than float32; this one is faster.
 
     Raises:
-        ValueError: if the model is not on a CPU.
+        ValueError: if the model is not on a CPU, or not in float32.
     """
     if model.device.type != "cpu":
         raise ValueError(f"int8 is for CPUs, the model is on {model.device}: pass --device cpu.")
+    if model.dtype != torch.float32:
+        raise ValueError(f"int8 starts from float32, the model is in {model.dtype}: load it with dtype='float32'.")
     from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
 
     quantized = copy.copy(model)

@@ -127,7 +127,8 @@ def int8_loss(whole: Mapping[str, Mapping], int8: Mapping[str, Mapping]) -> list
     lines.append("|---|" + "---:|" * (len(whole) + 1))
     for score in SHOWN[:3]:
         losses = [int8[language][score] - whole[language][score] for language in whole]
-        lines.append(f"| {score} | {' | '.join(f'{loss:+.1f}' for loss in [*losses, sum(losses) / len(losses)])} |")
+        shown = [round(loss, 1) + 0.0 for loss in [*losses, sum(losses) / len(losses)]]  # never -0.0
+        lines.append(f"| {score} | {' | '.join(f'{loss:+.1f}' for loss in shown)} |")
     return lines
 
 

@@ -98,10 +98,11 @@ class FaissEngine(ExactEngine):
         if allowed is not None and left <= EXACT_ROWS:
             return super()._nearest_rows(queries, k, allowed)
         kinds = faiss.IVFRaBitQSearchParameters if self.codes == "binary" else faiss.SearchParametersIVF
-        arguments = {"nprobe": min(self.cells.nlist, math.ceil(self.probes * len(self) / left))}
+        wanted = min(len(self), k * CODES[self.codes][1])
+        probes = max(self.probes, 2 * wanted * self.cells.nlist / len(self))  # cells enough to hold what is wanted
+        arguments = {"nprobe": min(self.cells.nlist, math.ceil(probes * len(self) / left))}
         if allowed is not None:
             arguments["sel"] = faiss.IDSelectorBitmap(np.packbits(allowed.numpy(), bitorder="little"))
-        wanted = min(len(self), k * CODES[self.codes][1])
         _, candidates = self.cells.search(queries.numpy(), wanted, params=kinds(**arguments))
         return self.vectors.rerank(queries, torch.from_numpy(candidates), k)
 

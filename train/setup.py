@@ -97,10 +97,12 @@ def build_model(recipe: ModelRecipe) -> tuple[MMPModel, MMPProcessor]:
     except OSError as error:
         reason = str(error).splitlines()[0]
         raise OSError(f"Cannot load {recipe.init_from!r} to start from: train it first. ({reason})") from None
-    wrong = [name for name in SHAPE if getattr(model.config, name) != getattr(recipe, name)]
-    if wrong:
-        was, now = getattr(model.config, wrong[0]), getattr(recipe, wrong[0])
-        raise ValueError(f"{recipe.init_from} has {wrong[0]}={was}, the recipe says model.{wrong[0]}={now}.")
+    for name in SHAPE:
+        was, now = getattr(model.config, name), getattr(recipe, name)
+        if name == "video_pooler_num_layers":  # None: as many as the text's
+            was, now = was or model.config.pooler_num_layers, now or recipe.pooler_num_layers
+        if was != now:
+            raise ValueError(f"{recipe.init_from} has {name}={was}, the recipe says model.{name}={now}.")
     if feature_size != processor.feature_extractor.feature_size:  # from videos to images: their statistics differ
         processor.feature_extractor = MMPFeatureExtractor(feature_size)
     return model, processor
