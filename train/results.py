@@ -4,6 +4,7 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ def environment() -> dict[str, Any]:
     }
 
 
+@cache  # of the code that runs, whatever is changed meanwhile; a run asks at every checkpoint
 def git_revision() -> str | None:
     """Of this code, with "+changes" where files differ from it; None outside a repository."""
 
