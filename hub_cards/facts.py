@@ -41,13 +41,19 @@ class Evaluation:
     captions_by: Mapping[str, Sequence[str]]  # language → "human" or the translator
     environment: Mapping[str, str] | None
 
+    @property
+    def searched(self) -> tuple[str, str, str]:
+        """What tells one evaluation of a model from another."""
+        return self.benchmark, self.protocol, self.split
+
 
 def find_evaluations(folder: Path, name: str, given: Sequence[Path] = ()) -> list[Evaluation]:
     """The results of the model in `folder`, whose run is called `name`.
 
     Args:
         given: files or folders to read; without them, `outputs/results/<name>/` as `mmp evaluate` fills it, if its
-            results say that they are this folder's, and the `results.json` beside the folder, as `make demo` writes it.
+            results say that they are this folder's, and the `results.json` beside the folder, as `make demo` writes it,
+            if `mmp evaluate` has not searched the same videos.
 
     Raises:
         FileNotFoundError: if a given path holds no results.
@@ -63,9 +69,13 @@ def find_evaluations(folder: Path, name: str, given: Sequence[Path] = ()) -> lis
                 raise ValueError(f"{file} holds no results of {name!r} ({folder}): give those of this model.")
             found.append(evaluation)
     if not given:
-        files = [*sorted((RESULTS / name).rglob("results.json")), folder.parent / "results.json"]
-        found = [_read(file, folder, name, same_folder=True) for file in files if file.is_file()]
-    return [evaluation for evaluation in found if evaluation is not None]
+        read = [_read(file, folder, name, same_folder=True) for file in sorted((RESULTS / name).rglob("results.json"))]
+        found = [evaluation for evaluation in read if evaluation is not None]
+        file = folder.parent / "results.json"
+        demo = _read(file, folder, name, same_folder=True) if file.is_file() else None
+        if demo is not None and demo.searched not in [evaluation.searched for evaluation in found]:
+            found.append(demo)
+    return found
 
 
 def _read(file: Path, folder: Path, name: str, same_folder: bool) -> Evaluation | None:

@@ -162,6 +162,25 @@ def test_results_of_the_default_place_count_if_they_are_of_this_folder(run, tmp_
     assert len(find_evaluations(run, "mmp", [place])) == 1  # moved, and said to be its results
 
 
+def test_after_the_demo_and_mmp_evaluate_the_latter_counts(run, tmp_path, monkeypatch):
+    """As the README goes: `make demo`, `mmp evaluate`, `mmp push`; both have searched the same videos."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "mmp").symlink_to(run)
+    _, results = results_of(run)
+    known = results["protocol"]
+    protocol = {"dataset": known["benchmark"], "config": known["protocol"], "split": known["split"], "clips": 420}
+    scores = results["scores"]["all"]["text_to_video"]
+    (tmp_path / "demo" / "results.json").write_text(json.dumps({"protocol": protocol, "scores": {"mmp": scores}}))
+    place = tmp_path / "outputs" / "results" / "mmp" / "fluent_emoji_9" / "results.json"
+    place.parent.mkdir(parents=True)
+    place.write_text(json.dumps(results))
+    (found,) = find_evaluations(tmp_path / "demo" / "mmp", "mmp")
+    assert found.file.resolve() == place.resolve()
+    place.unlink()
+    assert find_evaluations(tmp_path / "demo" / "mmp", "mmp")[0].environment is None  # the demo's
+
+
 @pytest.mark.parametrize(
     "content, message",
     [

@@ -52,7 +52,7 @@ def collect_model(source: Path, folder: Path, repo_id: str, results: Sequence[Pa
         _link(stage.file, folder / "recipes" / f"{stage.recipe.name}.yaml")
     evaluations = facts.find_evaluations(source, stages[-1].recipe.name if stages else source.name, results)
     for evaluation in evaluations:
-        name = f"results/{evaluation.benchmark}-{evaluation.protocol}-{evaluation.split}.json"
+        name = f"results/{'-'.join(evaluation.searched)}.json"
         if (folder / name).exists():
             raise ValueError(f"{evaluation.file} is a second result for {name}: say with --results which one counts.")
         content = asdict(evaluation) | {"file": evaluation.file.name}
