@@ -232,7 +232,7 @@ def plot_figure_2(points: dict[int, list[tuple[float, float]]], path: Path) -> N
         language = LANGUAGE_NAMES.get(column.split()[0], "Mean over nine languages")
         axes.set_title(f"{language} to video", fontsize=10)
         axes.set_xticks(list(points))
-        axes.set_ylim(bottom=0)  # a seed's noise should not look like a trend
+        axes.set_ylim(0, 1.1 * max(map(sum, values)) or None)  # from 0: noise should not look like a trend
         axes.set_xlabel("languages in pre-training")
         axes.set_ylabel("R@1 (%)")
         axes.spines[["top", "right"]].set_visible(False)
