@@ -11,13 +11,13 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/installed
-	$(BIN)/python -m mmp.train.demo
+	$(BIN)/python -m polyvid.train.demo.run
 
 demo-seeds: $(VENV)/installed
-	$(BIN)/python -m mmp.train.demo_seeds
+	$(BIN)/python -m polyvid.train.demo.seeds
 
 app: $(VENV)/installed
-	$(BIN)/mmp demo-app
+	$(BIN)/polyvid demo-app
 
 test: $(VENV)/installed browser
 	$(BIN)/python -m pytest

@@ -1,7 +1,7 @@
 """What the four benchmark builders share: options, languages, translations and the check of counts.
 
 A benchmark's own file only says how its official files are read (`read_split`). Every row follows
-`mmp.dataset_scripts.schema.CAPTIONS`.
+`polyvid.dataset_scripts.schema.CAPTIONS`.
 """
 
 import gzip
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import datasets
 
-from mmp.dataset_scripts.protocols import check_counts, protocols_of
-from mmp.dataset_scripts.schema import CAPTIONS, LANGUAGES, canonical_language
-from mmp.dataset_scripts.translations import Translations
+from polyvid.dataset_scripts.protocols import check_counts, protocols_of
+from polyvid.dataset_scripts.schema import CAPTIONS, LANGUAGES, canonical_language
+from polyvid.dataset_scripts.translations import Translations
 
 
 @dataclass
@@ -103,7 +103,7 @@ class BenchmarkBuilder(datasets.GeneratorBasedBuilder):
             if self.config.translations is None:
                 raise ValueError(
                     f"{self.BENCHMARK} has no human captions in {' '.join(translated)}: pass translations=, a folder "
-                    "of translated captions (`mmp translate` makes them), or leave these languages out."
+                    "of translated captions (`polyvid translate` makes them), or leave these languages out."
                 )
             translations = Translations(self.config.translations, translated)
         generators = []

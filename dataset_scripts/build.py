@@ -12,7 +12,7 @@ import typer
 import yaml
 from huggingface_hub import DatasetCard
 
-from mmp.dataset_scripts.building import load_builder, write_dataset
+from polyvid.dataset_scripts.building import load_builder, write_dataset
 
 CONFIGS = re.compile(r"^configs:\n(?:(?:- | ).*\n)*", re.MULTILINE)
 
@@ -26,7 +26,7 @@ def build(
     num_proc: Annotated[int, typer.Option(help="Configs to build at the same time.")] = 1,
     option: Annotated[list[str] | None, typer.Option(help="key=value for the builder, e.g. languages=en,de.")] = None,
 ) -> None:
-    """Build a dataset from its official files, ready for load_dataset and for `mmp push dataset`.
+    """Build a dataset from its official files, ready for load_dataset and for `polyvid push dataset`.
 
     A config appears when it is complete, and one that exists is kept: a run that was stopped goes on with the configs
     that are missing. Delete <output-dir>/<config> to build it again. What was repaired or skipped is listed with

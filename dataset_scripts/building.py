@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from datasets import ArrowBasedBuilder, DatasetBuilder, DownloadManager, Features
 from tqdm import tqdm
 
-from mmp.dataset_scripts.schema import ALIASES, shard_of
+from polyvid.dataset_scripts.schema import ALIASES, shard_of
 
 BUFFER_BYTES = 32 << 20
 """Rows waiting to be written, over all shards. A row group is at most this large, which bounds readers' memory too."""
@@ -176,7 +176,7 @@ def load_builder(name: str) -> type[DatasetBuilder]:
     names = sorted(path.name for path in folder.iterdir() if (path / f"{path.name}.py").is_file())
     if name not in names:
         raise ValueError(f"Unknown dataset {name!r}: choose from {' '.join(names)}.")
-    module = importlib.import_module(f"mmp.dataset_scripts.{name}.{name}")
+    module = importlib.import_module(f"polyvid.dataset_scripts.{name}.{name}")
     return next(
         value
         for value in vars(module).values()

@@ -13,8 +13,8 @@ from typing import Annotated
 import pyarrow.parquet as pq
 import typer
 
-from mmp.dataset_scripts.building import find_shards, load_builder, write_json
-from mmp.dataset_scripts.protocols import canonical_benchmark, protocols_of
+from polyvid.dataset_scripts.building import find_shards, load_builder, write_json
+from polyvid.dataset_scripts.protocols import canonical_benchmark, protocols_of
 
 
 @dataclass
@@ -37,7 +37,7 @@ def feature_coverage(
     """Restrict a benchmark to the videos with features, and count what is left.
 
     Args:
-        splits: split -> rows of `mmp.dataset_scripts.schema.CAPTIONS`.
+        splits: split -> rows of `polyvid.dataset_scripts.schema.CAPTIONS`.
         features: anything that knows whether it contains a video id (`feature_video_ids`, `VideoFeatures`).
 
     Returns:

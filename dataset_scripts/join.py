@@ -10,21 +10,21 @@ import pyarrow.parquet as pq
 import typer
 from tqdm import tqdm
 
-from mmp.dataset_scripts.building import find_shards, shard_name, write_json, write_shard
-from mmp.dataset_scripts.schema import shard_of
+from polyvid.dataset_scripts.building import find_shards, shard_name, write_json, write_shard
+from polyvid.dataset_scripts.schema import shard_of
 
 
 def join(
     dataset_dir: Annotated[Path, typer.Argument(help="One built config, e.g. multi-howto100m/all.")],
-    features_dir: Annotated[Path, typer.Argument(help="Feature shards, as `mmp extract` writes them.")],
+    features_dir: Annotated[Path, typer.Argument(help="Feature shards, as `polyvid extract` writes them.")],
     output_dir: Annotated[Path, typer.Argument(help="Where the joined shards go.")],
     feature_split: Annotated[str, typer.Option(help="The split that holds the features of all videos.")] = "train",
 ) -> dict[str, dict]:
     """Put each video's features beside its subtitles or captions, shard by shard.
 
-    Both must be sharded by the hash of the video id, as `mmp build` and `mmp extract` do, one number of shards a
-    multiple of the other; the output has the larger number. Shards that exist in the output are complete and are kept,
-    so a run that was stopped goes on where it was.
+    Both must be sharded by the hash of the video id, as `polyvid build` and `polyvid extract` do, one number of shards
+    a multiple of the other; the output has the larger number. Finished shards in the output are kept, so the same
+    command resumes a run that was stopped.
 
     Memory: the dataset's side of one output shard and one row group of features.
 

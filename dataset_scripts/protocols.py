@@ -1,7 +1,7 @@
 """Every evaluation protocol of the benchmarks, as data: which videos, how many captions, and who defined it.
 
 A score means nothing without the protocol it was measured under. The builders refuse files whose counts differ from
-this table; the cards and the README show it (`python -m mmp.dataset_scripts.protocols` prints it as Markdown).
+this table; the cards and the README show it (`python -m polyvid.dataset_scripts.protocols` prints it as Markdown).
 """
 
 from dataclasses import dataclass

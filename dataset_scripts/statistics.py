@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import typer
 from tqdm import tqdm
 
-from mmp.dataset_scripts.building import atomic_path, find_shards, write_json
-from mmp.dataset_scripts.schema import LANGUAGE_NAMES, LANGUAGES
+from polyvid.dataset_scripts.building import atomic_path, find_shards, write_json
+from polyvid.dataset_scripts.schema import LANGUAGE_NAMES, LANGUAGES
 
 VIDEO_BIN, VIDEO_BINS = 50, 100  # Fig. 5: tokens per video in steps of 50, the last bin takes what is beyond 5,000
 SUBTITLE_BINS = 60  # Fig. 6: tokens per subtitle, one by one
@@ -23,7 +23,7 @@ SECTION = re.compile(r"<!-- statistics -->.*?<!-- /statistics -->", re.DOTALL)
 
 
 def statistics(
-    dataset_dir: Annotated[Path, typer.Argument(help="What `mmp build multi_howto100m` filled.")],
+    dataset_dir: Annotated[Path, typer.Argument(help="What `polyvid build multi_howto100m` filled.")],
     tokenizer: Annotated[str, typer.Option(help="Whose tokens to count: a Hub id or folder.")] = "xlm-roberta-large",
 ) -> None:
     """Count videos, subtitles and tokens per language, plot their distributions, and put all of it into the card.
@@ -33,14 +33,14 @@ def statistics(
     """
     sources = {language: source for language in LANGUAGES if (source := _source(dataset_dir, language))}
     if not sources:
-        raise FileNotFoundError(f"{dataset_dir} holds no language of Multi-HowTo100M: run `mmp build` first.")
+        raise FileNotFoundError(f"{dataset_dir} holds no language of Multi-HowTo100M: run `polyvid build` first.")
     counted = {language: _count_once(dataset_dir, language, tokenizer) for language in sources}
     languages_per_video = count_languages_per_video(dataset_dir)
     write_json(dataset_dir / "statistics" / "languages_per_video.json", languages_per_video)
     plot_distributions(counted, dataset_dir / "statistics")
     card = dataset_dir / "README.md"
     if not card.exists():
-        raise FileNotFoundError(f"{card} is missing: `mmp build` writes it.")
+        raise FileNotFoundError(f"{card} is missing: `polyvid build` writes it.")
     text = card.read_text(encoding="utf-8")
     if not SECTION.search(text):
         raise ValueError(f"{card} lacks the section between <!-- statistics --> and <!-- /statistics -->.")

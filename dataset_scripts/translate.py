@@ -18,9 +18,9 @@ from typing import Annotated
 import typer
 from tqdm import tqdm
 
-from mmp.dataset_scripts.building import atomic_path, load_builder
-from mmp.dataset_scripts.protocols import canonical_benchmark, protocols_of
-from mmp.dataset_scripts.schema import canonical_language
+from polyvid.dataset_scripts.building import atomic_path, load_builder
+from polyvid.dataset_scripts.protocols import canonical_benchmark, protocols_of
+from polyvid.dataset_scripts.schema import canonical_language
 
 LANGUAGE_CODES = {
     "en": ("en", "eng_Latn", "en_XX", "eng"),

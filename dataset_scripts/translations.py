@@ -14,7 +14,7 @@ import json
 import re
 from pathlib import Path
 
-from mmp.dataset_scripts.schema import ALIASES, LANGUAGES, canonical_language
+from polyvid.dataset_scripts.schema import ALIASES, LANGUAGES, canonical_language
 
 LANGUAGE_IN_NAME = re.compile(rf"(?:^|[._-])({'|'.join((*LANGUAGES, *ALIASES))})$", re.IGNORECASE)
 
@@ -39,7 +39,7 @@ class Translations:
         """
         path = Path(path)
         if not path.exists():
-            raise FileNotFoundError(f"No translations at {path}: give a file or folder written by `mmp translate`.")
+            raise FileNotFoundError(f"No translations at {path}: give a file or folder written by `polyvid translate`.")
         self.path = path
         kept = LANGUAGES if languages is None else languages
         self.by_id: dict[str, dict[tuple[str, str], tuple[str, str]]] = {language: {} for language in kept}

@@ -62,7 +62,7 @@ def export_onnx(model: MMPModel, folder: str | os.PathLike) -> list[Path]:
             for name, (program, inputs) in towers.items()
         }
     except ImportError as error:
-        raise ImportError("ONNX export needs more packages: pip install 'mmp[onnx]'.") from error
+        raise ImportError("ONNX export needs more packages: pip install 'polyvid[onnx]'.") from error
     Path(folder).mkdir(parents=True, exist_ok=True)
     for path, graph in graphs.items():
         graph.save(path)

@@ -17,7 +17,7 @@ logger = logging.get_logger(__name__)
 class ExactEngine:
     """Compares a query with every vector. Needs nothing but torch.
 
-    Every engine of [`VideoIndex`] has these members; `mmp.train.search` has the others. Each is made from an exact one,
+    Every engine of [`VideoIndex`] has these members; other packages bring more. Each is made from an exact one,
     `from_exact(engine, **options)`, and made again from a file, `from_tensors(tensors, options)`.
     """
 
@@ -71,12 +71,12 @@ def engine_class(name: str, without: str | None = None):
     if name == "exact":
         return ExactEngine
     try:
-        engines = importlib.import_module("mmp.train.search").ENGINES
+        engines = importlib.import_module("polyvid.train.search.engines").ENGINES
         if name not in engines:
             raise ValueError(f"Unknown engine {name!r}: choose from {' '.join(['auto', 'exact', *engines])}.")
         return engines[name].check()
     except ImportError as error:
         if without is None:
-            raise ImportError(f"Engine {name!r} needs pip install 'mmp[search]' ({error}).") from error
-        logger.warning(f"Searching exactly, without engine {name!r}: pip install 'mmp[search]' ({error}).")
+            raise ImportError(f"Engine {name!r} needs pip install 'polyvid[search]' ({error}).") from error
+        logger.warning(f"Searching exactly, without engine {name!r}: pip install 'polyvid[search]' ({error}).")
         return engine_class(without)

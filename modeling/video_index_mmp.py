@@ -36,7 +36,7 @@ class VideoIndex:
     whichever engine searches:
 
     - `"exact"`: every vector, with torch alone.
-    - `"faiss"`: the nearest cells of an inverted file, re-ranked by the stored vectors; needs `mmp[search]`.
+    - `"faiss"`: the nearest cells of an inverted file, re-ranked by the stored vectors; needs `polyvid[search]`.
     - `"lance"`: a LanceDB table, in a folder, in an object store that many machines read, or in its cloud; likewise.
 
     The model decides which texts and videos are alike and is told no language, so `lang` in a search is no property of
@@ -117,7 +117,7 @@ class VideoIndex:
                 when, and can keep to a part of the videos. A hit then has `start` and `end`.
             engine: `"exact"`, `"faiss"`, `"lance"`; `"auto"` is exact to a million rows, above that faiss if installed.
             progress: show a bar.
-            options: of the engine; see `mmp.train.search`.
+            options: of the engine; see `polyvid.train.search.engines`.
 
         Raises:
             ValueError: for features that cannot be embedded (the video is named), an empty collection, bad options.
@@ -366,7 +366,7 @@ class VideoIndex:
             "---\ntags:\n- text-to-video-retrieval\n- video-index\n---\n\n# Video index\n\n"
             "Embeddings and ids of videos, to search with words in any language of the model that made it.\n"
             f"It holds no videos.\n\n| | |\n|---|---|\n{table}\n\n"
-            f'```python\nfrom mmp.modeling import VideoIndex\n\nindex = VideoIndex.load("{repo_id}")\n'
+            f'```python\nfrom polyvid.modeling import VideoIndex\n\nindex = VideoIndex.load("{repo_id}")\n'
             'index.search("ein Hund spielt", k=10)\n```\n'
         )
 

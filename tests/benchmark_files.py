@@ -5,7 +5,7 @@ import gzip
 import json
 from pathlib import Path
 
-from mmp.dataset_scripts.building import load_builder
+from polyvid.dataset_scripts.building import load_builder
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 """Real data, where the checkout has it beside it."""

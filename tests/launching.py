@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["mmp.train.dry_run", "mmp.train.setup"])
+CONTEXT.set_forkserver_preload(["polyvid.train.loop.dry_run", "polyvid.train.loop.setup"])
 
 
 class Launch:
@@ -72,6 +72,6 @@ def _run(rank: int, processes: int, port: int, config: Path, overrides: list[str
         names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
         os.environ |= {name: str(value) for name, value in names.items()}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    from mmp.train.train import main
+    from polyvid.train.train import main
 
     main(config, overrides)

@@ -1,4 +1,4 @@
-"""What training leaves, in small: folders as `mmp train` writes them, for cards and pushes."""
+"""What training leaves, in small: folders as `polyvid train` writes them, for cards and pushes."""
 
 import csv
 import json
@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mmp.dataset_scripts.building import shard_name, write_shard
-from mmp.dataset_scripts.features import FEATURES, features_to_row, rows_to_table
-from mmp.dataset_scripts.schema import LANGUAGES
-from mmp.train.recipe import DataRecipe, ModelRecipe, Recipe, TrainingRecipe, save_recipe
+from polyvid.dataset_scripts.building import shard_name, write_shard
+from polyvid.dataset_scripts.features import FEATURES, features_to_row, rows_to_table
+from polyvid.dataset_scripts.schema import LANGUAGES
+from polyvid.train.recipe import DataRecipe, ModelRecipe, Recipe, TrainingRecipe, save_recipe
 from tiny import VIDEO_FEATURE_DIM, tiny_model, tiny_processor
 
 EMOJI = Path(__file__).parents[1] / "dataset_scripts" / "fluent_emoji_9"

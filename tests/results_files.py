@@ -1,4 +1,4 @@
-"""Results as `mmp evaluate` writes them, as far as tables and ablation reports read them."""
+"""Results as `polyvid evaluate` writes them, as far as tables and ablation reports read them."""
 
 import json
 from pathlib import Path

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mmp.dataset_scripts.building import shard_name, write_shard
-from mmp.dataset_scripts.features import FEATURES, features_to_row, rows_to_table
-from mmp.dataset_scripts.schema import LANGUAGES, shard_of
+from polyvid.dataset_scripts.building import shard_name, write_shard
+from polyvid.dataset_scripts.features import FEATURES, features_to_row, rows_to_table
+from polyvid.dataset_scripts.schema import LANGUAGES, shard_of
 
 WORDS = {
     "en": "now we are going to add some water and mix it until smooth".split(),
@@ -97,7 +97,7 @@ def features(number: int, dim: int = 8, mean_seconds: float = 60.0) -> np.ndarra
 
 
 def write_features(folder: Path, numbers, num_shards: int = 4, dim: int = 8, mean_seconds: float = 60.0) -> Path:
-    """Feature shards as `mmp extract` writes them."""
+    """Feature shards as `polyvid extract` writes them."""
     for shard in range(num_shards):
         mine = [number for number in numbers if shard_of(video_id(number), num_shards) == shard]
         tables = (

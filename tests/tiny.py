@@ -4,7 +4,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from mmp.modeling import MMPConfig, MMPFeatureExtractor, MMPModel, MMPProcessor
+from polyvid.modeling import MMPConfig, MMPFeatureExtractor, MMPModel, MMPProcessor
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 WORDS = "a the dog cat man woman runs sleeps in park ein der hund katze läuft 狗 跑".split()

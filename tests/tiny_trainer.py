@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from mmp.train.pivot_sampler import PivotSampler
-from mmp.train.recipe import DataRecipe, Recipe, TrainingRecipe
-from mmp.train.trainer import Trainer
-from mmp.train.validation import ValidationSet
+from polyvid.train.data.captions import PivotSampler
+from polyvid.train.loop.trainer import Trainer
+from polyvid.train.loop.validation import ValidationSet
+from polyvid.train.recipe import DataRecipe, Recipe, TrainingRecipe
 from tiny import VIDEO_FEATURE_DIM, WORDS, tiny_model, tiny_processor
 
 
@@ -33,3 +34,14 @@ def tiny_trainer(
     train_set = PivotSampler(videos, features, seed=recipe.training.seed)
     model = tiny_model(pooler_dropout=pooler_dropout, freeze_below=freeze_below)
     return Trainer(recipe, model, tiny_processor(), train_set, ValidationSet(videos, features), accelerator)
+
+
+def spoil_loss(trainer, steps: set[int], factor: float = torch.inf) -> None:
+    """The loss of these steps is infinite, or so many times what it is; everything else is as it was."""
+    objective = trainer.objective
+
+    def spoiled(outputs, video_index):
+        terms = objective(outputs, video_index)
+        return terms | {"loss": terms["loss"] * factor} if trainer.step + 1 in steps else terms
+
+    trainer.objective = spoiled

@@ -7,12 +7,12 @@ import numpy as np
 import synthetic_howto100m as synthetic
 from benchmark_files import write_multi30k, write_small_msrvtt, write_vatex
 
-from mmp.dataset_scripts.build import build
-from mmp.dataset_scripts.building import shard_name, write_shard
-from mmp.dataset_scripts.features import FEATURES, features_to_row, rows_to_table
-from mmp.dataset_scripts.join import join
-from mmp.dataset_scripts.multi30k.regions import convert_regions
-from mmp.dataset_scripts.schema import LANGUAGES
+from polyvid.dataset_scripts.build import build
+from polyvid.dataset_scripts.building import shard_name, write_shard
+from polyvid.dataset_scripts.features import FEATURES, features_to_row, rows_to_table
+from polyvid.dataset_scripts.join import join
+from polyvid.dataset_scripts.multi30k.regions import convert_regions
+from polyvid.dataset_scripts.schema import LANGUAGES
 from tiny import tiny_model, tiny_processor
 
 CONFIGS = Path(__file__).parents[1] / "train" / "configs"

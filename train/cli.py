@@ -1,4 +1,4 @@
-"""The command `mmp`: one name for each command function of the package, imported when it is called."""
+"""The command `polyvid`: one name for each command function of the package, imported when it is called."""
 
 import ast
 import difflib
@@ -10,30 +10,30 @@ from pathlib import Path
 import typer
 
 COMMANDS = {
-    "build": "mmp.dataset_scripts.build:build",
-    "join": "mmp.dataset_scripts.join:join",
-    "statistics": "mmp.dataset_scripts.statistics:statistics",
-    "translate": "mmp.dataset_scripts.translate:translate",
-    "coverage": "mmp.dataset_scripts.coverage:coverage",
-    "regions": "mmp.dataset_scripts.multi30k.regions:regions",
-    "convert-backbone": "mmp.train.convert_backbone:convert_backbone",
-    "extract": "mmp.train.extract:extract",
-    "import-features": "mmp.train.import_features:import_features",
-    "train": "mmp.train.train:main",
-    "evaluate": "mmp.train.evaluate_command:evaluate",
-    "compare": "mmp.train.evaluate_command:compare",
-    "tables": "mmp.train.tables:tables",
-    "ablate": "mmp.train.ablation:ablate",
-    "demo-app": "mmp.hub_cards.space.build:demo_app",
-    "index": "mmp.train.search_commands:index",
-    "search": "mmp.train.search_commands:search",
-    "contact-sheet": "mmp.train.contact_sheet:contact_sheet",
-    "push": "mmp.train.push:push",
+    "build": "polyvid.dataset_scripts.build:build",
+    "join": "polyvid.dataset_scripts.join:join",
+    "statistics": "polyvid.dataset_scripts.statistics:statistics",
+    "translate": "polyvid.dataset_scripts.translate:translate",
+    "coverage": "polyvid.dataset_scripts.coverage:coverage",
+    "regions": "polyvid.dataset_scripts.multi30k.regions:regions",
+    "convert-backbone": "polyvid.train.extraction.convert:convert_backbone",
+    "extract": "polyvid.train.extraction.extract:extract",
+    "import-features": "polyvid.train.extraction.import_features:import_features",
+    "train": "polyvid.train.train:main",
+    "evaluate": "polyvid.train.scoring.evaluate:evaluate",
+    "compare": "polyvid.train.scoring.evaluate:compare",
+    "tables": "polyvid.train.scoring.tables:tables",
+    "ablate": "polyvid.train.scoring.ablation:ablate",
+    "demo-app": "polyvid.hub_cards.space.build:demo_app",
+    "index": "polyvid.train.search.commands:index",
+    "search": "polyvid.train.search.commands:search",
+    "contact-sheet": "polyvid.train.scoring.contact_sheet:contact_sheet",
+    "push": "polyvid.hub_cards.publish.push:push",
 }
 
 
 def main() -> None:
-    """Run `mmp NAME ...`; what users can put right is said in one line, with exit code 1."""
+    """Run `polyvid NAME ...`; what users can put right is said in one line, with exit code 1."""
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         print(overview())
@@ -41,14 +41,15 @@ def main() -> None:
     if name not in COMMANDS:
         nearest = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.0)[0]
         print(
-            f"error: there is no command {name!r}; did you mean {nearest!r}? `mmp --help` lists all.", file=sys.stderr
+            f"error: there is no command {name!r}; did you mean {nearest!r}? `polyvid --help` lists all.",
+            file=sys.stderr,
         )
         raise SystemExit(2)
     module, function = COMMANDS[name].split(":")
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
     try:
         app.command()(getattr(importlib.import_module(module), function))
-        app(args=arguments, prog_name=f"mmp {name}")
+        app(args=arguments, prog_name=f"polyvid {name}")
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -57,7 +58,7 @@ def main() -> None:
 def overview() -> str:
     """All commands with the first sentence of their help, read without importing them: that would take seconds."""
     width = max(map(len, COMMANDS))
-    lines = ["Find videos with words, in any language. `mmp COMMAND --help` explains a command.", ""]
+    lines = ["Find videos with words, in any language. `polyvid COMMAND --help` explains a command.", ""]
     for name, target in COMMANDS.items():
         module, function = target.split(":")
         source = ast.parse(Path(find_spec(module).origin).read_text(encoding="utf-8"))
@@ -66,5 +67,5 @@ def overview() -> str:
     return "\n".join(lines)
 
 
-if __name__ == "__main__":  # `accelerate launch -m mmp.train.cli extract ...`
+if __name__ == "__main__":  # `accelerate launch -m polyvid.train.cli extract ...`
     main()

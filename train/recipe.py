@@ -17,7 +17,7 @@ import yaml
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from mmp.dataset_scripts.schema import canonical_language
+from polyvid.dataset_scripts.schema import canonical_language
 
 
 class RecipeError(ValueError):
@@ -50,7 +50,7 @@ class DataRecipe:
     dataset: str | None = None  # else: a folder of dataset_scripts/, by name
     config: str | None = None  # the dataset's config: a protocol or a split
     data_dir: str | None = None  # where the dataset's official files are, if it does not bring its own
-    translations: str | None = None  # captions in languages nobody wrote any in, made by `mmp translate`
+    translations: str | None = None  # captions in languages nobody wrote any in, made by `polyvid translate`
     check_counts: bool = True  # refuse official files whose counts differ from the protocol's
     features: str | None = None  # folder of feature shards of the dataset's videos, or of the regions of its images
     train_split: str = "train"  # clips to learn from

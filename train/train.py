@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mmp.train.recipe import RecipeError, load_recipe
+from polyvid.train.recipe import RecipeError, load_recipe
 
 
 def main(
@@ -24,10 +24,10 @@ def main(
 
     from huggingface_hub.errors import StrictDataclassError
 
-    from mmp.train.dry_run import describe  # these import torch: late, so that a bad recipe is refused at once
-    from mmp.train.setup import build_trainer
-    from mmp.train.step_log import TrainingFailed
-    from mmp.train.trainer import Stopped
+    from polyvid.train.loop.dry_run import describe  # these import torch: late, so that a bad recipe is refused at once
+    from polyvid.train.loop.setup import build_trainer
+    from polyvid.train.loop.step_log import TrainingFailed
+    from polyvid.train.loop.trainer import Stopped
 
     try:
         trainer = build_trainer(recipe)

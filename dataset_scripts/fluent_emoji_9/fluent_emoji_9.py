@@ -9,7 +9,7 @@ from pathlib import Path
 import datasets
 import pyarrow.parquet as pq
 
-from mmp.dataset_scripts.schema import CAPTIONS, LANGUAGES
+from polyvid.dataset_scripts.schema import CAPTIONS, LANGUAGES
 
 SPLITS = ("pretrain", "finetune", "validation", "test")
 

@@ -8,8 +8,8 @@ import csv
 from collections import defaultdict
 from functools import cached_property
 
-from mmp.dataset_scripts.benchmark import BenchmarkBuilder, configs, human, read_lines
-from mmp.dataset_scripts.translations import read_json
+from polyvid.dataset_scripts.benchmark import BenchmarkBuilder, configs, human, read_lines
+from polyvid.dataset_scripts.translations import read_json
 
 OFFICIAL_PARTS = {
     "1k-A": {"train": ("train",), "validation": ("validate",)},

@@ -10,8 +10,8 @@ A row's `video_id` is the clip's name as the video files bear it, `<YouTube id>_
 import csv
 from collections import defaultdict
 
-from mmp.dataset_scripts.benchmark import BenchmarkBuilder, configs, human, read_lines
-from mmp.dataset_scripts.translations import without_extension
+from polyvid.dataset_scripts.benchmark import BenchmarkBuilder, configs, human, read_lines
+from polyvid.dataset_scripts.translations import without_extension
 
 VIDEO_NUMBERS = {"train": range(1, 1201), "validation": range(1201, 1301), "test": range(1301, 1971)}
 

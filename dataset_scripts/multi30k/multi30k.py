@@ -6,7 +6,7 @@ the same in `de` (task 2: five captions each, written independently); the image 
 `test_2016_flickr.txt`. A row's `video_id` is the image's name without `.jpg`.
 """
 
-from mmp.dataset_scripts.benchmark import BenchmarkBuilder, configs, human, read_lines
+from polyvid.dataset_scripts.benchmark import BenchmarkBuilder, configs, human, read_lines
 
 TASK1_NAMES = {"train": "train", "validation": "val", "test": "test_2016_flickr"}
 TASK2_NAMES = {"train": "train", "validation": "val", "test": "test_2016"}

@@ -19,9 +19,9 @@ import numpy as np
 import typer
 from tqdm import tqdm
 
-from mmp.dataset_scripts.benchmark import read_lines
-from mmp.dataset_scripts.building import shard_name, write_shard
-from mmp.dataset_scripts.features import FEATURES, features_to_row, rows_to_table
+from polyvid.dataset_scripts.benchmark import read_lines
+from polyvid.dataset_scripts.building import shard_name, write_shard
+from polyvid.dataset_scripts.features import FEATURES, features_to_row, rows_to_table
 
 NPZ_KEYS = ("features", "x", "arr_0")
 ROWS_PER_GROUP = 256

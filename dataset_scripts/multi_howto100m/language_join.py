@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from mmp.dataset_scripts.multi_howto100m.subtitle_json import SUBTITLES
-from mmp.dataset_scripts.schema import shard_of
+from polyvid.dataset_scripts.multi_howto100m.subtitle_json import SUBTITLES
+from polyvid.dataset_scripts.schema import shard_of
 
 SPILL_BYTES = 32 << 20
 COLUMNS = SUBTITLES.names[1:]

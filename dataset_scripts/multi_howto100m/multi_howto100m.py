@@ -4,7 +4,7 @@ With datasets 3.6 this file is a loading script:
 
     load_dataset("dataset_scripts/multi_howto100m", "de", data_dir="<folder of how2_*.json>", trust_remote_code=True)
 
-With every version it is the builder behind `mmp build`, whose Parquet loads without any remote code.
+With every version it is the builder behind `polyvid build`, whose Parquet loads without any remote code.
 """
 
 import json
@@ -19,10 +19,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from mmp.dataset_scripts.building import AliasedConfigs
-from mmp.dataset_scripts.multi_howto100m.language_join import join_languages
-from mmp.dataset_scripts.multi_howto100m.subtitle_json import RepairReport, read_subtitles
-from mmp.dataset_scripts.schema import LANGUAGES, canonical_language
+from polyvid.dataset_scripts.building import AliasedConfigs
+from polyvid.dataset_scripts.multi_howto100m.language_join import join_languages
+from polyvid.dataset_scripts.multi_howto100m.subtitle_json import RepairReport, read_subtitles
+from polyvid.dataset_scripts.schema import LANGUAGES, canonical_language
 
 logger = datasets.logging.get_logger(__name__)
 

@@ -9,8 +9,8 @@ import hashlib
 
 import numpy as np
 
-from mmp.dataset_scripts.benchmark import BenchmarkBuilder, configs, human, read_lines
-from mmp.dataset_scripts.translations import read_json, without_extension
+from polyvid.dataset_scripts.benchmark import BenchmarkBuilder, configs, human, read_lines
+from polyvid.dataset_scripts.translations import read_json, without_extension
 
 LIST_NAMES = {"validation": ("val_names.npy", "val_names.txt"), "test": ("tst_names.npy", "tst_names.txt")}
 

@@ -1,4 +1,4 @@
-"""Puts the demo together as a folder that runs by itself: a Space on the Hub, or `mmp demo-app` on this machine."""
+"""Puts the demo together as a folder that runs by itself: a Space on the Hub, or `polyvid demo-app` on this machine."""
 
 import json
 import os
@@ -18,20 +18,24 @@ from torch import nn
 from tqdm import tqdm
 from transformers import AutoModel, AutoProcessor
 
-from mmp.dataset_scripts.building import load_builder, write_json
-from mmp.dataset_scripts.schema import LANGUAGES
-from mmp.modeling import VideoIndex
-from mmp.train.data import VideoFeatures
-from mmp.train.decoding import Sampling
-from mmp.train.frame_encoders import FrameEncoder, load_frame_encoder
-from mmp.train.push_files import MODEL_FILES
-from mmp.train.report import ARMS
+from polyvid.dataset_scripts.building import load_builder, write_json
+from polyvid.dataset_scripts.schema import LANGUAGES
+from polyvid.hub_cards.publish.files import MODEL_FILES
+from polyvid.modeling import VideoIndex
+from polyvid.train.data.videos import VideoFeatures
+from polyvid.train.demo.report import ARMS
+from polyvid.train.extraction.decoding import Sampling
+from polyvid.train.extraction.encoders import FrameEncoder, load_frame_encoder
 
 HERE = Path(__file__).parent
 PACKAGE = HERE.parents[1]
 DATASET = PACKAGE / "dataset_scripts" / "fluent_emoji_9"
 APP_FILES = [HERE / name for name in ("app.py", "search.py", "render.py", "style.css", "README.md", "requirements.txt")]
-APP_FILES += [PACKAGE / "train" / "decoding.py", DATASET / "LICENSE-animations", DATASET / "LICENSE-captions"]
+APP_FILES += [
+    PACKAGE / "train" / "extraction" / "decoding.py",
+    DATASET / "LICENSE-animations",
+    DATASET / "LICENSE-captions",
+]
 DEMO = Path("outputs/demo")
 EXAMPLES_TRIED = 60
 
@@ -73,7 +77,7 @@ def demo_app(
 ) -> None:
     """Open the demo of `make demo` in a browser: search clips in nine languages with three models."""
     if missing := next((name for name in ("gradio", "py3langid") if find_spec(name) is None), None):
-        raise ImportError(f"The demo app needs {missing}: pip install 'mmp[space]'.")
+        raise ImportError(f"The demo app needs {missing}: pip install 'polyvid[space]'.")
     folder = demo / "space"
     if not _is_current(folder, demo):
         build(folder, demo)

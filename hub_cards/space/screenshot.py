@@ -1,6 +1,6 @@
 """Opens the demo app in a real browser: for its picture in the README, and for its test.
 
-    python -m mmp.hub_cards.space.screenshot outputs/demo/space hub_cards/space/screenshot.png
+    python -m polyvid.hub_cards.space.screenshot outputs/demo/space hub_cards/space/screenshot.png
 
 needs Chromium with its driver (`apt-get install chromium chromium-driver`), selenium, and a font with Chinese.
 """

@@ -18,8 +18,8 @@ import torch
 import typer
 from transformers import XLMRobertaConfig
 
-from mmp.modeling import MMPConfig, MMPModel, MMPObjective
-from mmp.train.contrastive_step import contrastive_step
+from polyvid.modeling import MMPConfig, MMPModel, MMPObjective
+from polyvid.train.loop.step import contrastive_step
 
 WAYS = ("plain", "micro-batch 8", "micro-batch 16", "micro-batch 32", "two passes")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mmp.modeling import MMPConfig, MMPModel
+from polyvid.modeling import MMPConfig, MMPModel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tiny import tiny_processor  # noqa: E402

@@ -25,9 +25,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from mmp.modeling import MMPConfig, MMPModel
-from mmp.train.quantization import quantize_text_tower
-from mmp.train.retrieval_metrics import ranks_of_targets, retrieval_scores
+from polyvid.modeling import MMPConfig, MMPModel
+from polyvid.train.scoring.quantization import quantize_text_tower
+from polyvid.train.scoring.ranking import ranks_of_targets, retrieval_scores
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tiny import tiny_processor  # noqa: E402
@@ -189,7 +189,10 @@ def main() -> None:
     )
     print(f"\n{options.pairs} x {options.pairs} end to end: the sum of the above")
     whole_runs = {}
-    for name, pair, last in (("naive", naive_pair, "sort every row"), ("mmp evaluate", our_pair, "ranks_of_targets")):
+    for name, pair, last in (
+        ("naive", naive_pair, "sort every row"),
+        ("ours", our_pair, "ranks_of_targets"),
+    ):
         whole_runs[name] = sum(seconds for seconds, _ in pair) + ranked[last][0], None
         show(name, options.pairs, whole_runs[name][0], whole_runs)
 

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
 
-from mmp.modeling import modeling_r2plus1d, modeling_s3d
-from mmp.train.decoding import Sampling
-from mmp.train.extraction import Timings, encode_videos
-from mmp.train.frame_encoders import load_frame_encoder
+from polyvid.modeling import modeling_r2plus1d, modeling_s3d
+from polyvid.train.extraction.decoding import Sampling
+from polyvid.train.extraction.encode import Timings, encode_videos
+from polyvid.train.extraction.encoders import load_frame_encoder
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import official_keys  # noqa: E402
@@ -112,7 +112,7 @@ def main() -> None:
     print(f"{options.encoder}: {options.videos} videos of {options.seconds} s, {torch.get_num_threads()} threads")
     print(f"naive loop      {frames / theirs:7.1f} frames/s   1.00   {their_cpu:6.1f} CPU seconds   1.00")
     print(
-        f"mmp extract     {frames / ours:7.1f} frames/s   {theirs / ours:.2f}   {our_cpu:6.1f} CPU seconds   "
+        f"polyvid extract     {frames / ours:7.1f} frames/s   {theirs / ours:.2f}   {our_cpu:6.1f} CPU seconds   "
         f"{their_cpu / our_cpu:.2f}"
     )
     print(f"  in the network   {timings.network / ours:5.2f} of {torch.get_num_threads()} threads, on average")

@@ -23,10 +23,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import synthetic_howto100m as synthetic
 
-from mmp.dataset_scripts.build import build
-from mmp.dataset_scripts.features import features_from_row
-from mmp.dataset_scripts.join import join
-from mmp.dataset_scripts.multi_howto100m.subtitle_json import SUBTITLES
+from polyvid.dataset_scripts.build import build
+from polyvid.dataset_scripts.features import features_from_row
+from polyvid.dataset_scripts.join import join
+from polyvid.dataset_scripts.multi_howto100m.subtitle_json import SUBTITLES
 
 PARTS = ["ingestion", "languages", "sampling"]
 MEAN_SECONDS = 390  # HowTo100M: 6.5 minutes a video
@@ -61,7 +61,7 @@ def convert(raw: Path, output: Path, *languages: str, num_proc: int = 1) -> None
 
 
 def read_clips(folder: Path) -> int:
-    from mmp.train.clip_sampler import ClipDataset, ClipSampler  # here, so that ingestion is measured without torch
+    from polyvid.train.data.clips import ClipDataset, ClipSampler  # here, so that ingestion is measured without torch
 
     return sum(1 for _ in ClipDataset(sorted(folder.glob("*.parquet")), ClipSampler()))
 
@@ -106,7 +106,7 @@ def ingestion(folder: Path, size: float) -> None:
     one, _, one_peak, _ = measure(convert, raw, output, "de")
     print(f"## Ingestion of {megabytes:.0f} MB (how2_de.json -> Parquet, one process)")
     print(f"json.load + pyarrow  {megabytes / naive:6.1f} MB/s  peak {naive_peak:6.0f} MB")
-    print(f"mmp build            {megabytes / one:6.1f} MB/s  peak {one_peak:6.0f} MB")
+    print(f"polyvid build            {megabytes / one:6.1f} MB/s  peak {one_peak:6.0f} MB")
     print(f"-> {naive / one:.2f}x as fast with {one_peak / naive_peak:.3f}x the memory")
     shutil.rmtree(output)
 

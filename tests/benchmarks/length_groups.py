@@ -14,8 +14,8 @@ import numpy as np
 import typer
 from transformers import AutoTokenizer
 
-import mmp.modeling  # noqa: F401  a trained model's folder may stand for its tokenizer
-from mmp.train.batches import GlobalBatches
+import polyvid.modeling  # noqa: F401  a trained model's folder may stand for its tokenizer
+from polyvid.train.data.batches import GlobalBatches
 
 
 def read(path: Path) -> list[str]:

@@ -44,7 +44,7 @@ def status(name: str) -> float:
 
 def measure(way: str, folder: Path, queries: int) -> dict:
     """Builds one index from the vectors in `folder`, opens it again as a user would, and asks."""
-    from mmp.modeling import VideoIndex
+    from polyvid.modeling import VideoIndex
 
     if WAYS[way] and WAYS[way][1] == "lance":
         import lancedb  # noqa: F401
@@ -85,7 +85,7 @@ def measure(way: str, folder: Path, queries: int) -> dict:
 
 
 def build(way: str, folder: Path, path: Path) -> None:
-    from mmp.modeling import VideoIndex
+    from polyvid.modeling import VideoIndex
 
     storage, engine, options = WAYS[way]
     stored = folder / f"{storage}.safetensors"

@@ -22,9 +22,9 @@ import torch
 import typer
 from transformers import XLMRobertaConfig, XLMRobertaModel
 
-from mmp.modeling import MMPConfig, MMPModel, MMPObjective
-from mmp.train.contrastive_step import contrastive_step
-from mmp.train.trainer import parameter_groups
+from polyvid.modeling import MMPConfig, MMPModel, MMPObjective
+from polyvid.train.loop.step import contrastive_step
+from polyvid.train.loop.trainer import parameter_groups
 
 TEXT_LENGTH, VIDEO_LENGTH = 96, 36  # App. C
 

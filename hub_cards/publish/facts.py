@@ -1,0 +1,262 @@
+"""What is known of a trained model from the files around it: recipes, results, data, licences. Nothing is made up.
+
+What nobody recorded is None or empty, and the card says so.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import yaml
+from huggingface_hub import DatasetCard
+
+from polyvid.dataset_scripts.building import find_shards
+from polyvid.dataset_scripts.protocols import PROTOCOLS, protocols_of
+from polyvid.train.data.videos import load_videos
+from polyvid.train.recipe import DataRecipe, Recipe, load_recipe
+from polyvid.train.scoring.results import RESULTS
+
+HERE = Path(__file__).parent
+TEMPLATES = HERE.with_name("templates")
+PRETRAINING = "multi_howto100m"  # what joined clips are made of
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One `results.json`: direction ("text_to_video") → language → score ("R@1") → value."""
+
+    file: Path
+    benchmark: str
+    protocol: str
+    split: str
+    videos: int
+    videos_with_features: int
+    scores: Mapping[str, Mapping[str, Mapping[str, float]]]
+    r1_intervals: Mapping[str, tuple[float, float]]  # of text to video, by language
+    captions_by: Mapping[str, Sequence[str]]  # language → "human" or the translator
+    environment: Mapping[str, str] | None
+
+    @property
+    def searched(self) -> tuple[str, str, str]:
+        """What tells one evaluation of a model from another."""
+        return self.benchmark, self.protocol, self.split
+
+
+def find_evaluations(folder: Path, name: str, given: Sequence[Path] = ()) -> list[Evaluation]:
+    """The results of the model in `folder`, whose run is called `name`.
+
+    Args:
+        given: files or folders to read; without them, `outputs/results/<name>/` as `polyvid evaluate` fills it, if its
+            results say that they are this folder's, and the `results.json` beside the folder, as `make demo` writes it,
+            if `polyvid evaluate` has not searched the same videos.
+
+    Raises:
+        FileNotFoundError: if a given path holds no results.
+        ValueError: if given results are another model's, or cannot be read.
+    """
+    found = []
+    for path in given:
+        files = sorted(path.rglob("results.json")) if path.is_dir() else [path]
+        if not files or not files[0].is_file():
+            raise FileNotFoundError(f"There is no results.json in {path}: polyvid evaluate makes it.")
+        for file in files:
+            if (evaluation := _read(file, folder, name, same_folder=False)) is None:
+                raise ValueError(f"{file} holds no results of {name!r} ({folder}): give those of this model.")
+            found.append(evaluation)
+    if not given:
+        read = [_read(file, folder, name, same_folder=True) for file in sorted((RESULTS / name).rglob("results.json"))]
+        found = [evaluation for evaluation in read if evaluation is not None]
+        file = folder.parent / "results.json"
+        demo = _read(file, folder, name, same_folder=True) if file.is_file() else None
+        if demo is not None and demo.searched not in [evaluation.searched for evaluation in found]:
+            found.append(demo)
+    return found
+
+
+def _read(file: Path, folder: Path, name: str, same_folder: bool) -> Evaluation | None:
+    """None: another model's. `same_folder`: the name alone does not prove that they are this one's."""
+    try:
+        results = json.loads(file.read_text(encoding="utf-8"))
+        protocol = results["protocol"]
+        if "counts" not in results:  # of `make demo`: all its arms, each named as its folder
+            scores = results["scores"].get(name)
+            shape = (protocol["dataset"], protocol["config"], protocol["split"], protocol["clips"], protocol["clips"])
+            return scores and Evaluation(file, *shape, {"text_to_video": scores}, {}, {}, None)
+        same = Path(results.get("model", "")).resolve() == folder.resolve()
+        if not same and (same_folder or results["name"] != name):
+            return None
+        counts = results["counts"]
+        shape = (protocol["benchmark"], protocol["protocol"], protocol["split"])
+        intervals = {language: scores["R@1"] for language, scores in results["intervals_95"].items()}
+        return Evaluation(
+            file,
+            *shape,
+            counts["videos"],
+            counts["videos_with_features"],
+            results["scores"]["all"],
+            intervals,
+            protocol["captions_by"],
+            results["environment"],
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{file} is not what polyvid evaluate writes ({type(error).__name__}: {error}).") from None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training run; `recorded` is its recipe file as it was written, without what later versions add to it."""
+
+    file: Path
+    recipe: Recipe
+    recorded: Mapping[str, Any]
+
+
+def stages_of(folder: Path) -> list[Stage]:
+    """The runs that made a model, the first one first: its own, and those of what it was initialised from.
+
+    The chain ends where a model is not on this machine, or has no recipe.
+    """
+    chain: list[Stage] = []
+    while (file := folder / "recipe.yaml").is_file() and file.resolve() not in (stage.file for stage in chain):
+        recorded = yaml.safe_load(file.read_text(encoding="utf-8"))
+        chain.insert(0, Stage(file.resolve(), load_recipe(file), recorded))
+        if chain[0].recipe.model.init_from is None:
+            break
+        folder = Path(chain[0].recipe.model.init_from)
+    return chain
+
+
+def settings(stages: Sequence[Stage]) -> dict[str, list[Any]]:
+    """What decided the runs: `"training.epochs"` → its value in each stage, None where it has or recorded none.
+
+    Paths, and what changes no step, are left out.
+    """
+    left_out = {"backbone", "init_from", "num_workers", "save_minutes", "keep_last", "log_steps", "trackers"}
+    left_out |= {"max_skipped_steps", "divergence"}
+    rows: dict[str, list[Any]] = {}
+    for number, stage in enumerate(stages):
+        for section in ("model", "objective", "training", "data"):
+            for key, value in stage.recorded.get(section, {}).items():
+                shown = key in ("max_text_length", "max_video_length") if section == "data" else key not in left_out
+                if shown and value is not None:
+                    rows.setdefault(f"{section}.{key}", [None] * len(stages))[number] = value
+    return rows
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What one stage was trained on; counts are None where the data are not at hand and no protocol asserts them."""
+
+    dataset: str
+    config: str | None
+    split: str
+    languages: Sequence[str]
+    videos: int | None
+    captions: Mapping[str, int] | None
+    translated: bool
+    features: str | None
+
+
+def training_data(data: DataRecipe) -> TrainingData:
+    """Counted where the data are, else what the protocol asserts."""
+    videos, captions, config = None, None, data.config
+    try:
+        if data.clips is not None:
+            videos = sum(pq.read_metadata(shard).num_rows for shard in find_shards(data.clips, data.train_split))
+        else:
+            rows = load_videos(data, data.train_split, data.languages)
+            texts = [caption["language"] for row in rows for caption in row["captions"]]
+            videos, captions = len(rows), {code: n for code, n in Counter(texts).items() if code in data.languages}
+    except FileNotFoundError:
+        protocols = {p.name: p for p in PROTOCOLS if p.benchmark == data.dataset}
+        if protocols and data.check_counts:
+            config = config or next(iter(protocols_of(data.dataset)))
+            split = protocols[config].splits[data.train_split]
+            videos = split.videos
+            captions = {code: n for code, n in split.captions.items() if code in data.languages and n is not None}
+    return TrainingData(
+        data.dataset or PRETRAINING,
+        config,
+        data.train_split,
+        data.languages,
+        videos,
+        captions or None,
+        data.translations is not None,
+        describe_features(data),
+    )
+
+
+def describe_features(data: DataRecipe) -> str | None:
+    """Which networks made a second of video features, as their `extraction.json` says."""
+    file = Path(data.features or data.clips or "") / "extraction.json"
+    if not file.is_file():
+        return None
+    return " + ".join(
+        f"`{encoder['name']}` (windows of {encoder['window']} frames every {encoder['stride']}, at {encoder['fps']} "
+        "frames per second)"
+        for encoder in json.loads(file.read_text(encoding="utf-8"))["encoders"]
+    )
+
+
+def recorded_machine(folder: Path) -> Mapping[str, Any] | None:
+    """Device and versions the run was trained with, if its `trainer_state.json` recorded them."""
+    file = folder / "trainer_state.json"
+    return json.loads(file.read_text(encoding="utf-8")).get("environment") if file.is_file() else None
+
+
+@cache
+def licenses() -> Mapping[str, Any]:
+    return yaml.safe_load((HERE / "licenses.yaml").read_text(encoding="utf-8"))
+
+
+@cache
+def source_card(dataset: str) -> DatasetCard:
+    """The card of a dataset of this project, as written by hand in `dataset_scripts/<dataset>/README.md`."""
+    return DatasetCard.load(dataset_folder(dataset) / "README.md")
+
+
+def dataset_folder(dataset: str) -> Path:
+    return HERE.parents[1] / "dataset_scripts" / dataset
+
+
+def source_of(card: DatasetCard) -> str | None:
+    """Which dataset of this project a built card is of: building keeps the pretty name."""
+    folders = (path.parent.name for path in dataset_folder("").glob("*/README.md"))
+    return next((name for name in folders if source_card(name).data.pretty_name == card.data.pretty_name), None)
+
+
+def project_file(name: str) -> str:
+    """LICENSE or CITATION.cff: of the checkout, or of the installed distribution, which keeps them in its metadata."""
+    path = HERE.parents[1] / name
+    return path.read_text(encoding="utf-8") if path.is_file() else distribution("polyvid").read_text(f"licenses/{name}")
+
+
+def bibtex() -> list[str]:
+    """The paper's entry and this software's, from CITATION.cff."""
+    citation = yaml.safe_load(project_file("CITATION.cff"))
+    paper = citation["preferred-citation"]
+    authors = [f"{author['family-names']}, {author['given-names']}" for author in paper["authors"]]
+    key = f"{paper['authors'][0]['family-names'].lower()}{paper['year']}{paper['title'].split()[0].lower()}"
+    fields = {
+        "title": paper["title"],
+        "author": " and ".join(authors),
+        "booktitle": paper["collection-title"],
+        "year": paper["year"],
+    }
+    software = {
+        "title": citation["title"],
+        "author": " and ".join(f"{{{author['name']}}}" for author in citation["authors"]),
+        "license": citation["license"],
+    }
+    return [_entry("inproceedings", key, fields), _entry("software", citation["title"], software)]
+
+
+def _entry(kind: str, key: str, fields: Mapping[str, Any]) -> str:
+    lines = "".join(f"  {name} = {{{value}}},\n" for name, value in fields.items())
+    return f"@{kind}{{{key},\n{lines}}}"

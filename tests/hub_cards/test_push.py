@@ -1,0 +1,388 @@
+"""What is pushed is what the next person loads: against a Hub on this machine, over real HTTP."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import synthetic_howto100m as synthetic
+import torch
+from hub_server import HubServer
+from huggingface_hub import ModelCard, constants
+from published import EMOJI, write_model
+
+from polyvid.dataset_scripts.build import build
+from polyvid.train import cli
+from tiny import tiny_model, tiny_processor
+
+TOKEN, READER, STRANGER = "hf_alice" + "a" * 30, "hf_readr" + "r" * 30, "hf_other" + "o" * 30
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """Alice may write to her own name and to `lab`, and is logged in."""
+    with HubServer() as server:
+        server.add_user("alice", TOKEN, {"lab": "write", "club": "read"})
+        server.add_user("alice", READER, {"lab": "write"}, role="read")
+        server.add_user("bob", STRANGER)
+        monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # its storage speaks another protocol
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("outputs")
+    write_model(folder / "mmp", counted=False)
+    for name in ("optimizer.pt", "progress.pt", ".env", "notes.txt"):
+        (folder / "mmp" / name).write_text("secret")
+    (folder / "mmp" / "checkpoints" / "step-00000001").mkdir(parents=True)
+    (folder / "mmp" / "checkpoints" / "step-00000001" / "model.safetensors").write_bytes(b"")
+    return folder / "mmp"
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory) -> Path:
+    return synthetic.write_release(tmp_path_factory.mktemp("release"), 60)
+
+
+@pytest.fixture
+def dataset(release, tmp_path) -> Path:
+    build("multi_howto100m", ["en", "de"], data_dir=release, output_dir=tmp_path / "built", num_shards=2)
+    return tmp_path / "built"
+
+
+@pytest.fixture
+def push(monkeypatch, capsys):
+    """`polyvid push ...` in this process: exit code, what it printed, what it said in error."""
+
+    def run(*arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["polyvid", "push", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def elsewhere(hub: HubServer, home: Path, code: str, *arguments, token: str | None = None) -> str:
+    """What code prints in a fresh process with an empty cache, on a machine that never installed this package."""
+    refuse = """
+import sys
+class NotInstalled:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "polyvid":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, NotInstalled())
+"""
+    home.mkdir(exist_ok=True)
+    environment = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "PATH": ""}
+    environment |= {"HF_TOKEN": token} if token else {}
+    command = [sys.executable, "-I", "-c", refuse + code, *map(str, arguments)]
+    done = subprocess.run(command, env=environment, cwd=home, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_model_goes_with_code_processor_recipes_and_card_and_without_the_trainers_state(hub, model, push):
+    code, said, _ = push("model", model, "--repo-id", "lab/mmp", "--message", "First")
+    assert code == 0 and f"{hub.endpoint}/lab/mmp/commit/" in said
+    files = hub.files("models", "lab/mmp")
+    code_files = {path.name for path in model.glob("*.py")}
+    assert {"modeling_mmp.py", "pipeline_mmp.py"} <= code_files
+    assert set(files) == code_files | {
+        *("config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "tokenizer_config.json"),
+        *("recipe.yaml", "recipes/mmp_pretrain.yaml", "curves.png", "README.md", "LICENSE-code"),
+    }
+    for name in ("model.safetensors", "config.json", "recipe.yaml", *code_files):
+        assert files[name] == (model / name).read_bytes(), name
+    assert b"Not evaluated." in files["README.md"] and b"Apache License" in files["LICENSE-code"]
+    assert hub.repositories["models", "lab/mmp"].messages[-1] == "First"
+    assert not (model / "README.md").exists()  # the folder itself is left as it is
+
+
+def test_the_results_of_a_card_go_along(hub, model, push, tmp_path):
+    scores = {"queries": 420, "R@1": 6.25, "R@5": 12.5, "R@10": 25.0, "MedR": 30.5, "MnR": 50.0, "MRR": 0.125}
+    protocol = {"dataset": "fluent_emoji_9", "config": "split_0", "split": "test", "clips": 420}
+    results = {"protocol": protocol, "scores": {"mmp": {"sw": scores}, "none": {"sw": scores | {"R@1": 1.25}}}}
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps(results))
+    assert push("model", model, "--repo-id", "lab/mmp", "--results", tmp_path / "a")[0] == 0
+    files = hub.files("models", "lab/mmp")
+    kept = json.loads(files["results/fluent_emoji_9-split_0-test.json"])
+    assert kept["scores"] == {"text_to_video": {"sw": scores}}  # of this arm alone
+    assert ModelCard(files["README.md"].decode()).data.eval_results[0].metric_value == 6.25
+    code, _, error = push("model", model, "--repo-id", "lab/mmp", "--results", tmp_path)
+    assert code == 1 and "is a second result for results/fluent_emoji_9-split_0-test.json" in error
+
+
+def test_a_dry_run_lists_what_would_go_and_asks_nobody(hub, model, dataset, push, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    for kind, source in (("model", model), ("dataset", dataset)):
+        code, said, _ = push(kind, source, "--repo-id", "lab/thing", "--dry-run")
+        *files, total, nothing = said.splitlines()
+        sizes = {name: int(size.replace(",", "")) for size, name in (line.split() for line in files)}
+        assert code == 0 and nothing == "Nothing was sent."
+        assert total == f"{sum(sizes.values()):,} bytes in {len(sizes)} files, for lab/thing (main)"
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        assert hub.requests == []
+        push(kind, source, "--repo-id", "lab/thing")
+        pushed = hub.files(f"{kind}s", "lab/thing")
+        assert sizes == {name: len(content) for name, content in pushed.items()}
+        hub.requests.clear()
+
+
+@pytest.mark.parametrize("kind", ["metric", "dataset"])
+def test_private_and_public_and_revisions(hub, dataset, push, kind):
+    source, repo_id, kinds = (
+        ([], "lab/text_video_retrieval", "spaces") if kind == "metric" else ([dataset], "lab/d", "datasets")
+    )
+    push(kind, *source, "--repo-id", repo_id, "--private", "--revision", "draft")
+    assert hub.repositories[kinds, repo_id].private
+    assert hub.files(kinds, repo_id, "main") == {}
+    assert "README.md" in hub.files(kinds, repo_id, "draft")
+    asked = len(hub.stored), hub.files(kinds, repo_id, "draft")
+    code, _, error = push(kind, *source, "--repo-id", repo_id, "--public")
+    assert code == 1 and "exists and is private: change that in its settings" in error
+    assert (len(hub.stored), hub.files(kinds, repo_id, "draft")) == asked and hub.files(kinds, repo_id, "main") == {}
+    assert push(kind, *source, "--repo-id", repo_id)[0] == 0  # as it is
+    assert hub.files(kinds, repo_id, "main") == hub.files(kinds, repo_id, "draft")
+
+
+@pytest.mark.parametrize(
+    "token, repo_id, message",
+    [
+        (None, "lab/text_video_retrieval", "No token: run `hf auth login`"),
+        ("hf_wrong" + "w" * 30, "lab/text_video_retrieval", "does not accept the token: make one that may write at"),
+        (READER, "lab/text_video_retrieval", "This token may not write to lab/text_video_retrieval: it must have"),
+        (TOKEN, "club/text_video_retrieval", "and you a right to write in club"),
+        (STRANGER, "lab/text_video_retrieval", "and you a right to write in lab"),
+    ],
+)
+def test_who_may_not_push_is_told_in_one_line_what_to_do(hub, push, monkeypatch, token, repo_id, message):
+    monkeypatch.delenv("HF_TOKEN") if token is None else monkeypatch.setenv("HF_TOKEN", token)
+    code, said, error = push("metric", "--repo-id", repo_id)
+    assert code == 1 and message in error and error.count("\n") == 1
+    assert f"{hub.endpoint}/settings/tokens" in error
+    assert not hub.repositories and (token is None or token not in said + error)
+
+
+def test_a_private_repository_of_somebody_else_looks_as_if_one_may_not_write(hub, push, monkeypatch):
+    push("metric", "--repo-id", "lab/text_video_retrieval", "--private")
+    before = hub.files("spaces", "lab/text_video_retrieval")
+    monkeypatch.setenv("HF_TOKEN", STRANGER)
+    code, _, error = push("metric", "--repo-id", "lab/text_video_retrieval")
+    assert code == 1 and "This token may not write to lab/text_video_retrieval" in error
+    assert hub.files("spaces", "lab/text_video_retrieval") == before
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(hub, push, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    code, _, error = push("metric", "--repo-id", "lab/text_video_retrieval")
+    assert code == 1 and error.count("\n") == 1
+    assert "http://127.0.0.1:9 cannot be reached, or broke off" in error and "run the same command again" in error
+
+
+def test_no_token_is_printed_or_written_or_published(hub, model, push):
+    code, said, error = push("model", model, "--repo-id", "lab/mmp")
+    assert code == 0 and TOKEN not in said + error
+    assert not any(TOKEN.encode() in content for content in hub.files("models", "lab/mmp").values())
+    assert not any(TOKEN.encode() in path.read_bytes() for path in model.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("secret", [TOKEN, "hf_" + "Ab1" * 12])
+def test_a_file_with_a_token_in_it_is_not_published(hub, push, tmp_path, secret):
+    (tmp_path / "space").mkdir()
+    (tmp_path / "space" / "README.md").write_text("---\nsdk: gradio\n---\n")
+    (tmp_path / "space" / "app.py").write_text(f"import os\nlogin('{secret}')\n")
+    code, said, error = push("space", tmp_path / "space", "--repo-id", "lab/demo")
+    assert code == 1 and "error: app.py, line 2: this looks like an access token; remove it." in error
+    assert secret not in said + error and hub.requests == []
+
+
+def test_a_connection_that_breaks_is_taken_up_within_one_push(hub, model, push):
+    hub.interrupt(1)
+    assert push("model", model, "--repo-id", "lab/mmp")[0] == 0
+    assert hub.reached.is_set() and "model.safetensors" in hub.files("models", "lab/mmp")
+
+
+def test_pushing_again_sends_only_what_is_new(hub, model, push):
+    push("model", model, "--repo-id", "lab/mmp")
+    stored, commits = list(hub.stored), len(hub.repositories["models", "lab/mmp"].commits)
+    assert push("model", model, "--repo-id", "lab/mmp")[0] == 0
+    assert (hub.stored, len(hub.repositories["models", "lab/mmp"].commits)) == (stored, commits)
+
+
+def test_shards_of_an_earlier_build_do_not_stay_beside_the_new(hub, dataset, release, push, tmp_path):
+    push("dataset", dataset, "--repo-id", "lab/subtitles")
+    assert "de/train-00001-of-00002.parquet" in hub.files("datasets", "lab/subtitles")
+    build("multi_howto100m", ["de"], data_dir=release, output_dir=tmp_path / "again", num_shards=1)
+    push("dataset", tmp_path / "again", "--repo-id", "lab/subtitles")
+    shards = {name for name in hub.files("datasets", "lab/subtitles") if name.endswith(".parquet")}
+    assert shards == {"de/train-00000-of-00001.parquet"}  # what the new card names
+
+
+def test_a_space_is_what_its_build_makes_else_its_folder(hub, push, tmp_path):
+    (tmp_path / "app" / "__pycache__").mkdir(parents=True)
+    for name in ("app.py", "README.md", ".hidden", "__pycache__/app.pyc"):
+        (tmp_path / "app" / name).write_text("---\nsdk: gradio\n---\n")
+    assert push("space", tmp_path / "app", "--repo-id", "lab/demo")[0] == 0
+    assert set(hub.files("spaces", "lab/demo")) == {"app.py", "README.md"}
+    (tmp_path / "app" / "build.py").write_text(
+        "import shutil\ndef build(folder):\n    shutil.copy(__file__.replace('build.py', 'README.md'), folder)\n"
+    )
+    assert push("space", tmp_path / "app", "--repo-id", "lab/built")[0] == 0
+    assert set(hub.files("spaces", "lab/built")) == {"README.md"}
+    assert hub.repositories["spaces", "lab/built"].sdk == "gradio"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["model", "--repo-id", "lab/x"], "Which model? Give its folder"),
+        (["model", "{}/nowhere", "--repo-id", "lab/x"], "There is no folder"),
+        (["model", "{}", "--repo-id", "lab/x"], "is no finished model: config.json or *.safetensors is missing"),
+        (["dataset", "{}", "--repo-id", "lab/x"], "holds no README.md: `polyvid build"),
+        (["space", "{}", "--repo-id", "lab/x"], "makes no Space: README.md"),
+        (["metric", "--repo-id", "lab/recall"], "name it <owner>/text_video_retrieval"),
+        (["metric", "--repo-id", "text_video_retrieval"], "Say whose repository it is"),
+        (["metric", "--repo-id", "a/b/c"], "Repo id must be in the form"),
+        (["metric", "--repo-id", "lab/text_video_retrieval", "--results", "x"], "for the card of a model"),
+    ],
+)
+def test_what_cannot_be_pushed_is_refused_before_anybody_is_asked(hub, push, tmp_path, arguments, message):
+    code, _, error = push(*(argument.format(tmp_path) for argument in arguments))
+    assert code == 1 and message in error and error.count("\n") == 1 and hub.requests == []
+
+
+def test_an_unfinished_run_is_told_where_its_best_model_lies(hub, push, tmp_path):
+    (tmp_path / "checkpoints" / "best").mkdir(parents=True)
+    assert f"its best model so far is {tmp_path}/checkpoints/best" in push("model", tmp_path, "--repo-id", "lab/x")[2]
+
+
+def test_a_model_without_its_code_is_refused(hub, push, tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    (tmp_path / "modeling_mmp.py").unlink()
+    assert "lacks modeling_mmp.py, which config.json names" in push("model", tmp_path, "--repo-id", "lab/x")[2]
+
+
+def test_a_video_backbone_brings_its_own_card(hub, push, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "r2plus1d"}')
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# R(2+1)D\n")
+    assert push("model", tmp_path, "--repo-id", "lab/r2plus1d")[0] == 0
+    assert hub.files("models", "lab/r2plus1d")["README.md"] == (tmp_path / "README.md").read_bytes()
+
+
+@pytest.mark.slow
+def test_the_embedded_benchmark_goes_with_clips_and_licences(hub, push, tmp_path):
+    build("fluent_emoji_9", ["split_0"], data_dir=EMOJI, output_dir=tmp_path, num_shards=None)
+    assert push("dataset", tmp_path, "--repo-id", "lab/emoji")[0] == 0
+    files = hub.files("datasets", "lab/emoji")
+    assert {"LICENSE-animations", "LICENSE-captions", "README.md", "split_0/test-00000-of-00001.parquet"} <= set(files)
+    assert b"| `split_0` | `test` | 420 | 1 |" in files["README.md"]
+    assert b"split_1" not in files["README.md"].split(b"---")[1]
+    rows = pq.read_table(pa.BufferReader(files["split_0/test-00000-of-00001.parquet"])).to_pylist()
+    (pizza,) = [row for row in rows if row["video_id"] == "1f355"]
+    assert pizza["clip"] == (EMOJI / "clips" / "1f355.mp4").read_bytes()
+
+
+LOAD_MODEL = """
+import torch
+from transformers import AutoModel, AutoProcessor, pipeline
+
+repo, inputs, output = sys.argv[1:]
+given = torch.load(inputs)
+model = AutoModel.from_pretrained(repo, trust_remote_code=True)
+processor = AutoProcessor.from_pretrained(repo, trust_remote_code=True)
+search = pipeline("text-to-video-retrieval", model=repo, trust_remote_code=True)
+found = search(given["texts"][0], videos=given["videos"], top_k=2)
+embeds = model.encode_texts(given["texts"], processor), model.encode_videos(given["videos"], processor)
+torch.save({"embeds": embeds, "found": found, "module": type(model).__module__}, output)
+"""
+
+
+@pytest.mark.slow
+def test_a_stranger_loads_the_model_in_three_lines(hub, model, push, tmp_path):
+    push("model", model, "--repo-id", "lab/mmp")
+    given = {"texts": ["der hund läuft", "a cat"], "videos": [torch.randn(seconds, 10) for seconds in (3, 8, 1)]}
+    torch.save(given, tmp_path / "inputs.pt")
+    elsewhere(hub, tmp_path / "home", LOAD_MODEL, "lab/mmp", tmp_path / "inputs.pt", tmp_path / "outputs.pt")
+    loaded = torch.load(tmp_path / "outputs.pt")
+    assert loaded["module"].startswith("transformers_modules.lab.mmp.")
+    texts, videos = loaded["embeds"]
+    torch.testing.assert_close(texts, tiny_model().encode_texts(given["texts"], tiny_processor()))
+    torch.testing.assert_close(videos, tiny_model().encode_videos(given["videos"], tiny_processor()))
+    assert len(loaded["found"]) == 2
+
+
+LOAD_DATASET = """
+import json
+from datasets import load_dataset
+
+repo, revision, output = sys.argv[1:]
+german = load_dataset(repo, "de", split="train", revision=revision)
+streamed = load_dataset(repo, "de", split="train", revision=revision, streaming=True)
+english = load_dataset(repo, "en", split="train", revision=revision, streaming=True)
+first = next(iter(english))
+json.dump({"rows": list(german), "streamed": [row["video_id"] for row in streamed], "en": first}, open(output, "w"))
+"""
+
+
+@pytest.mark.slow
+def test_a_member_loads_a_language_of_the_private_dataset_whole_and_streamed(hub, dataset, release, push, tmp_path):
+    push("dataset", dataset, "--repo-id", "lab/subtitles", "--private", "--revision", "v1")
+    output = tmp_path / "rows.json"
+    elsewhere(hub, tmp_path / "home", LOAD_DATASET, "lab/subtitles", "v1", output, token=READER)
+    loaded, truth = json.loads(output.read_text()), json.loads((release / "how2_de.json").read_text())
+    assert {row.pop("video_id"): row for row in loaded["rows"]} == truth
+    assert sorted(loaded["streamed"]) == sorted(truth)
+    assert loaded["en"]["video_id"] in json.loads((release / "how2_en.json").read_text())
+
+
+LOAD_METRIC = """
+import evaluate
+
+metric = evaluate.load(sys.argv[1])
+print(metric.compute(predictions=[[0.9, 0.1], [0.8, 0.3]], references=[0, 1]))
+"""
+
+
+@pytest.mark.slow
+def test_the_metric_is_found_by_its_name(hub, push, tmp_path):
+    push("metric", "--repo-id", "lab/text_video_retrieval")
+    assert b'evaluate.load("lab/text_video_retrieval")' in hub.files("spaces", "lab/text_video_retrieval")["README.md"]
+    assert hub.repositories["spaces", "lab/text_video_retrieval"].sdk == "gradio"
+    printed = elsewhere(hub, tmp_path / "home", LOAD_METRIC, "lab/text_video_retrieval")
+    assert printed.strip() == "{'R@1': 50.0, 'R@5': 100.0, 'R@10': 100.0, 'MedR': 1.5, 'MnR': 1.5, 'MRR': 0.75}"
+
+
+@pytest.mark.slow
+def test_a_push_that_was_killed_is_taken_up_and_sends_nothing_twice(hub, dataset, push, tmp_path):
+    command = [sys.executable, "-c", "from polyvid.train.cli import main; main()"]
+    command += ["push", "dataset", str(dataset), "--repo-id", "lab/subtitles"]
+    environment = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+    hub.interrupt(3, hold=True)  # of four shards
+    process = subprocess.Popen(command, env=environment | {"HF_TOKEN": TOKEN, "PATH": ""}, stderr=subprocess.DEVNULL)
+    assert hub.reached.wait(60)
+    process.kill()
+    process.wait()
+    hub.released.set()
+    arrived = list(hub.stored)
+    assert 2 <= len(arrived) <= 3 and hub.files("datasets", "lab/subtitles") == {}  # nothing half-published
+    hub.interrupt()
+    assert push("dataset", dataset, "--repo-id", "lab/subtitles")[0] == 0
+    assert len(hub.stored) == len(set(hub.stored)) == 4 and hub.stored[: len(arrived)] == arrived
+    files = hub.files("datasets", "lab/subtitles")
+    for shard in dataset.rglob("*.parquet"):
+        assert files[shard.relative_to(dataset).as_posix()] == shard.read_bytes()

@@ -1,0 +1,258 @@
+"""`polyvid evaluate` on files of the benchmarks' formats: scores, counts, missing videos, results on disk, refusals."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from benchmark_files import write_msvd, write_multi30k, write_small_msrvtt
+
+from polyvid.dataset_scripts.building import shard_name, write_shard
+from polyvid.dataset_scripts.features import FEATURES, features_to_row, rows_to_table
+from polyvid.train.recipe import load_recipe, save_recipe
+from polyvid.train.scoring.evaluate import compare, evaluate, load_benchmark
+from polyvid.train.scoring.evaluation import evaluate_retrieval, rank_benchmark
+from polyvid.train.scoring.quantization import quantize_text_tower
+from tiny import VIDEO_FEATURE_DIM, WORDS, tiny_model, tiny_processor
+
+CONFIGS = Path(__file__).parents[3] / "train" / "configs"
+
+
+def captioned(number: int, *captions: tuple[str, str]) -> dict:
+    return {
+        "video_id": f"video{number}",
+        "captions": [
+            {"caption_id": str(index), "language": language, "text": text, "source": "human"}
+            for index, (language, text) in enumerate(captions)
+        ],
+    }
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    """Twelve videos, one to three English captions each, German for every second."""
+    generator = np.random.default_rng(0)
+    videos, features = [], {}
+    for number in range(12):
+        captions = [("en", " ".join(generator.choice(WORDS, 4))) for _ in range(1 + number % 3)]
+        captions += [("de", " ".join(generator.choice(WORDS, 3)))] if number % 2 else []
+        videos.append(captioned(number, *captions))
+        features[f"video{number}"] = generator.normal(size=(2 + number % 4, VIDEO_FEATURE_DIM)).astype(np.float16)
+    return videos, features
+
+
+def naive(model, processor, videos, features, language):
+    """One text and one video at a time, without batches, sorting or blocks; Python loops over cosines."""
+
+    def text(caption):
+        return model.get_text_features(**processor(text=caption, return_tensors="pt"))[0]
+
+    def video(array):
+        return model.get_video_features(**processor(videos=[array], return_tensors="pt"))[0]
+
+    with torch.inference_mode():
+        shown = {v["video_id"]: video(features[v["video_id"]]) for v in videos if v["video_id"] in features}
+        captions = [
+            (v["video_id"], text(c["text"])) for v in videos for c in v["captions"] if c["language"] == language
+        ]
+    last = len(videos) + 1
+    to_video, to_text = [], []
+    for right, embed in captions:
+        cosine = {name: F.cosine_similarity(embed, other, dim=0).item() for name, other in shown.items()}
+        others = [value for name, value in cosine.items() if name != right]
+        to_video.append(1 + sum(value >= cosine[right] - 1e-6 for value in others) if right in shown else last)
+    for right in dict.fromkeys(name for name, _ in captions):
+        if right not in shown:
+            to_text.append(last)
+            continue
+        cosines = [
+            (name == right, F.cosine_similarity(shown[right], embed, dim=0).item())
+            for name, embed in captions
+            if name in shown
+        ]
+        best = max(value for is_right, value in cosines if is_right)
+        to_text.append(1 + sum(value >= best - 1e-6 for is_right, value in cosines if not is_right))
+    return to_video, to_text
+
+
+@pytest.mark.parametrize("missing", [(), (0, 5, 7)])
+def test_both_directions_equal_a_search_one_by_one(benchmark, missing):
+    videos, features = benchmark
+    features = {name: array for name, array in features.items() if name not in {f"video{i}" for i in missing}}
+    model, processor = tiny_model(), tiny_processor()
+    found = rank_benchmark(model, processor, videos, features, ["en", "de", "fr"])
+    assert list(found["text_to_video"]) == list(found["video_to_text"]) == ["en", "de"]
+    for language in ("en", "de"):
+        to_video, to_text = naive(model, processor, videos, features, language)
+        assert found["text_to_video"][language].ranks.tolist() == to_video
+        assert found["video_to_text"][language].ranks.tolist() == to_text
+
+
+def test_a_video_without_features_is_not_found_and_can_be_left_out(benchmark):
+    videos, features = benchmark
+    features = {name: array for name, array in features.items() if name != "video3"}
+    ranks = rank_benchmark(tiny_model(), tiny_processor(), videos, features, ["de"])["text_to_video"]["de"]
+    everything, present = ranks.scores(), ranks.scores(only_with_features=True)
+    assert (everything["queries"], present["queries"]) == (6, 5)
+    assert everything["R@10"] == pytest.approx(present["R@10"] * 5 / 6)
+    assert ranks.ranks[ranks.video_ids == "video3"] == [13]
+
+
+def test_scores_of_the_demo_are_those_of_text_to_video(benchmark):
+    videos, features = benchmark
+    scores = evaluate_retrieval(tiny_model(), tiny_processor(), videos, features, ["de"])
+    assert scores["de"]["queries"] == 6
+    assert set(scores["de"]) == {"queries", "R@1", "R@5", "R@10", "MedR", "MnR", "MRR"}
+
+
+def test_no_features_at_all_is_an_error(benchmark):
+    with pytest.raises(ValueError, match="None of the 12 videos has features"):
+        rank_benchmark(tiny_model(), tiny_processor(), benchmark[0], {}, ["en"])
+
+
+@pytest.fixture(scope="module")
+def msvd(tmp_path_factory):
+    """1,310 videos of YouTube2Text, ten of them in the test split; one of these is gone from the web."""
+    folder = tmp_path_factory.mktemp("msvd")
+    write_msvd(folder, 1310)
+    videos, _ = load_benchmark("msvd", None, "test", "all", folder, None, None, check_counts=False)
+    generator = np.random.default_rng(0)
+    rows = [features_to_row(video["video_id"], generator.normal(size=(3, VIDEO_FEATURE_DIM))) for video in videos[:-1]]
+    schema = FEATURES.arrow_schema.remove_metadata()
+    write_shard([rows_to_table(rows)], folder / "features" / shard_name("train", 0, 1), schema)
+    for seed in (0, 1):
+        tiny_model(seed=seed).save_pretrained(folder / f"model{seed}")
+        tiny_processor().save_pretrained(folder / f"model{seed}")
+    return folder
+
+
+def run(msvd, output, model="model0", **options):
+    defaults = dict(benchmark="YouTube2Text", features=msvd / "features", data_dir=msvd, check_counts=False)
+    evaluate(str(msvd / model), output=output, device="cpu", **(defaults | options))
+    return json.loads((output / "results.json").read_text())
+
+
+def test_results_tell_how_they_came_about(msvd, tmp_path, capsys):
+    results = run(msvd, tmp_path / "a", name="vtt_en_mmp")
+    assert results["name"] == "vtt_en_mmp"
+    assert results["protocol"] | {"source": ""} == {
+        "benchmark": "msvd",
+        "protocol": "standard",
+        "split": "test",
+        "source": "",
+        "caption_kinds": None,
+        "captions_by": {"en": ["human"], "zh": ["human"]},
+    }
+    counts = results["counts"]
+    assert (counts["videos"], counts["videos_with_features"], counts["queries"]) == (10, 9, {"en": 20, "zh": 10})
+    assert counts["missing_videos"] == ["yt-1310_id_1310_1319"]
+    assert results["scores"]["all"]["text_to_video"]["en"]["queries"] == 20
+    assert results["scores"]["with_features"]["text_to_video"]["en"]["queries"] == 18
+    low, high = results["intervals_95"]["zh"]["R@5"]
+    assert low <= results["scores"]["all"]["text_to_video"]["zh"]["R@5"] <= high
+    assert {"polyvid", "torch", "git_revision", "date"} <= set(results["environment"])
+
+    table = (tmp_path / "a" / "results.md").read_text()
+    assert table in capsys.readouterr().out
+    assert "10 videos, 9 of them with features" in table
+    assert (tmp_path / "a" / "recall.png").read_bytes().startswith(b"\x89PNG")
+    assert not list((tmp_path / "a").glob(".*"))
+
+
+def test_a_video_model_searches_images_in_other_languages(msvd, tmp_path):
+    """Cross-modal and cross-lingual, zero-shot (§5.6's future work): an image is a video of one second."""
+    write_multi30k(tmp_path, {"train": 2, "val": 2, "test": 5})
+    videos, _ = load_benchmark("multi30k", None, "test", "all", tmp_path, None, None, check_counts=False)
+    generator = np.random.default_rng(0)
+    rows = [features_to_row(video["video_id"], generator.normal(size=(1, VIDEO_FEATURE_DIM))) for video in videos]
+    path = tmp_path / "images" / shard_name("train", 0, 1)
+    write_shard([rows_to_table(rows)], path, FEATURES.arrow_schema.remove_metadata())
+    results = run(msvd, tmp_path / "out", benchmark="m30k", features=tmp_path / "images", data_dir=tmp_path)
+    assert results["protocol"]["benchmark"] == "multi30k"
+    assert results["counts"]["queries"] == {"en": 25, "de": 25, "fr": 5, "cs": 5}
+    assert results["scores"]["all"]["video_to_text"]["de"]["queries"] == 5
+
+
+def test_translations_come_from_the_recipe_and_all_are_the_languages_they_are_in(tmp_path):
+    """A model fine-tuned with machine-translated captions (§5.1) is tested with them without being told where."""
+    data, model = write_small_msrvtt(tmp_path / "msrvtt"), tmp_path / "model"
+    (data / "translations").mkdir()
+    lines = [
+        json.dumps(dict(video_id=f"video{n}", caption_id=f"ret{k}", language="de", text="der Hund", source="opus-mt"))
+        for k, n in enumerate((9, 11))
+    ]
+    (data / "translations" / "de.jsonl").write_text("\n".join(lines) + "\n")
+    rows = [features_to_row(f"video{n}", np.ones((2, VIDEO_FEATURE_DIM))) for n in (9, 11)]
+    write_shard([rows_to_table(rows)], data / "features" / shard_name("train", 0, 1), FEATURES.arrow_schema)
+    tiny_model().save_pretrained(model)
+    tiny_processor().save_pretrained(model)
+    recipe = dict(dataset="msrvtt", data_dir=str(data), features=str(data / "features"), config="1k-A")
+    recipe["translations"] = str(data / "translations")
+    save_recipe(
+        load_recipe(CONFIGS / "vtt_en.yaml", [f"data.{k}={v}" for k, v in recipe.items()]), model / "recipe.yaml"
+    )
+    evaluate(str(model), check_counts=False, output=tmp_path / "out", device="cpu")
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["counts"]["queries"] == {"en": 2, "de": 2}
+    assert results["protocol"]["captions_by"] == {"de": ["opus-mt"], "en": ["human"]}
+
+    (data / "translations").rename(data / "elsewhere")  # on a machine that has none, people's captions are left
+    evaluate(str(model), check_counts=False, output=tmp_path / "other", device="cpu")
+    assert json.loads((tmp_path / "other" / "results.json").read_text())["counts"]["queries"] == {"en": 2}
+
+
+def test_texts_in_int8_report_what_they_cost_in_recall(msvd, tmp_path):
+    results = run(msvd, tmp_path / "out", int8=True)
+    int8, whole = results["int8"]["scores"]["text_to_video"]["en"], results["scores"]["all"]["text_to_video"]["en"]
+    assert int8["queries"] == whole["queries"]
+    table = (tmp_path / "out" / "results.md").read_text()
+    assert f"| R@5 | {int8['R@5'] - whole['R@5']:+.1f} |" in table.split("int8 less float32")[1]
+
+
+def test_int8_texts_are_near_the_model_s_own_and_videos_are_the_same():
+    model, processor = tiny_model(), tiny_processor()
+    quantized = quantize_text_tower(model)
+    texts, video = ["a dog runs in the park", "der hund", "狗 跑"], np.ones((3, VIDEO_FEATURE_DIM), np.float32)
+    ours, theirs = (each.encode_texts(texts, processor) for each in (model, quantized))
+    assert 0.99 < F.cosine_similarity(ours, theirs).min() < 1 - 1e-6  # rounded, but near
+    assert torch.equal(*(each.encode_videos([video], processor) for each in (model, quantized)))
+    assert torch.equal(ours, model.encode_texts(texts, processor))  # the model given is as it was
+    with pytest.raises(ValueError, match="int8 starts from float32, the model is in torch.bfloat16"):
+        quantize_text_tower(tiny_model().bfloat16())
+
+
+def test_two_runs_are_compared_query_by_query(msvd, tmp_path, capsys):
+    for model in (0, 1):
+        run(msvd, tmp_path / str(model), f"model{model}", languages="zh")
+    capsys.readouterr()
+    compare(tmp_path / "0", tmp_path / "1", "MRR")
+    table = capsys.readouterr().out
+    assert "| Chinese |" in table
+    assert "English" not in table
+    compare(tmp_path / "0", tmp_path / "0", "R@5")
+    assert "+0.00 | 1.0000 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(benchmark="vttt"), "Unknown dataset 'vttt': choose from"),
+        (dict(benchmark=None), "brings no recipe that names a benchmark: pass --benchmark"),
+        (dict(features=None), "Pass --features: the folder with the features of the videos of msvd"),
+        (dict(languages="de"), "has no human captions in de: pass translations="),
+        (dict(languages="xx"), "Unknown language 'xx'"),
+        (dict(check_counts=True), "expected 670 videos, found 10"),
+        (dict(split="dev"), "has no split 'dev': choose from train validation test"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_in_one_line(msvd, tmp_path, options, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        run(msvd, tmp_path / "none", **options)
+    assert not (tmp_path / "none").exists()
+
+
+def test_comparing_what_was_not_evaluated_says_how_to(tmp_path):
+    with pytest.raises(FileNotFoundError, match="polyvid evaluate makes it"):
+        compare(tmp_path, tmp_path)

@@ -1,0 +1,191 @@
+"""`polyvid index` and `polyvid search` on real files; and an index on the Hub."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hub_server import HubServer
+
+from polyvid.dataset_scripts.building import ShardedWriter
+from polyvid.dataset_scripts.features import FEATURES, features_to_row, rows_to_table
+from polyvid.modeling import VideoIndex
+from polyvid.train import cli
+from tiny import VIDEO_FEATURE_DIM, tiny_model, tiny_processor
+
+QUERY = "der hund läuft"
+
+
+@pytest.fixture(scope="module")
+def features():
+    rng = np.random.default_rng(0)
+    return {f"vidéo {i}": rng.standard_normal((3 + i, VIDEO_FEATURE_DIM)).astype(np.float16) for i in range(9)}
+
+
+@pytest.fixture
+def folder(features, tmp_path):
+    """A model, four shards of features, metadata."""
+    model = tiny_model()
+    model.save_pretrained(tmp_path / "model")
+    tiny_processor().save_pretrained(tmp_path / "model")
+    (tmp_path / "features").mkdir()
+    with ShardedWriter(tmp_path / "features", FEATURES, num_shards=4) as writer:
+        writer.write(rows_to_table([features_to_row(*item) for item in features.items()]))
+    lines = [f"{name},{'sport' if i % 2 else 'music'},{10 * i},2019-01-0{i + 1}" for i, name in enumerate(features)]
+    (tmp_path / "metadata.csv").write_text("video_id,category,duration,upload_date\n" + "\n".join(lines[:-1]), "utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def mmp(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["polyvid", *arguments])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        shown = capsys.readouterr()
+        return code, shown.err.strip().splitlines()[-1] if code else shown.out
+
+    return run
+
+
+INDEX = ("index", "features", "videos.safetensors", "--model", "model")
+
+
+def hits(shown: str) -> list[dict]:
+    return json.loads(shown)["hits"]
+
+
+def test_a_folder_of_features_becomes_an_index_that_the_terminal_searches(mmp, folder, features):
+    code, shown = mmp(*INDEX, "--metadata", "metadata.csv")
+    assert code == 0
+    assert "1 videos have no metadata in metadata.csv." in shown
+    assert "videos.safetensors: 9 videos, engine exact." in shown
+    assert not list(folder.glob(".videos*"))  # what was kept to go on from
+    expected = VideoIndex.build(str(folder / "model"), features).search(QUERY, k=9)
+    _, shown = mmp("search", "videos.safetensors", QUERY, "-k", "9", "--json")
+    assert [hit["video_id"] for hit in hits(shown)] == [hit["video_id"] for hit in expected]
+    where = ("--where", "category=sport", "--where", "duration=20..60", "--where", "upload_date=..2019-01-05")
+    _, shown = mmp("search", "videos.safetensors", QUERY, "--json", *where)
+    assert [hit["video_id"] for hit in hits(shown)] == [
+        hit["video_id"] for hit in expected if hit["video_id"] == "vidéo 3"
+    ]
+    _, shown = mmp("search", "videos.safetensors", QUERY, "a dog", "-k", "2", "--where", "category=sport,music")
+    assert shown.startswith(f"{QUERY}\n   1  ") and "\na dog\n   1  " in shown
+    assert "category=" in shown and "upload_date=2019-01-0" in shown
+
+
+def test_moments_are_searched_within_seconds(mmp):
+    mmp(*INDEX, "--moment-seconds", "2", "--storage", "int8")
+    _, shown = mmp("search", "videos.safetensors", QUERY, "--seconds", "3..6", "-k", "100", "--json")
+    found = hits(shown)
+    assert {(hit["start"], hit["end"]) for hit in found} == {(3, 5), (4, 6)}
+    _, shown = mmp("search", "videos.safetensors", QUERY, "--one-per-video", "-k", "100", "--json")
+    names = [hit["video_id"] for hit in hits(shown)]
+    assert len(names) == len(set(names)) == 9
+    assert "  3–5 s" in mmp("search", "videos.safetensors", QUERY, "--seconds", "3..5")[1]
+
+
+def test_a_stopped_run_embeds_only_what_is_missing(mmp, folder, monkeypatch):
+    mmp(*INDEX)
+    whole = VideoIndex.load(folder / "videos.safetensors")
+    embedded = []
+    build = VideoIndex.build
+
+    def stopped(model, videos, **arguments):
+        if len(embedded) == 2:
+            raise OSError("stopped")
+        embedded.append(set(videos))
+        return build(model, videos, **arguments)
+
+    monkeypatch.setattr(VideoIndex, "build", stopped)
+    assert mmp("index", "features", "again.safetensors", "--model", "model")[0] == 1
+    assert not (folder / "again.safetensors").exists() and len(embedded) == 2
+    monkeypatch.setattr(
+        VideoIndex, "build", lambda model, videos, **more: embedded.append(set(videos)) or build(model, videos, **more)
+    )
+    assert mmp("index", "features", "again.safetensors", "--model", "model")[0] == 0
+    assert sum(map(len, embedded)) == 9 == len(set.union(*embedded))
+    assert VideoIndex.load(folder / "again.safetensors").search(QUERY) == whole.search(QUERY)
+
+
+def test_a_lance_table_is_filled_and_searched_by_the_same_commands(mmp, folder):
+    pytest.importorskip("lancedb")
+    code, shown = mmp(*INDEX, "--metadata", "metadata.csv", "--engine", "lance", "--uri", "table")
+    assert code == 0 and "9 videos, engine lance." in shown
+    _, shown = mmp("search", "videos.safetensors", QUERY, "--json", "--where", "duration=..30")
+    assert {hit["video_id"] for hit in hits(shown)} == {"vidéo 0", "vidéo 1", "vidéo 2", "vidéo 3"}
+    assert (folder / "videos.safetensors").stat().st_size < 3000  # an address
+
+
+def test_bad_commands_are_one_line(mmp, folder):
+    (folder / "other.jsonl").write_text('{"id": "x"}\n')
+    (folder / "twice.jsonl").write_text('{"video_id": "x"}\n{"video_id": "x"}\n')
+    (folder / "broken.jsonl").write_text("{")
+    mmp(*INDEX)
+    for arguments, message in [
+        ((*INDEX[:3], "--model", "features"), "error: Unrecognized model in features"),
+        (("index", "model", *INDEX[2:]), "error: No train-*-of-*.parquet in model: build the dataset first."),
+        ((*INDEX, "--metadata", "m.xml"), "error: Metadata in m.xml: it must be one of .csv .jsonl .parquet."),
+        ((*INDEX, "--metadata", "m.csv"), "error: No metadata at m.csv."),
+        ((*INDEX, "--metadata", "other.jsonl"), "error: Metadata in other.jsonl has no column video_id; it has id."),
+        (
+            (*INDEX, "--metadata", "twice.jsonl"),
+            "error: Metadata in twice.jsonl: video 'x' stands twice, again in row 2.",
+        ),
+        ((*INDEX, "--metadata", "broken.jsonl"), "error: Metadata in broken.jsonl cannot be read: JSON parse error"),
+        ((*INDEX, "--engine", "lance"), "error: Engine 'lance': missing a required argument: 'uri'."),
+        (("search", "no.safetensors", "a dog"), "error: 'no.safetensors' is not a video index that can be read"),
+        (("search", INDEX[2], " "), "error: Text 0 must be a non-empty string"),
+        (("search", INDEX[2], "a dog", "--where", "duration"), "error: --where duration: write column=value"),
+        (("search", INDEX[2], "a dog", "--seconds", "3"), "error: --seconds 3: write low..high"),
+        (("search", INDEX[2], "a dog", "--seconds", "a.."), "error: --seconds: 'a' is not a number."),
+        (("search", INDEX[2], "a dog", "--lang", "de"), "error: The index has no metadata 'language' to filter by"),
+    ]:
+        code, shown = mmp(*arguments)
+        assert code == 1 and shown.startswith(message), shown
+
+
+ON_THE_HUB = """
+import sys
+from polyvid.modeling import VideoIndex
+
+path, wrong = sys.argv[1:]
+index = VideoIndex.load(path)
+print(index.push_to_hub("alice/videos", private=True))
+index.push_to_hub("alice/videos", revision="int8")
+again = VideoIndex.load("alice/videos")  # downloaded: the cache was empty
+assert again.search("a dog", where={"category": "sport"}) == index.search("a dog", where={"category": "sport"})
+assert len(VideoIndex.load("alice/videos", revision="int8")) == 9
+for refused in (lambda: index.push_to_hub("alice/videos", token=wrong), lambda: VideoIndex.load("alice/nothing")):
+    try:
+        refused()
+    except OSError as error:
+        print("refused", str(error).splitlines()[0])
+"""
+
+
+@pytest.mark.slow
+def test_an_index_goes_to_the_hub_and_comes_back(folder, features):
+    """Over real HTTP, in a process of its own: the Hub's address is read when it starts."""
+    index = VideoIndex.build(str(folder / "model"), features, metadata={"vidéo 1": {"category": "sport"}})
+    index.save(folder / "videos.safetensors")
+    with HubServer() as hub:
+        hub.add_user("alice", "hf_alice")
+        environment = os.environ | {"HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "hf_alice"}
+        environment |= {"HF_HOME": str(folder / "cache"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        command = [sys.executable, "-c", ON_THE_HUB, "videos.safetensors", "hf_wrong"]
+        result = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        files = hub.files("datasets", "alice/videos")
+    assert files["videos.safetensors"] == (folder / "videos.safetensors").read_bytes()
+    card = files["README.md"].decode()
+    assert "| rows (videos, or moments of videos) | 9 |" in card and 'VideoIndex.load("alice/videos")' in card
+    assert result.stdout.count("refused") == 2 and "401" in result.stdout
+    assert "hf_" not in result.stdout + result.stderr

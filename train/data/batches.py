@@ -1,0 +1,242 @@
+"""Where batches come from: captions in memory, or clips streamed from disk. Both can be taken up at any batch.
+
+A source has `steps(epoch)`, the number of batches of an epoch, the same on all processes, and `read(epoch, first)`,
+which yields the epoch's batches of this process from number `first` on.
+"""
+
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+
+from polyvid.train.data.clips import ClipDataset
+from polyvid.train.data.collate import MMPCollator
+from polyvid.train.loop.processes import Processes
+
+Batch = dict[str, torch.Tensor]
+
+
+class GlobalBatches(Sampler):
+    """The part of each global batch that belongs to this process, for one epoch.
+
+    The permutation is drawn from (seed, epoch) and is the same on all processes. The last, smaller batch is used too,
+    unless it has fewer rows than there are processes or a single row (which has no negatives).
+
+    With `lengths`, one for each row, rows of like length share a batch, so that little of it is padding: the rows of
+    every `SORTED` batches are sorted among themselves, and the batches then come in a random order. An epoch has the
+    same rows and batches of the same sizes as without.
+    """
+
+    SORTED = 50
+
+    def __init__(self, size: int, batch_size: int, seed: int, rank: int = 0, num_processes: int = 1):
+        self.size, self.batch_size, self.seed = size, batch_size, seed
+        self.rank, self.num_processes = rank, num_processes
+        self.epoch = 0
+        self.first_batch = 0
+        self.lengths: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        whole, rest = divmod(self.size, self.batch_size)
+        return whole + (rest >= max(2, self.num_processes))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        generator = np.random.default_rng([self.seed, self.epoch])
+        order = generator.permutation(self.size)
+        batches = [order[n * self.batch_size : (n + 1) * self.batch_size] for n in range(len(self))]
+        if self.lengths is not None:
+            batches = self._by_length(batches, generator)
+        for batch in batches[self.first_batch :]:
+            yield np.array_split(batch, self.num_processes)[self.rank].tolist()
+
+    def _by_length(self, batches: list[np.ndarray], generator: np.random.Generator) -> list[np.ndarray]:
+        grouped = []
+        for start in range(0, len(batches), self.SORTED):
+            part = batches[start : start + self.SORTED]
+            rows = np.concatenate(part)
+            rows = rows[np.argsort(self.lengths[rows], kind="stable")]
+            # Within a batch shuffled again: no process gets its longer half.
+            grouped += [generator.permutation(rows) for rows in np.split(rows, np.cumsum([len(b) for b in part])[:-1])]
+        return [grouped[number] for number in generator.permutation(len(grouped))]
+
+
+class CaptionBatches:
+    """Batches of a dataset in memory (`PivotSampler`): every sentence once an epoch, in an order drawn for the epoch.
+
+    Args:
+        rows: with `set_epoch`.
+        collator: makes them a batch.
+        batch_size: over all processes.
+        seed: of the order.
+        processes: of the run.
+        num_workers: processes that read ahead.
+        noise_cycle: epochs after which the collator's noise repeats; None: never.
+        group_by_length: rows with about as many tokens share a batch. Seconds do not count: texts take most of the
+            time. Mind that texts of one length are one another's negatives then, so that a batch is another task.
+
+    Raises:
+        ValueError: if there are too few rows, or a batch has fewer rows than there are processes.
+    """
+
+    def __init__(
+        self,
+        rows: Dataset,
+        collator: MMPCollator,
+        batch_size: int,
+        seed: int,
+        processes: Processes,
+        num_workers: int = 0,
+        noise_cycle: int | None = None,
+        group_by_length: bool = False,
+    ):
+        self.rows, self.collator = rows, collator
+        self.num_workers, self.noise_cycle, self.group_by_length = num_workers, noise_cycle, group_by_length
+        _check_batch_size(batch_size, processes)
+        self.batches = GlobalBatches(len(rows), batch_size, seed, processes.rank, processes.count)
+        if len(self.batches) == 0:
+            raise ValueError(f"{len(rows)} training clip(s) do not make a batch: contrast needs at least two.")
+
+    def steps(self, epoch: int) -> int:
+        return len(self.batches)
+
+    def read(self, epoch: int, first: int) -> Iterator[Batch]:
+        self.rows.set_epoch(epoch)
+        self.collator.set_epoch(epoch % self.noise_cycle if self.noise_cycle else epoch)
+        self.batches.epoch, self.batches.first_batch = epoch, first
+        if self.group_by_length:
+            self.batches.lengths = self._num_tokens()
+        yield from _loader(
+            self.rows, num_workers=self.num_workers, batch_sampler=self.batches, collate_fn=self.collator
+        )
+
+    def _num_tokens(self) -> np.ndarray:
+        """Of each row in this epoch, which may draw another language for it; as many as the collator keeps."""
+        tokenizer, counts = self.collator.processor.tokenizer, np.zeros(len(self.rows), dtype=np.int64)
+        for start in range(0, len(self.rows), 1000):
+            rows = [self.rows[index] for index in range(start, min(start + 1000, len(self.rows)))]
+            for name in ("text", "pivot_text"):
+                if texts := [row[name] for row in rows if name in row]:
+                    tokens = tokenizer(texts, truncation=True, max_length=self.collator.max_text_length)["input_ids"]
+                    counts[start : start + 1000] += [len(ids) for ids in tokens]
+        return counts
+
+    def state_dict(self) -> None:
+        return None  # the epoch and the number of the batch say it all
+
+    def load_state_dict(self, state: None) -> None:
+        pass
+
+
+class ClipBatches:
+    """Batches of clips streamed from joined shards: about every video once an epoch (§5.3, App. C).
+
+    Each process reads shards of its own, which differ in size: all make as many steps as the smallest part has whole
+    batches. Rows without usable subtitles give no clip; a process that runs out of clips for that reason begins its
+    part again.
+
+    They are not grouped by length: how long a clip is shows when its row has been read, and a buffer of them to sort
+    would have to be read again by a run that is resumed.
+
+    With `num_workers` one process reads ahead; more would each need a position of their own to resume from.
+
+    Raises:
+        ValueError: if shards hold too few clips for one batch, or for more than one worker.
+    """
+
+    def __init__(
+        self, clips: ClipDataset, collator: MMPCollator, batch_size: int, processes: Processes, num_workers: int = 0
+    ):
+        _check_batch_size(batch_size, processes)
+        if num_workers > 1:
+            raise ValueError(f"Clips are read by one worker at most, so training.num_workers cannot be {num_workers}.")
+        self.num_workers = num_workers
+        share = batch_size // processes.count + (processes.rank < batch_size % processes.count)
+        self.smallest_share = batch_size // processes.count + (batch_size % processes.count > 0)
+        self.stream = _BatchStream(clips, collator, share)
+        if self.steps(0) == 0:
+            raise ValueError(
+                f"The {len(clips.files)} shards hold {clips.clips_per_process(0)} videos per process, which do not "
+                f"make one of its batches of {self.smallest_share}: lower training.batch_size."
+            )
+
+    def steps(self, epoch: int) -> int:
+        return self.stream.clips.clips_per_process(epoch) // self.smallest_share
+
+    def read(self, epoch: int, first: int) -> Iterator[Batch]:
+        position = self.stream.position if first else None
+        if position is None:
+            self.stream.clips.set_epoch(epoch)
+        else:
+            self.stream.clips.load_state_dict(position)
+        self.stream.collator.set_epoch(epoch)
+        self.stream.length = self.steps(epoch) - first
+        # A batch and the position behind it travel together: a worker is ahead of the step.
+        for batch, position in _loader(self.stream, num_workers=self.num_workers, batch_size=None):
+            self.stream.position = position
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.stream.position
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.stream.position = state
+
+
+class _BatchStream(IterableDataset):
+    """Collated batches, each with the position in the stream behind it."""
+
+    def __init__(self, clips: ClipDataset, collator: Callable, batch_size: int):
+        self.clips, self.collator, self.batch_size = clips, collator, batch_size
+        self.length = 0
+        self.position: dict[str, Any] | None = None
+
+    def __iter__(self) -> Iterator[tuple[Batch, dict[str, Any]]]:
+        left = self.length
+        while left:
+            before, rows = left, []
+            for clip in self.clips:
+                rows.append(clip)
+                if len(rows) == self.batch_size:
+                    yield self.collator(rows), self.clips.state_dict()
+                    rows, left = [], left - 1
+                    if left == 0:
+                        return
+            if before == left and len(rows) < self.batch_size and not self._has_a_batch():
+                languages = " ".join(self.clips.sampler.languages)
+                raise ValueError(f"Not one batch of {self.batch_size} clips has subtitles in {languages}.")
+
+    def _has_a_batch(self) -> bool:
+        """Whether the part of this process makes a batch if it is read from its beginning."""
+        self.clips.set_epoch(self.clips.epoch)
+        clips = iter(self.clips)
+        found = all(next(clips, None) is not None for _ in range(self.batch_size))
+        self.clips.set_epoch(self.clips.epoch)
+        return found
+
+
+def _check_batch_size(batch_size: int, processes: Processes) -> None:
+    if batch_size < max(2, processes.count):
+        raise ValueError(
+            f"training.batch_size={batch_size} is too small: contrast needs two rows, and each of the "
+            f"{processes.count} process(es) one."
+        )
+
+
+def _loader(dataset: Dataset, **options: Any) -> DataLoader:
+    # A generator of their own: loaders draw a seed when they start, which must not move on the one dropout uses.
+    return DataLoader(
+        dataset,
+        generator=torch.Generator(),
+        worker_init_fn=_leave_signals_to_the_trainer,
+        pin_memory=torch.cuda.is_available(),
+        **options,
+    )
+
+
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """Ctrl-C reaches all processes of a terminal: the trainer still needs the batches it has ordered."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,0 +1,171 @@
+"""Drawing training pairs and visually pivoted triples from captioned videos (§3.3, §5.3)."""
+
+import hashlib
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch.utils.data import Dataset
+
+from polyvid.dataset_scripts.schema import canonical_language
+
+
+class PivotSampler(Dataset):
+    """Pairs (x, v), or triples (x, v, y) whose sentences in two languages describe the same video.
+
+    One epoch shows every sentence once. A sentence is a caption id of a video: a sentence that is there in several
+    languages (an original and its translations) is shown in one of them, drawn uniformly and afresh each epoch, so VTT
+    in nine languages has as many pairs an epoch as VTT in English.
+
+    - English only, for zero-shot transfer: `languages=["en"]` (the 130K pairs of VTT, 260K of VATEX).
+    - All languages mixed: the languages, without pivots.
+    - Triples (§3.3): `pivots=True` adds to each drawn x a partner y of another language. Where the captions of one of
+      the two languages all translate captions of the other, y is the same sentence ("aligned pairs"). Else, y is drawn
+      from all captions of the video in that language, so that over the epochs "all possible combinations" come; VATEX
+      counts as such as a whole, as in the paper, although half of its captions are translation pairs.
+
+    What item i of an epoch is depends on (seed, epoch, video id, sentence) alone, whatever the number of workers or
+    processes. Shuffling is left to the data loader's sampler.
+
+    Args:
+        videos: rows of `polyvid.dataset_scripts.schema.CAPTIONS`.
+        features: video id -> array (seconds, video_feature_dim). Videos it lacks are left out, listed in
+            `videos_without_features`.
+        languages: which captions are used.
+        pivots: triples instead of pairs. Sentences without a partner in another language are left out.
+        seed: of the draws.
+
+    Items are rows for `MMPCollator`: `video_id`, `language`, `text`, `video_features` and, in triples,
+    `pivot_language`, `pivot_text`.
+
+    Raises:
+        ValueError: for an unknown language, pivots with one language, one caption id twice in a language of a video,
+            or when nothing is left to train on.
+    """
+
+    def __init__(
+        self,
+        videos: Iterable[Mapping[str, Any]],
+        features: Mapping[str, Any],
+        languages: Sequence[str] = ("en",),
+        pivots: bool = False,
+        seed: int = 0,
+    ):
+        self.languages = list(dict.fromkeys(canonical_language(language) for language in languages))
+        if pivots and len(self.languages) < 2:
+            raise ValueError(f"Triples need captions in two languages or more, not only in {self.languages[0]}.")
+        self.features, self.pivots, self.seed = features, pivots, seed
+        self.video_ids: list[str] = []
+        self.videos_without_features: list[str] = []
+        # Per video and language: a bit set of the sentences it is there in, and where its texts begin. The texts lie
+        # in one Arrow array, by video, language and sentence: a million captions are no million Python objects.
+        self._bits: list[list[int]] = []
+        self._starts: list[list[int]] = []
+        anchors: list[tuple[int, int]] = []
+        chunks: list[pa.Array] = []
+        num_texts = 0
+        for video in videos:
+            if video["video_id"] not in features:
+                self.videos_without_features.append(video["video_id"])
+                continue
+            texts, num_sentences = self._texts_of(video)
+            bits = [sum(1 << sentence for sentence in by_sentence) for by_sentence in texts]
+            flat = [by_sentence[sentence] for by_sentence in texts for sentence in sorted(by_sentence)]
+            starts = itertools.accumulate((len(by_sentence) for by_sentence in texts), initial=num_texts)
+            anchors += [
+                (len(self.video_ids), sentence) for sentence in range(num_sentences) if self._choices(bits, sentence)
+            ]
+            self.video_ids.append(video["video_id"])
+            self._bits.append(bits)
+            self._starts.append(list(starts))
+            chunks.append(pa.array(flat, pa.string()))
+            num_texts += len(flat)
+        if not anchors:
+            raise ValueError(
+                f"No {'triples' if pivots else 'pairs'} in {' '.join(self.languages)}: of {len(self.video_ids)} videos "
+                f"with features ({len(self.videos_without_features)} have none), none has such captions."
+            )
+        self._texts = pa.concat_arrays(chunks)
+        self._anchors = np.array(anchors, dtype=np.int32)
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that already run
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw other languages and partners from now on, also in worker processes that are already running."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self._anchors)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        video, sentence = self._anchors[index].tolist()
+        bits, video_id = self._bits[video], self.video_ids[video]
+        key = f"{self.seed} {int(self._epoch)} {video_id} {sentence}".encode()
+        number = int.from_bytes(hashlib.blake2b(key, digest_size=16).digest(), "little")
+        number, language = _draw(number, self._choices(bits, sentence))
+        row = {
+            "video_id": video_id,
+            "language": self.languages[language],
+            "text": self._text(video, language, sentence),
+            "video_features": self.features[video_id],
+        }
+        if self.pivots:
+            number, partner = _draw(number, self._partner_languages(bits, language, sentence))
+            sentences = [sentence] if _aligned(bits[language], bits[partner]) else _sentences(bits[partner])
+            number, partner_sentence = _draw(number, sentences)
+            row["pivot_language"] = self.languages[partner]
+            row["pivot_text"] = self._text(video, partner, partner_sentence)
+        return row
+
+    def _texts_of(self, video: Mapping[str, Any]) -> tuple[list[dict[int, str]], int]:
+        """Per language, sentence number -> text; sentences are numbered by the first appearance of their id."""
+        numbers: dict[str, int] = {}
+        texts: list[dict[int, str]] = [{} for _ in self.languages]
+        for caption in video["captions"]:
+            if caption["language"] not in self.languages or not caption["text"].strip():
+                continue
+            sentence = numbers.setdefault(caption["caption_id"], len(numbers))
+            by_sentence = texts[self.languages.index(caption["language"])]
+            if sentence in by_sentence:
+                raise ValueError(
+                    f"Video {video['video_id']} has caption {caption['caption_id']!r} twice in {caption['language']}: "
+                    "an id names one sentence."
+                )
+            by_sentence[sentence] = caption["text"]
+        return texts, len(numbers)
+
+    def _choices(self, bits: list[int], sentence: int) -> list[int]:
+        """The languages the sentence can be shown in."""
+        present = [language for language, those in enumerate(bits) if those >> sentence & 1]
+        if not self.pivots:
+            return present
+        return [language for language in present if self._partner_languages(bits, language, sentence)]
+
+    def _partner_languages(self, bits: list[int], language: int, sentence: int) -> list[int]:
+        return [
+            other
+            for other, those in enumerate(bits)
+            if those and other != language and (those >> sentence & 1 or not _aligned(bits[language], those))
+        ]
+
+    def _text(self, video: int, language: int, sentence: int) -> str:
+        rank = (self._bits[video][language] & ((1 << sentence) - 1)).bit_count()
+        return self._texts[self._starts[video][language] + rank].as_py()
+
+
+def _aligned(bits: int, others: int) -> bool:
+    """Whether the sentences of one language are all among those of the other: it was translated from it."""
+    common = bits & others
+    return common == bits or common == others
+
+
+def _sentences(bits: int) -> list[int]:
+    return [sentence for sentence in range(bits.bit_length()) if bits >> sentence & 1]
+
+
+def _draw(number: int, choices: list[int]) -> tuple[int, int]:
+    """One of `choices` by a large random number, and what is left of the number for further draws."""
+    number, choice = divmod(number, len(choices))
+    return number, choices[choice]

@@ -1,0 +1,273 @@
+"""Pre-training pairs: a random clip of each video with the subtitles spoken in it (§5.3 and App. C)."""
+
+import hashlib
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+
+from polyvid.dataset_scripts.features import features_from_row
+from polyvid.dataset_scripts.schema import LANGUAGES, canonical_language
+
+
+class ClipSampler:
+    """Draws one clip per video: "we randomly sample the start and end time to construct a clip [...] we sample one
+    language type each time from 9 languages and use the consecutive ASR transcriptions that are closest in time".
+
+    - Start and end are two uniform times of the video, widened to whole seconds; a longer clip is cut after
+      `max_video_length` seconds.
+    - The language is one of those in which the video has subtitles. All are equally likely, or, with `language_sizes`,
+      language l has weight `language_sizes[l] ** (1 / temperature)`.
+    - The text is all consecutive subtitles that overlap the clip; if there are none, the one nearest in time. English
+      has twice the subtitles of the others, so nothing is ever taken by index across languages.
+    - With a `tokenizer`, whole subtitles are taken as long as they fit into `max_text_length` tokens (special tokens
+      included; one subtitle is kept in any case). Without one, the collator cuts the text at its last token (App. C).
+
+    The draw is a function of (seed, epoch, video id) and of nothing else: not of batches, workers or processes.
+
+    Args:
+        languages: those to draw from; `("en",)` on the `howto100m` config is the paper's MP.
+        seed: of all draws.
+        max_video_length: in seconds.
+        max_text_length: in tokens, used with a tokenizer.
+        tokenizer: a transformers tokenizer that is fast (Rust), or None.
+        language_sizes: e.g. subtitles per language (Table 8).
+        temperature: 1 draws in proportion to `language_sizes`; towards infinity all languages become equal.
+
+    Raises:
+        ValueError: for an unknown language, a language without a size, or a temperature that is not positive.
+    """
+
+    def __init__(
+        self,
+        languages: Sequence[str] = LANGUAGES,
+        seed: int = 0,
+        max_video_length: int = 128,
+        max_text_length: int = 192,
+        tokenizer: Any = None,
+        language_sizes: Mapping[str, float] | None = None,
+        temperature: float = 1.0,
+    ):
+        self.languages = [canonical_language(language) for language in languages]
+        self.seed, self.tokenizer = seed, tokenizer
+        self.max_video_length, self.max_text_length = max_video_length, max_text_length
+        if not temperature > 0:
+            raise ValueError(f"temperature must be positive, but is {temperature}.")
+        sizes = {canonical_language(language): size for language, size in (language_sizes or {}).items()}
+        if language_sizes and (missing := [language for language in self.languages if not sizes.get(language, 0) > 0]):
+            raise ValueError(f"language_sizes has no positive size for {', '.join(missing)}.")
+        weights = np.array([float(sizes.get(language, 1.0)) for language in self.languages])
+        self.weights = (weights / weights.max()) ** (1 / temperature)
+
+    def sample(self, table: pa.Table, epoch: int) -> list[dict[str, Any]]:
+        """Joined rows (`polyvid join`) -> one clip per row, in the same order.
+
+        `table` has the columns of `FEATURES` and either a struct per language (config `all`) or, with one language,
+        the flat columns `text`, `start`, `end`. A clip is `{video_id, language, text, start, end, video_features}`,
+        times in seconds of its video, features `[end - start, dim]` float16. Rows in which no language has subtitles,
+        or without a second of video, give no clip.
+        """
+        # Batch by batch, because joining the chunks of a table would copy all features.
+        return [clip for rows in table.to_batches() for clip in self._sample(rows, epoch)]
+
+    def _sample(self, rows: pa.RecordBatch, epoch: int) -> list[dict[str, Any]]:
+        subtitles = [_Subtitles(rows, language) for language in self.languages]
+        weights = np.stack([self.weights[i] * (language.counts > 0) for i, language in enumerate(subtitles)], axis=1)
+        video_ids, num_seconds = rows["video_id"].to_pylist(), rows["num_seconds"].to_pylist()
+        clips, texts = [], []
+        for row, cumulative in enumerate(weights.cumsum(axis=1)):  # (rows, languages)
+            if cumulative[-1] == 0 or num_seconds[row] == 0:
+                continue
+            u, v, w = _uniforms(self.seed, epoch, video_ids[row])
+            start = int(min(u, v) * num_seconds[row])
+            end = max(start + 1, math.ceil(max(u, v) * num_seconds[row]))
+            end = min(end, start + self.max_video_length)
+            index = int(np.searchsorted(cumulative, w * cumulative[-1], side="right"))
+            video = {
+                "video_id": video_ids[row],
+                "num_seconds": num_seconds[row],
+                "video_features": rows["video_features"][row].as_buffer(),
+            }
+            texts.append(subtitles[index].nearest(row, start, end))
+            clips.append(
+                {
+                    "video_id": video_ids[row],
+                    "language": self.languages[index],
+                    "start": start,
+                    "end": end,
+                    "video_features": features_from_row(video)[start:end].copy(),  # lets go of the whole row group
+                }
+            )
+        if self.tokenizer is not None:
+            texts = self._fitting(texts)
+        return [clip | {"text": " ".join(text)} for clip, text in zip(clips, texts, strict=True)]
+
+    def _fitting(self, texts: list[list[str]]) -> list[list[str]]:
+        budget = self.max_text_length - self.tokenizer.num_special_tokens_to_add()
+        flat = [subtitle for text in texts for subtitle in text]
+        encoded = (
+            self.tokenizer(flat, add_special_tokens=False, return_attention_mask=False)["input_ids"] if flat else []
+        )
+        lengths, fitting = iter(map(len, encoded)), []
+        for text in texts:
+            total = np.cumsum([next(lengths) for _ in text])
+            fitting.append(text[: max(1, int(np.searchsorted(total, budget, side="right")))])
+        return fitting
+
+
+class _Subtitles:
+    """One language's subtitles of a batch of videos, as flat arrays."""
+
+    def __init__(self, rows: pa.RecordBatch, language: str):
+        if language in rows.schema.names:
+            text, start, end = (pc.struct_field(rows[language], name) for name in ("text", "start", "end"))
+        elif "text" in rows.schema.names:
+            text, start, end = rows["text"], rows["start"], rows["end"]
+        else:
+            raise ValueError(f"These rows have no subtitles in {language}: no column {language!r} and no 'text'.")
+        self.texts, self.text_offsets = text.values, text.offsets.to_numpy()
+        self.starts, self.start_offsets = start.values.to_numpy(), start.offsets.to_numpy()
+        self.ends, self.end_offsets = end.values.to_numpy(), end.offsets.to_numpy()
+        self.counts = np.diff(self.text_offsets)  # (rows,)
+
+    def nearest(self, row: int, start: float, end: float) -> list[str]:
+        """Texts of the consecutive subtitles that overlap [start, end), or else of the one nearest to it."""
+        count = self.counts[row]
+        starts = self.starts[self.start_offsets[row] :][:count]
+        ends = self.ends[self.end_offsets[row] :][:count]
+        stop = int(np.searchsorted(starts, end))  # subtitles are sorted by start
+        overlapping = ends[:stop] > start
+        first = int(np.argmax(overlapping)) if stop and overlapping.any() else stop
+        if first == stop:
+            before = int(np.argmax(ends[:stop])) if stop else None
+            if before is None or (stop < count and starts[stop] - end < start - ends[before]):
+                first, stop = stop, stop + 1
+            else:
+                first, stop = before, before + 1
+        offset = int(self.text_offsets[row])
+        return self.texts.slice(offset + first, stop - first).to_pylist()
+
+
+class ClipDataset(torch.utils.data.IterableDataset):
+    """Streams one clip per video of joined Parquet shards, shuffled, each process its part; for a `DataLoader`.
+
+    Yields the clips of `ClipSampler.sample`.
+
+    Order: shards are dealt out to the processes (and then to DataLoader workers) in an order drawn for the epoch; the
+    row groups of all shards of a worker are drawn in random order, `window` at a time, and their clips permuted. All
+    this is a function of (seed, epoch), so it can be taken up in the middle, exactly: `state_dict()` says which clip
+    comes next, `load_state_dict` goes there. (The shuffle buffer of datasets forgets its content when it resumes.)
+
+    With DataLoader workers the state lives in the workers: use torchdata's `StatefulDataLoader`, or skip batches.
+    Processes get whole shards, so their numbers of clips differ a little; `clips_per_process` says what all have.
+
+    Args:
+        files: shards of `polyvid join`: paths, or addresses fsspec knows, as `hf://datasets/...`.
+        sampler: draws the clips; its seed also orders them.
+        rank, world_size: of this process.
+        window: row groups held at a time, per worker (at most 64 MB each if `polyvid` wrote them).
+
+    Raises:
+        ValueError: when there are fewer shards than processes, or a state was saved under another arrangement.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[str | os.PathLike],
+        sampler: ClipSampler,
+        rank: int = 0,
+        world_size: int = 1,
+        window: int = 4,
+    ):
+        if len(files) < world_size:
+            raise ValueError(f"{len(files)} shards cannot feed {world_size} processes: join again with more shards.")
+        self.files, self.sampler = sorted(map(str, files)), sampler
+        self.rank, self.world_size, self.window = rank, world_size, window
+        # Shared memory: the copies in a DataLoader's persistent workers follow `set_epoch` too.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        # Where the next clip is, and where the next `iter` starts: row group that opens the window, clip within it.
+        self._next = self._start = (0, 0)
+
+    @property
+    def epoch(self) -> int:
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Start at the beginning of another epoch at the next `iter`."""
+        self._epoch.fill_(epoch)
+        self._next = self._start = (0, 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "next": list(self._next), "arrangement": self._arrangement()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue behind the last clip that was yielded before `state_dict()` was called."""
+        for key, now in self._arrangement().items():
+            if (then := state["arrangement"].get(key)) != now:
+                raise ValueError(
+                    f"This position was saved with {key} {then}, now it is {now}: start a new epoch instead."
+                )
+        self.set_epoch(state["epoch"])
+        self._next = self._start = tuple(state["next"])
+
+    def clips_per_process(self, epoch: int) -> int:
+        """The number of rows that every process has at least in this epoch (read from the shards' footers)."""
+        rows = {file: _open(file).metadata.num_rows for file in self.files}
+        return min(sum(rows[file] for file in self._shards(epoch, rank)) for rank in range(self.world_size))
+
+    def _shards(self, epoch: int, rank: int) -> list[str]:
+        order = np.random.default_rng([self.sampler.seed, epoch]).permutation(len(self.files))
+        return [self.files[index] for index in order][rank :: self.world_size]
+
+    def _arrangement(self) -> dict[str, Any]:
+        worker = torch.utils.data.get_worker_info()
+        worker_id, num_workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        return {
+            "process": f"{self.rank} of {self.world_size}",
+            "worker": f"{worker_id} of {num_workers}",
+            "shards": len(self.files),
+            "seed": self.sampler.seed,
+            "window": self.window,
+        }
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        epoch, (first_group, first_clip) = self.epoch, self._start
+        self._next, self._start = self._start, (0, 0)
+        worker = torch.utils.data.get_worker_info()
+        shards = self._shards(epoch, self.rank)
+        shards = shards[worker.id :: worker.num_workers] if worker else shards
+        open_shards = [_open(shard) for shard in shards]
+        groups = [(shard, group) for shard in open_shards for group in range(shard.num_row_groups)]
+        seed = [self.sampler.seed, epoch, self.rank, worker.id if worker else 0]
+        order = np.random.default_rng(seed).permutation(len(groups))
+        for group in range(first_group, len(groups), self.window):
+            clips = []
+            for index in order[group : group + self.window]:
+                shard, row_group = groups[index]
+                # One thread: the parallelism is in processes and workers.
+                clips += self.sampler.sample(shard.read_row_group(row_group, use_threads=False), epoch)
+            permutation = np.random.default_rng([*seed, group]).permutation(len(clips))
+            for position in range(first_clip, len(clips)):
+                self._next = (group, position + 1)
+                yield clips[permutation[position]]
+            first_clip = 0
+        self._next = (0, 0)
+
+
+def _open(file: str) -> pq.ParquetFile:
+    local = "://" not in file
+    return pq.ParquetFile(file if local else fsspec.open(file).open(), memory_map=local)
+
+
+def _uniforms(seed: int, epoch: int, video_id: str) -> tuple[float, float, float]:
+    """Three independent uniform numbers in [0, 1). A hash is 20 times cheaper than seeding a generator."""
+    digest = hashlib.blake2b(f"{seed} {epoch} {video_id}".encode(), digest_size=24).digest()
+    u, v, w = (int.from_bytes(digest[i : i + 8], "little") >> 11 for i in (0, 8, 16))
+    return u / 2**53, v / 2**53, w / 2**53

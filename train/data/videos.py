@@ -1,0 +1,74 @@
+"""What a recipe names, in memory: videos with their captions, and the features of videos."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from polyvid.dataset_scripts.benchmark import BenchmarkBuilder
+from polyvid.dataset_scripts.building import find_shards, load_builder
+from polyvid.dataset_scripts.features import features_from_row
+from polyvid.train.recipe import DataRecipe
+
+
+def load_videos(data: DataRecipe, split: str, languages: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """The videos of a split with their captions: rows of `polyvid.dataset_scripts.schema.CAPTIONS` and more.
+
+    Args:
+        data: names the dataset and its options.
+        split: of the protocol.
+        languages: of the captions; those nobody wrote any in come from `data.translations`. Default: all people wrote.
+
+    Raises:
+        ValueError: for an unknown dataset, config or split, and languages or counts the files do not have.
+        FileNotFoundError: for files that are missing; the message names them.
+    """
+    builder_class = load_builder(data.dataset)
+    options: dict[str, Any] = {}
+    if issubclass(builder_class, BenchmarkBuilder):
+        options = {"splits": split, "languages": languages and list(languages), "check_counts": data.check_counts}
+        if languages is not None and data.translations is not None:
+            options["translations"] = data.translations
+    builder = builder_class(config_name=data.config, data_dir=data.data_dir, **options)
+    splits = builder.as_streaming_dataset()
+    if split not in splits:
+        raise ValueError(f"{data.dataset} has no split {split!r}: choose from {' '.join(splits)}.")
+    videos = list(splits[split])
+    if data.caption_kinds is not None:
+        for video in videos:
+            video["captions"] = [c for c in video["captions"] if c["caption_id"] in data.caption_kinds]
+    return videos
+
+
+class VideoFeatures(Mapping):
+    """All videos' features of a folder of shards in memory, by video id: float16 arrays (seconds, video_feature_dim).
+
+    Raises:
+        FileNotFoundError: if the folder holds no shards.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self._arrays: dict[str, np.ndarray] = {}
+        for shard in find_shards(folder):
+            for row in pq.read_table(shard).to_pylist():
+                self._arrays[row["video_id"]] = features_from_row(row)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __getitem__(self, video_id: str) -> np.ndarray:
+        try:
+            return self._arrays[video_id]
+        except KeyError:
+            raise KeyError(f"No features of video {video_id} in {self.folder}: extract them first.") from None
+
+    def mean_and_std(self, video_ids: Sequence[str]) -> tuple[list[float], list[float]]:
+        """Of each feature over all seconds of these videos (training clips, never those tested on)."""
+        seconds = np.concatenate([self[video_id] for video_id in video_ids]).astype(np.float64)
+        return seconds.mean(0).tolist(), np.maximum(seconds.std(0), 1e-6).tolist()

@@ -1,0 +1,49 @@
+"""`polyvid convert-backbone`: an official checkpoint -> a Hub repository that `AutoModel` loads."""
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
+
+from polyvid.modeling.official_checkpoint import find_official_checkpoint
+from polyvid.train.extraction.encoders import NETWORKS, family_of
+
+
+def convert_backbone(
+    checkpoint: Annotated[str, typer.Argument(help="r2plus1d_34_clip8_ig65m, ..., s3d_howto100m, a .pth file or URL.")],
+    output: Annotated[Path, typer.Argument(help="Folder to make.")],
+    num_frames: Annotated[int | None, typer.Option(help="Frames of a window, where not the usual 8 / 32 / 30.")] = None,
+    sha256: Annotated[str | None, typer.Option(help="Checksum the checkpoint must have.")] = None,
+    repo: Annotated[str, typer.Option(help="Hub id the card tells readers to load.")] = "",
+) -> None:
+    """Convert an official R(2+1)D or S3D checkpoint: safetensors, configuration, code, processor and card."""
+    if output.exists() and any(output.iterdir()):
+        raise ValueError(f"{output} exists and is not empty: remove it or give another folder.")
+    if (family := family_of(checkpoint)) is None:
+        raise ValueError(f"{checkpoint} is no official checkpoint: give its name, a .pth file or a URL.")
+    model_class, module = NETWORKS[family]
+    options = {} if num_frames is None else {"num_frames": num_frames}
+    model = model_class.from_official_checkpoint(checkpoint, sha256=sha256, **options)
+    temporary = output.with_name(f".{output.name}.incomplete")
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
+    model.save_pretrained(temporary)
+    for weights in temporary.glob("*.safetensors"):
+        weights.chmod(0o644)  # written for its owner alone; whoever serves or copies the folder must read it
+    VideoMAEImageProcessorPil(**module.PREPROCESSING).save_pretrained(temporary)
+    path = find_official_checkpoint(module.OFFICIAL_CHECKPOINTS.get(checkpoint, checkpoint))
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    card = Path(__file__).with_name(f"{family}.md").read_text(encoding="utf-8")
+    values = {"num_frames": model.config.num_frames, "source": path.name, "sha256": digest, "repo": repo or output.name}
+    for key, value in values.items():
+        card = card.replace(f"{{{key}}}", str(value))
+    (temporary / "README.md").write_text(card, encoding="utf-8")
+    if output.exists():
+        output.rmdir()
+    temporary.rename(output)
+    typer.echo(
+        f"{output}: {type(model).__name__}, {model.num_parameters():,} parameters, sha256 of its source {digest}"
+    )

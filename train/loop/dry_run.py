@@ -1,0 +1,71 @@
+"""`--dry-run`: what a recipe would do, and what it takes on this machine, from a few real steps."""
+
+import resource
+import statistics
+import sys
+import time
+from itertools import islice
+
+import torch
+from omegaconf import OmegaConf
+
+from polyvid.train.loop.trainer import Trainer
+
+STEPS = 3
+
+
+def describe(trainer: Trainer) -> None:
+    """Print the resolved recipe, counts of data and parameters, steps, and estimates of time and memory.
+
+    The estimates come from `STEPS` real steps after a first one. Nothing is written but the cache `data.frozen_states`,
+    if there is one. Every process must make the call.
+    """
+    parameters = [(p.numel(), p.requires_grad) for p in trainer.model.parameters()]
+    total, trained = sum(n for n, _ in parameters), sum(n for n, trains in parameters if trains)
+    seconds = _seconds_per_step(trainer)
+    if trainer.processes.rank != 0:
+        return
+    print(OmegaConf.to_yaml(OmegaConf.structured(trainer.recipe)))
+    batches, training = trainer.batches.steps(0), trainer.recipe.training
+    rows = len(trainer.train_set) if hasattr(trainer.train_set, "__len__") else batches * training.batch_size
+    print(f"training:   {rows:,} {'clips' if trainer.recipe.data.clips else 'sentences'} an epoch")
+    left_out = getattr(trainer.train_set, "videos_without_features", [])
+    if left_out:
+        print(f"            {len(left_out):,} videos without features are left out, such as {left_out[0]}")
+    if trainer.validation_set is not None:
+        queries = ", ".join(f"{len(texts):,} {name}" for name, (texts, _) in trainer.validation_set.queries.items())
+        print(f"validation: {len(trainer.validation_set.videos):,} videos, captions: {queries}")
+    print(f"parameters: {total:,}, of which {trained:,} are trained")
+    print(f"steps:      {trainer.total_steps:,} ({batches:,} an epoch, {training.epochs} epochs)")
+    print(f"processes:  {trainer.processes.count} on {trainer.accelerator.device.type}")
+    print(f"time:       {seconds:.3g} s a step, about {_duration(seconds * trainer.total_steps)} without validation")
+    print(f"memory:     {_peak_memory() / 2**30:.2f} GiB at the peak of these steps, for each process")
+    resumed = trainer.checkpoints.to_resume()
+    if resumed is not None:
+        print(f"would go on from {resumed}")
+
+
+def _seconds_per_step(trainer: Trainer) -> float:
+    trainer.model.train()
+    times = []
+    for batch in islice(trainer.batches.read(0, 0), STEPS + 1):
+        started = time.monotonic()
+        trainer.training_step(batch)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.monotonic() - started)
+    return statistics.median(times[1:] or times)
+
+
+def _peak_memory() -> int:
+    """Bytes: of the accelerator where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

@@ -1,0 +1,127 @@
+"""Forward, objective and backward of one batch, in the memory of the batch or of a micro-batch (GradCache)."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
+
+from polyvid.modeling.losses_mmp import TERMS, MMPObjective
+
+
+def contrastive_step(
+    model: nn.Module,
+    batch: dict[str, Tensor],
+    objective: MMPObjective,
+    accelerator: Accelerator | None = None,
+    micro_batch_size: int | None = None,
+) -> dict[str, Tensor]:
+    """Add the gradient of the objective on one batch to the model's parameters.
+
+    A contrastive loss does not split into losses of micro-batches: every row is every other row's negative. With
+    `micro_batch_size` the step follows GradCache (Gao et al., 2021): embed micro-batches without graph; differentiate
+    the objective with respect to all embeddings of the batch, on all processes; embed each micro-batch again, this
+    time with graph and with the random numbers of the first time, so that dropout drops the same units, and pass the
+    embeddings' gradients on. The result is the gradient of the full batch; what it costs is a second forward.
+
+    Under DDP, processes exchange parameter gradients once, in the last micro-batch's backward; they may hold
+    different numbers of rows.
+
+    Args:
+        model: an `MMPModel`, possibly wrapped by `Accelerator.prepare` or DDP. Called with `return_loss=False`.
+        batch: tensors of `batch` rows on the model's device, as made by `MMPCollator`.
+        objective: applied to the model's outputs.
+        accelerator: whose mixed precision, gradient scaling and accumulation apply.
+        micro_batch_size: rows embedded at a time, the same on every process; None embeds all in one go.
+
+    Returns:
+        The objective's terms on the global batch, detached, the same on every process.
+
+    Raises:
+        NonFiniteEmbeddingsError: if an embedding is NaN or infinite; on every process, and no gradient was touched.
+            With an objective that does not raise it, the terms are NaN instead, and the gradients too.
+        ValueError: for a micro-batch of less than one row, or under DeepSpeed, which steps at every backward.
+    """
+    if micro_batch_size is not None and micro_batch_size < 1:
+        raise ValueError(f"micro_batch_size must be at least 1 row, not {micro_batch_size}.")
+    if micro_batch_size and accelerator and accelerator.distributed_type == DistributedType.DEEPSPEED:
+        raise ValueError("micro_batch_size does not work with DeepSpeed, which steps at every backward: use FSDP2.")
+    backward = accelerator.backward if accelerator else Tensor.backward
+    no_sync = accelerator.no_sync if accelerator else lambda model: getattr(model, "no_sync", nullcontext)()
+    inputs = dict(batch)
+    video_index = inputs.pop("video_index", None)
+    num_rows, device = len(inputs["attention_mask"]), inputs["attention_mask"].device
+
+    # By the setting, not by the rows: DDP's collectives come in another order below, and must match between processes.
+    if micro_batch_size is None:
+        terms = objective(_embeds(model(**inputs, return_loss=False)), video_index)
+        backward(terms["loss"])
+        return _mean_over_processes(terms)
+
+    micro_batches = [
+        {key: value[start : start + micro_batch_size] for key, value in inputs.items()}
+        for start in range(0, num_rows, micro_batch_size)
+    ]
+    states, parts = [], []
+    with torch.no_grad():
+        for micro_batch in micro_batches:
+            states.append(_random_state(device))
+            parts.append(_embeds(model(**micro_batch, return_loss=False)))
+    # Under an autocast around the whole step, older torch would serve the second forward from its cache of cast
+    # weights, which hold no graph (pytorch/pytorch#112583).
+    torch.clear_autocast_cache()
+
+    # At least float32: float16 would lose small gradients, which are scaled only on their way into the model.
+    embeds = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    embeds = {name: e.to(torch.promote_types(e.dtype, torch.float32)).requires_grad_() for name, e in embeds.items()}
+    terms = objective(embeds, video_index)
+    gradients = torch.autograd.grad(terms["loss"], list(embeds.values()), allow_unused=True)
+    gradients = {name: g.split(micro_batch_size) for name, g in zip(embeds, gradients, strict=True) if g is not None}
+
+    for i, (micro_batch, state) in enumerate(zip(micro_batches, states, strict=True)):
+        is_last = i == len(micro_batches) - 1
+        with nullcontext() if is_last else no_sync(model):
+            with _replay(state, device):
+                part = _embeds(model(**micro_batch, return_loss=False))
+            # A number whose gradient with respect to these embeddings is the objective's.
+            backward(sum((part[name] * gradient[i]).sum() for name, gradient in gradients.items()))
+    return _mean_over_processes(terms)
+
+
+def _embeds(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    names = dict.fromkeys(name for pairs in TERMS.values() for pair in pairs for name in pair)
+    return {name: outputs[name] for name in names if outputs.get(name) is not None}
+
+
+def _mean_over_processes(terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    values = torch.stack([term.detach() for term in terms.values()])
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(values)
+        values /= dist.get_world_size()
+    return dict(zip(terms, values, strict=True))
+
+
+def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """The state of the generators dropout draws from: the CPU's and, elsewhere, the device's."""
+    own = None if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device)
+    return torch.get_rng_state(), own
+
+
+@contextmanager
+def _replay(state: tuple[Tensor, Tensor | None], device: torch.device) -> Iterator[None]:
+    """Draw from `state` inside, and go on afterwards as if nothing had been drawn."""
+    now = _random_state(device)
+    _set_random_state(state, device)
+    try:
+        yield
+    finally:
+        _set_random_state(now, device)
+
+
+def _set_random_state(state: tuple[Tensor, Tensor | None], device: torch.device) -> None:
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.get_device_module(device).set_rng_state(state[1], device)

@@ -1,0 +1,250 @@
+"""`polyvid ablate`: the grids of Tables 1, 2, 3, 9, 10 and of Fig. 2, as differences from a recipe.
+
+A grid is a YAML file; see `configs/ablation/`. Every run trains in a process of its own, is evaluated, and is kept as
+a `results.json`; what is there already is skipped, and a run that was stopped goes on where it was.
+"""
+
+import difflib
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from polyvid.dataset_scripts.building import atomic_path
+from polyvid.dataset_scripts.schema import LANGUAGE_NAMES
+from polyvid.train.recipe import load_recipe
+from polyvid.train.scoring.tables import (
+    Results,
+    Row,
+    Table,
+    find_results,
+    measured,
+    published_tables,
+    table_to_markdown,
+)
+
+TRAIN = Path(__file__).parents[1] / "train.py"
+FIGURE_COLUMNS = ("en R@1", "de R@1", "mean R@1")
+"""Fig. 2 shows English and, zero-shot, German."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training: a recipe and changes to it, as `key=value`."""
+
+    recipe: Path
+    changes: list[str]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A grid file: `runs` by name, each a list of stages of which every one starts from the one before it.
+
+    `rows`: table → the run of each of its rows, None where there is none. `figure`: the runs of Fig. 2, in order.
+    `translations`: captions to test other languages with, where the benchmark has none.
+    """
+
+    path: Path
+    output: Path
+    runs: dict[str, list[Stage]]
+    rows: dict[str, list[str | None]]
+    figure: list[str] = field(default_factory=list)
+    translations: Path | None = None
+
+
+def load_grid(path: Path) -> Grid:
+    """Read a grid and check that each of its recipes can be run.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for an unknown key, a row without run or of a wrong number, or a recipe that is refused; names the
+            file and the run.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no grid {path}: train/configs/ablation/ holds some.")
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    known = ("base", "changes", "output", "translations", "runs", "tables", "figure_2")
+    for key in content:
+        if key not in known:
+            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            raise ValueError(f"{path}: there is no key {key!r}; did you mean {nearest!r}?")
+    base = path.parent / content["base"]
+    common = content.get("changes", {})
+    runs = {name: [Stage(base, _changes(common | values))] for name, values in content["runs"].items()}
+    figure = []
+    if more := content.get("figure_2"):
+        for number in range(1, len(more["languages"]) + 1):
+            drawn = _changes({"data.languages": more["languages"][:number]})
+            stages = [Stage(path.parent / more["pretrain"], drawn), Stage(path.parent / more["finetune"], [])]
+            figure.append(f"languages_{number}")
+            runs[figure[-1]] = stages
+    for name, stages in runs.items():
+        for stage in stages:
+            try:
+                load_recipe(stage.recipe, [*stage.changes, "output_dir=."])
+            except ValueError as error:
+                raise ValueError(f"{path}, run {name}: {error}") from None
+    rows = content.get("tables", {})
+    for table, names in rows.items():
+        published = published_tables().get(table)
+        if published is None or len(published.rows) != len(names):
+            raise ValueError(f"{path}: {table} is not a table of the paper with {len(names)} rows.")
+        for name in names:
+            if name is not None and name not in runs:
+                raise ValueError(f"{path}, {table}: there is no run {name!r}.")
+    translations = Path(content["translations"]) if "translations" in content else None
+    return Grid(path, Path(content["output"]), runs, rows, figure, translations)
+
+
+def _changes(values: dict[str, Any]) -> list[str]:
+    """`{"data.languages": ["en"], "data.pivots": True}` → `["data.languages=[\"en\"]", "data.pivots=true"]`."""
+    return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()]
+
+
+def ablate(
+    grid: Annotated[Path, typer.Argument(help="Grid file; see train/configs/ablation/.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Changes to every recipe, as section.key=value.")
+    ] = None,
+    run: Annotated[list[str] | None, typer.Option(help="Only these runs of the grid.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Repeat for several seeds.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Default: what the grid says.")] = None,
+    launch: Annotated[
+        str, typer.Option(help='Before train.py, such as "accelerate launch". Default: this Python.')
+    ] = "",
+    keep_models: Annotated[bool, typer.Option(help="Keep the weights of evaluated runs.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Only list the commands that are left to run.")] = False,
+) -> None:
+    """Train and evaluate all runs of a grid, then write report.md and, for Fig. 2, figure_2.png."""
+    loaded = load_grid(grid)
+    output = output or loaded.output
+    for name in run or []:
+        if name not in loaded.runs:
+            nearest = difflib.get_close_matches(name, loaded.runs, n=1, cutoff=0.0)[0]
+            raise ValueError(f"{grid} has no run {name!r}; did you mean {nearest!r}?")
+    todo = [
+        (name, number, output / name / f"seed_{number}")
+        for number in seed or [0]
+        for name in run or loaded.runs
+        if not (output / name / f"seed_{number}" / "results.json").exists()
+    ]
+    for done, (name, number, folder) in enumerate(todo, 1):
+        commands = _commands(loaded.runs[name], folder, number, overrides or [], launch)
+        if dry_run:
+            print("\n".join(shlex.join(command) for command in commands))
+            continue
+        print(f"── {name}, seed {number} ({done} of {len(todo)})", flush=True)
+        for command in commands:
+            code = subprocess.run(command).returncode
+            if code:
+                raise SystemExit(f"Run {name} stopped (exit code {code}); the same command goes on from there.")
+        _evaluate(name, folder, len(commands), loaded.translations)
+        if not keep_models:
+            for stage in folder.glob("stage_*"):
+                shutil.rmtree(stage)
+    if not dry_run:
+        command = shlex.join(["polyvid", "ablate", *sys.argv[2:]]) if sys.argv[1:2] == ["ablate"] else "polyvid ablate"
+        write_report(loaded, output, command)
+        print(f"Written to {output / 'report.md'}.")
+
+
+def _commands(stages: list[Stage], folder: Path, seed: int, overrides: list[str], launch: str) -> list[list[str]]:
+    commands = []
+    for number, stage in enumerate(stages, 1):
+        changes = [*stage.changes, *overrides, f"training.seed={seed}", f"output_dir={folder / f'stage_{number}'}"]
+        if number > 1:
+            changes.append(f"model.init_from={folder / f'stage_{number - 1}'}")
+        start = shlex.split(launch) or [sys.executable]
+        commands.append([*start, str(TRAIN), "--config", str(stage.recipe), *changes])
+    return commands
+
+
+def _evaluate(name: str, folder: Path, stages: int, translations: Path | None) -> None:
+    from polyvid.train.scoring.evaluate import evaluate  # imports torch: late, for --dry-run and refusals
+
+    evaluate(str(folder / f"stage_{stages}"), name=name, output=folder, translations=translations)
+
+
+def write_report(grid: Grid, output: Path, command: str) -> None:
+    """Tables in the paper's layout and Fig. 2, from the results that are there."""
+    results = find_results(output)
+    if not results:
+        raise ValueError(f"{output} holds no results yet.")
+    first = next(iter(results.values()))[0]
+    benchmark, protocol = first["protocol"]["benchmark"], first["protocol"]["protocol"]
+    seeds = sorted({result["seed"] for found in results.values() for result in found})
+    environment = first["environment"]
+    parts = [
+        f"# Ablations on {benchmark}",
+        "",
+        f"`{command}`; seeds {', '.join(map(str, seeds))}; {first['counts']['videos']:,} videos searched; "
+        f"torch {environment['torch']}, {environment['device']}, revision {environment['git_revision']}. "
+        f"The 95 % bootstrap interval of a run's English R@1 is ± {_half_interval(results):.1f} on average, over the "
+        "draw of videos alone; another seed adds to that.",
+    ]
+    for name, runs in grid.rows.items():
+        published = published_tables()[name]
+        comparable = (published.benchmark, published.protocol) == (benchmark, protocol)
+        rows = [Row(row.labels, row.scores, run) for row, run in zip(published.rows, runs, strict=True)]
+        table = Table(published.title, benchmark, protocol, published.labels, published.columns, rows)
+        parts += ["", f"## {name.replace('_', ' ').capitalize()}: {published.title}", ""]
+        if not comparable:
+            parts += [f"Published: on {published.benchmark}, for the order of the rows. Ours: on {benchmark}.", ""]
+        parts.append(table_to_markdown(table, results, differences=comparable))
+    if shown := [name for name in grid.figure if (name, benchmark, protocol) in results]:
+        parts += ["", "## Figure 2: languages in multilingual multimodal pre-training", "", "![R@1](figure_2.png)", ""]
+        parts += [f"| languages | {' | '.join(FIGURE_COLUMNS)} |", "|---:|---:|---:|---:|"]
+        points = {name: _points(results, (name, benchmark, protocol)) for name in shown}
+        for name, values in points.items():
+            several = len(results[name, benchmark, protocol]) > 1
+            cells = [f"{m:.1f} ± {s:.1f}" if several else f"{m:.1f}" for m, s in values]
+            parts.append(f"| {name.split('_')[1]} | {' | '.join(cells)} |")
+        plot_figure_2({int(name.split("_")[1]): values for name, values in points.items()}, output / "figure_2.png")
+    with atomic_path(output / "report.md") as temporary:
+        temporary.write_text("\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _half_interval(results: Results) -> float:
+    intervals = [result["intervals_95"]["en"]["R@1"] for found in results.values() for result in found]
+    return mean((high - low) / 2 for low, high in intervals)
+
+
+def _points(results: Results, key: tuple[str, str, str]) -> list[tuple[float, float]]:
+    """Mean and standard deviation over seeds of each of `FIGURE_COLUMNS`."""
+    columns = [measured(results[key], column) for column in FIGURE_COLUMNS]
+    return [(mean(values), stdev(values) if len(values) > 1 else 0.0) for values in columns]
+
+
+def plot_figure_2(points: dict[int, list[tuple[float, float]]], path: Path) -> None:
+    """R@1 over the number of languages pre-trained with; `points`: number → (mean, deviation) by `FIGURE_COLUMNS`."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, len(FIGURE_COLUMNS), figsize=(11, 3.2))
+    for index, (axes, column) in enumerate(zip(panels, FIGURE_COLUMNS, strict=True)):
+        values = [point[index] for point in points.values()]
+        means, deviations = zip(*values, strict=True)
+        axes.errorbar(
+            list(points), means, deviations if any(deviations) else None, marker="o", capsize=3, color="#1b7837"
+        )
+        language = LANGUAGE_NAMES.get(column.split()[0], "Mean over nine languages")
+        axes.set_title(f"{language} to video", fontsize=10)
+        axes.set_xticks(list(points))
+        axes.set_ylim(0, 1.1 * max(map(sum, values)) or None)  # from 0: noise should not look like a trend
+        axes.set_xlabel("languages in pre-training")
+        axes.set_ylabel("R@1 (%)")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+    plt.close(figure)

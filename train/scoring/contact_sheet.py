@@ -1,0 +1,263 @@
+"""Qualitative sheets after the paper's Fig. 3 and 7: one video searched by its caption in each language.
+
+For every query the top three videos with their cosine, the right one framed in green: as PNG and as an HTML page that
+holds its pictures itself.
+"""
+
+import base64
+import html
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import av
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import torch.nn.functional as F
+import typer
+from matplotlib import font_manager
+
+from polyvid.dataset_scripts.building import atomic_path
+from polyvid.dataset_scripts.schema import LANGUAGE_NAMES, LANGUAGES
+from polyvid.modeling import MMPModel, MMPProcessor
+from polyvid.train.scoring.evaluate import load_model, open_benchmark
+from polyvid.train.scoring.ranking import ranks_of_targets
+
+GREEN = "#1b9e3a"
+SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".webp", ".gif", ".jpg", ".jpeg", ".png")
+
+STYLE = f"""\
+body {{ font: 16px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; color: #222 }}
+td {{ padding: .3rem .5rem; vertical-align: middle }}
+td small {{ display: block; color: #666 }}
+figure {{ margin: 0; width: 9rem }}
+figure img {{ width: 100%; border: 1px solid #ddd; display: block }}
+figure.right img {{ border: 4px solid {GREEN} }}
+figcaption {{ font-size: .8rem; color: #666; overflow-wrap: anywhere }}
+"""
+
+
+@dataclass(frozen=True)
+class Query:
+    """A caption of the video that was wanted, and the videos it found: pairs of index and cosine, best first.
+
+    `rank`: at which place the wanted one is, from 1; ties count against it.
+    """
+
+    language: str
+    text: str
+    found: list[tuple[int, float]]
+    rank: int
+
+
+def search_by_own_captions(
+    model: MMPModel,
+    processor: MMPProcessor,
+    videos: Sequence[Mapping[str, Any]],
+    features: Mapping[str, Any],
+    wanted: Sequence[str],
+    top: int = 3,
+) -> dict[str, list[Query]]:
+    """Search all videos by the first caption of each wanted video in each language: video id → its queries.
+
+    Raises:
+        ValueError: for a wanted id that is not among the videos, or has no features.
+    """
+    shown = [video for video in videos if video["video_id"] in features]
+    by_id = {video["video_id"]: video for video in shown}
+    for video_id in wanted:
+        if video_id not in by_id:
+            raise ValueError(
+                f"There is no video {video_id!r} with features in this split (one is {next(iter(by_id))!r})."
+            )
+    queries = [
+        (video_id, language, next(c["text"] for c in by_id[video_id]["captions"] if c["language"] == language))
+        for video_id in wanted
+        for language in LANGUAGES
+        if any(caption["language"] == language for caption in by_id[video_id]["captions"])
+    ]
+    place = {video["video_id"]: index for index, video in enumerate(videos)}
+    names = list(by_id)
+    video_embeds = model.encode_videos([features[name] for name in names], processor, names=names)
+    text_embeds = model.encode_texts([text for *_, text in queries], processor)
+    similarity = F.normalize(text_embeds, dim=-1) @ F.normalize(video_embeds, dim=-1).T
+    best = torch.topk(similarity, min(top, len(names)))
+    targets = torch.tensor([names.index(video_id) for video_id, *_ in queries])
+    ranks = ranks_of_targets(text_embeds, video_embeds, targets).tolist()
+    sheets: dict[str, list[Query]] = {video_id: [] for video_id in wanted}
+    for query, rank, values, indices in zip(queries, ranks, best.values, best.indices, strict=True):
+        video_id, language, text = query
+        found = [(place[names[i]], value) for i, value in zip(indices.tolist(), values.tolist(), strict=True)]
+        sheets[video_id].append(Query(language, text, found, rank))
+    return sheets
+
+
+def plot_contact_sheet(
+    model: MMPModel,
+    processor: MMPProcessor,
+    videos: Sequence[Mapping[str, Any]],
+    features: Mapping[str, Any],
+    video_id: str,
+    path: Path,
+) -> None:
+    """The sheet of one video as PNG; the videos' rows say where their clips are (`clip`)."""
+    queries = search_by_own_captions(model, processor, videos, features, [video_id])[video_id]
+    write_png(queries, videos, video_id, path)
+
+
+def write_png(queries: Sequence[Query], videos: Sequence[Mapping[str, Any]], video_id: str, path: Path) -> None:
+    """A row for each query: language and text, then what was found."""
+    columns = max(len(query.found) for query in queries)
+    with plt.rc_context({"font.family": _font_families()}):
+        figure, grid = plt.subplots(
+            len(queries),
+            columns + 1,
+            figsize=(2.85 + 1.55 * columns, 1.55 * len(queries)),
+            width_ratios=[1.9] + [1] * columns,
+            squeeze=False,
+        )
+        for row, query in zip(grid, queries, strict=True):
+            row[0].axis("off")
+            row[0].text(0, 0.62, _heading(query, videos, video_id), fontsize=8, color="gray")
+            row[0].text(0, 0.38, query.text, fontsize=11, wrap=True)
+            for axes, (index, cosine) in zip(row[1:], query.found, strict=True):
+                axes.imshow(middle_frame(videos[index]["clip"]))
+                axes.set_title(f"{cosine:.2f}", fontsize=8, pad=2)
+                axes.set_xticks([])
+                axes.set_yticks([])
+                is_right = videos[index]["video_id"] == video_id
+                for spine in axes.spines.values():
+                    spine.set(color=GREEN if is_right else "#dddddd", linewidth=4 if is_right else 1)
+        figure.tight_layout(pad=0.4)
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, dpi=110, format="png")
+        plt.close(figure)
+
+
+def write_html(
+    sheets: Mapping[str, Sequence[Query]], videos: Sequence[Mapping[str, Any]], title: str, path: Path
+) -> None:
+    """All sheets on one page that needs no other file: the frames are embedded."""
+    frames: dict[int, str] = {}
+    parts = [
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>',
+        f"<style>{STYLE}</style></head><body>\n<h1>{html.escape(title)}</h1>",
+        "<p>Each video is searched by its own caption in each language. The number is the cosine; the right video is "
+        "framed in green, or its place is told.</p>",
+    ]
+    for video_id, queries in sheets.items():
+        parts.append(f"<h2>{html.escape(video_id)}</h2>\n<table>")
+        for query in queries:
+            cells = []
+            for index, cosine in query.found:
+                name = videos[index]["video_id"]
+                if index not in frames:
+                    frames[index] = _as_data_url(middle_frame(videos[index]["clip"]))
+                is_right = ' class="right"' if name == video_id else ""
+                cells.append(
+                    f'<td><figure{is_right}><img src="{frames[index]}" alt="{html.escape(name)}">'
+                    f"<figcaption>{cosine:.2f} {html.escape(name)}</figcaption></figure></td>"
+                )
+            heading = _heading(query, videos, video_id)
+            text = f'<span lang="{query.language}">{html.escape(query.text)}</span>'
+            parts.append(f"<tr><td><small>{heading}</small>{text}</td>{''.join(cells)}</tr>")
+        parts.append("</table>")
+    with atomic_path(path) as temporary:
+        temporary.write_text("\n".join([*parts, "</body></html>\n"]), encoding="utf-8")
+
+
+def _heading(query: Query, videos: Sequence[Mapping[str, Any]], video_id: str) -> str:
+    """The language, and where the wanted video is if it is not among those shown."""
+    is_shown = any(videos[index]["video_id"] == video_id for index, _ in query.found)
+    return LANGUAGE_NAMES[query.language] + ("" if is_shown else f": place {query.rank}")
+
+
+def contact_sheet(
+    video: Annotated[list[str], typer.Argument(help="Ids of the videos to search for.")],
+    model: Annotated[str, typer.Option(help="Folder or Hub id of an MMP model.")],
+    output: Annotated[Path, typer.Option(help="Folder for index.html and <video id>.png.")],
+    clips: Annotated[
+        Path | None, typer.Option(help="Folder with <video id>.mp4, .jpg, ... Default: where the dataset says.")
+    ] = None,
+    benchmark: Annotated[str | None, typer.Option(help="Default: what the model was trained on.")] = None,
+    features: Annotated[Path | None, typer.Option(help="Folder of feature shards of the benchmark's videos.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder with the benchmark's official files.")] = None,
+    translations: Annotated[
+        Path | None, typer.Option(help="Translated captions. Default: the recipe's, if they are there.")
+    ] = None,
+    protocol: Annotated[str | None, typer.Option(help="Default: the paper's.")] = None,
+    split: Annotated[str, typer.Option(help="The videos searched.")] = "test",
+    caption_kind: Annotated[list[str] | None, typer.Option(help="Only captions with this id, such as name.")] = None,
+    check_counts: Annotated[bool, typer.Option(help="Refuse files whose counts are not the protocol's.")] = True,
+) -> None:
+    """Show what a model finds: videos searched by their captions in all languages, as in the paper's Fig. 7."""
+    opened = open_benchmark(
+        model, benchmark, features, protocol, split, "all", data_dir, translations, caption_kind, check_counts
+    )
+    if clips is not None:
+        for row in opened.videos:
+            row["clip"] = _clip_of(row["video_id"], clips)
+    elif "clip" not in opened.videos[0]:
+        raise ValueError(f"{opened.protocol['benchmark']} does not bring its videos: pass --clips, their folder.")
+    loaded, processor = load_model(model, device=None)
+    sheets = search_by_own_captions(loaded, processor, opened.videos, opened.features, video)
+    for video_id, queries in sheets.items():
+        write_png(queries, opened.videos, video_id, output / f"{video_id}.png")
+    title = f"{opened.name} on {opened.protocol['benchmark']}, {split}"
+    write_html(sheets, opened.videos, title, output / "index.html")
+    print(f"Written to {output / 'index.html'}.")
+
+
+def middle_frame(clip: str | Path | bytes) -> np.ndarray:
+    """(height, width, 3) uint8: the frame in the middle of a clip, or the picture; of a file or of its content.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if no frame of it can be decoded; both name the file.
+    """
+    path = "The clip" if isinstance(clip, bytes) else clip
+    if not isinstance(clip, bytes) and not Path(clip).is_file():
+        raise FileNotFoundError(f"There is no clip {clip}.")
+    frame = None
+    try:
+        with av.open(io.BytesIO(clip) if isinstance(clip, bytes) else str(clip)) as container:
+            middle = (container.duration or 0) / 2
+            if middle:
+                container.seek(int(middle))  # to the last key frame before
+            for frame in container.decode(video=0):
+                if frame.time is None or frame.time * av.time_base >= middle:
+                    break
+            if frame is not None:
+                return frame.to_ndarray(format="rgb24")
+    except (av.FFmpegError, IndexError) as error:
+        raise ValueError(f"{path} cannot be decoded ({error}).") from None
+    raise ValueError(f"{path} holds no frame.")
+
+
+def _clip_of(video_id: str, folder: Path) -> str:
+    found = [folder / f"{video_id}{suffix}" for suffix in SUFFIXES if (folder / f"{video_id}{suffix}").is_file()]
+    return str(found[0] if found else folder / f"{video_id}.mp4")
+
+
+def _as_data_url(frame: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    plt.imsave(buffer, frame, format="jpg")
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _font_families() -> list[str]:
+    """Matplotlib's own font for Latin and Cyrillic; Chinese needs another one, which the `demo` extra brings."""
+    families = ["DejaVu Sans"]
+    spec = find_spec("cvttf_NotoSansCJK_Regular")
+    if spec is not None:
+        font = next(Path(spec.origin).parent.glob("*.otf"))
+        font_manager.fontManager.addfont(font)
+        families.append(font_manager.FontProperties(fname=font).get_name())
+    return families

@@ -1,0 +1,122 @@
+"""How well a model finds videos by texts, and texts by videos, in each language."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from polyvid.modeling import MMPModel, MMPProcessor
+from polyvid.train.scoring.ranking import ranks_of_targets, retrieval_scores
+from polyvid.train.scoring.significance import bootstrap_interval
+
+TEXT_TO_VIDEO, VIDEO_TO_TEXT = "text_to_video", "video_to_text"
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Where each query found its target, in one direction and language.
+
+    `ranks` (queries,): from 1; a query whose video has no features ranks behind all videos of the benchmark, and its
+    entry of `has_features` is false. `video_ids`: the video each query belongs to.
+    """
+
+    ranks: np.ndarray
+    has_features: np.ndarray
+    video_ids: np.ndarray
+
+    def scores(self, only_with_features: bool = False) -> dict[str, float]:
+        """`{"queries": number, "R@1": percent, "R@5", "R@10", "MedR", "MnR", "MRR"}`."""
+        ranks = self.ranks[self.has_features] if only_with_features else self.ranks
+        return {"queries": len(ranks)} | retrieval_scores(ranks)
+
+    def interval(self, score: str = "R@1") -> tuple[float, float]:
+        """95 % bootstrap interval of a score; videos are what is drawn."""
+        return bootstrap_interval(self.ranks, score, self.video_ids)
+
+
+def rank_benchmark(
+    model: MMPModel,
+    processor: MMPProcessor,
+    videos: Sequence[Mapping[str, Any]],
+    features: Mapping[str, Any],
+    languages: Sequence[str],
+    progress: bool = False,
+) -> dict[str, dict[str, Ranks]]:
+    """Search in both directions, language by language.
+
+    Text to video: every caption is a query over all videos with features, whatever languages those have captions in.
+    Video to text: every video with captions of the language is a query over these; its best caption counts.
+
+    Args:
+        videos: rows of `polyvid.dataset_scripts.schema.CAPTIONS`. Images are videos whose seconds are regions.
+        features: video id → array (seconds, width of the processor's features).
+        progress: show bars.
+
+    Returns:
+        `{"text_to_video": {language: Ranks}, "video_to_text": {...}}`, languages without captions left out.
+
+    Raises:
+        ValueError: if none of the videos has features.
+    """
+    video_ids = np.array([video["video_id"] for video in videos])
+    has_features = np.array([video_id in features for video_id in video_ids], dtype=bool)
+    if not has_features.any():
+        raise ValueError(f"None of the {len(videos)} videos has features (the first is {video_ids[:1]}).")
+    # A view of what is there: arrays are read when their batch is due.
+    shown = video_ids[has_features]
+    video_embeds = model.encode_videos(
+        _Lookup(features, shown), processor, names=[str(name) for name in shown], progress=progress
+    )
+    row_of_video = np.cumsum(has_features) - 1
+    last = len(videos) + 1
+    found: dict[str, dict[str, Ranks]] = {TEXT_TO_VIDEO: {}, VIDEO_TO_TEXT: {}}
+    for language in languages:
+        queries = [
+            (index, caption["text"])
+            for index, video in enumerate(videos)
+            for caption in video["captions"]
+            if caption["language"] == language
+        ]
+        if not queries:
+            continue
+        of_video = np.array([index for index, _ in queries])
+        known = has_features[of_video]
+        captioned = np.unique(of_video)
+        to_video, to_text = np.full(len(of_video), last), np.full(len(captioned), last)
+        if known.any():
+            texts = [text for (_, text), use in zip(queries, known, strict=True) if use]
+            text_embeds = model.encode_texts(texts, processor, progress=progress)
+            targets = torch.from_numpy(row_of_video[of_video[known]])
+            to_video[known] = ranks_of_targets(text_embeds, video_embeds, targets)
+            rows = torch.from_numpy(row_of_video[captioned[has_features[captioned]]])
+            to_text[has_features[captioned]] = ranks_of_targets(video_embeds[rows], text_embeds, rows, targets)
+        found[TEXT_TO_VIDEO][language] = Ranks(to_video, known, video_ids[of_video])
+        found[VIDEO_TO_TEXT][language] = Ranks(to_text, has_features[captioned], video_ids[captioned])
+    return found
+
+
+def evaluate_retrieval(
+    model: MMPModel,
+    processor: MMPProcessor,
+    videos: Sequence[Mapping[str, Any]],
+    features: Mapping[str, Any],
+    languages: Sequence[str],
+) -> dict[str, dict[str, float]]:
+    """Text-to-video scores by language, as `Ranks.scores` gives them; arguments as for `rank_benchmark`."""
+    found = rank_benchmark(model, processor, videos, features, languages)
+    return {language: ranks.scores() for language, ranks in found[TEXT_TO_VIDEO].items()}
+
+
+class _Lookup(Sequence):
+    """The features of these videos, by position."""
+
+    def __init__(self, features: Mapping[str, Any], video_ids: Sequence[str]):
+        self.features, self.video_ids = features, video_ids
+
+    def __len__(self) -> int:
+        return len(self.video_ids)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.features[str(self.video_ids[index])]

@@ -1,0 +1,66 @@
+"""Retrieval scores from embeddings (§5.3): text to video and video to text, exact, in blocks."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from polyvid.train.scoring.text_video_retrieval.ranks import ranks_in_rows, recall_at_k, retrieval_scores
+
+__all__ = ["BLOCK_BYTES", "TIE", "ranks_of_targets", "recall_at_k", "retrieval_scores"]
+
+TIE = 1e-6
+"""Cosines that differ by less are ties: rounding alone makes them of equal embeddings."""
+
+BLOCK_BYTES = 64 << 20
+"""Of the similarity matrix held at a time."""
+
+
+def ranks_of_targets(
+    query_embeds: Tensor,
+    candidate_embeds: Tensor,
+    targets: Tensor,
+    candidate_ids: Tensor | None = None,
+    block_bytes: int = BLOCK_BYTES,
+) -> np.ndarray:
+    """The rank (1 = first) at which each query finds its target, by cosine; ties count against the model.
+
+    With `candidate_ids` several candidates may bear the same id, and the best of them counts. So text to video, with
+    any number of captions per video, is `ranks_of_targets(texts, videos, video_of_text)`, and video to text is
+    `ranks_of_targets(videos, texts, torch.arange(len(videos)), video_of_text)`: what is ranked there is the best of
+    the video's captions among the captions of other videos.
+
+    Args:
+        query_embeds: (queries, dim), on any device, normalised or not.
+        candidate_embeds: (candidates, dim).
+        targets: (queries,) id of each query's right candidates.
+        candidate_ids: (candidates,), by default their indices.
+        block_bytes: what is held of the similarity matrix.
+
+    Returns:
+        (queries,) int64.
+
+    Raises:
+        ValueError: if an embedding holds NaN or infinity, or a target is no candidate's id.
+    """
+    for what, embeds in (("Query", query_embeds), ("Candidate", candidate_embeds)):
+        finite = torch.isfinite(embeds.sum(1))
+        if not finite.all():
+            raise ValueError(f"{what} {int((~finite).nonzero()[0])} has an embedding with NaN or infinity.")
+    ids = np.arange(len(candidate_embeds)) if candidate_ids is None else candidate_ids.cpu().numpy()
+    targets = targets.cpu().numpy()
+    order = np.argsort(ids, kind="stable")  # the right candidates of a query then stand side by side
+    first, last = (np.searchsorted(ids[order], targets, side) for side in ("left", "right"))
+    if (first == last).any():
+        query = int(np.argmax(first == last))
+        raise ValueError(f"Query {query}: there is no candidate with the id of its target, {targets[query]}.")
+    candidates = F.normalize(candidate_embeds.float(), dim=-1)
+    if candidate_ids is not None:
+        candidates = candidates[torch.from_numpy(order).to(candidates.device)]
+    rows = max(1, block_bytes // (4 * len(candidates)))
+    ranks = []
+    for start in range(0, len(targets), rows):
+        block = slice(start, start + rows)
+        similarity = F.normalize(query_embeds[block].float(), dim=-1) @ candidates.T
+        ranks.append(ranks_in_rows(similarity.cpu().numpy(), first[block], last[block], TIE))
+    return np.concatenate(ranks)

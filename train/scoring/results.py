@@ -1,0 +1,166 @@
+"""What `polyvid evaluate` leaves on disk: scores as a table and a plot, every query's rank, and how they came about."""
+
+import platform
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from polyvid.dataset_scripts.building import atomic_path
+from polyvid.dataset_scripts.schema import LANGUAGE_NAMES
+from polyvid.train.scoring.evaluation import TEXT_TO_VIDEO, VIDEO_TO_TEXT, Ranks
+
+RESULTS = Path("outputs/results")
+"""Where `polyvid evaluate` writes if it is not told otherwise."""
+
+SHOWN = ("R@1", "R@5", "R@10", "MedR", "MnR", "MRR")
+
+
+def score_table(found: Mapping[str, Mapping[str, Ranks]], only_with_features: bool) -> dict[str, dict]:
+    """direction → language → scores; languages none of whose videos has features are left out."""
+    return {
+        direction: {
+            language: ranks.scores(only_with_features)
+            for language, ranks in by_language.items()
+            if ranks.has_features.any() or not only_with_features
+        }
+        for direction, by_language in found.items()
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Versions, device, git revision and time: what decides whether a result can be repeated."""
+    packages = ("polyvid", "torch", "transformers", "datasets", "numpy")
+    return {
+        **{package: version(package) for package in packages},
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+        "git_revision": git_revision(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+@cache  # of the code that runs, whatever is changed meanwhile; a run asks at every checkpoint
+def git_revision() -> str | None:
+    """Of this code, with "+changes" where files differ from it; None outside a repository."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def write_ranks(path: Path, found: Mapping[str, Mapping[str, Ranks]]) -> None:
+    """Every query's rank, for `compare`."""
+    arrays = {
+        f"{direction}/{language}/{field}": values
+        for direction, by_language in found.items()
+        for language, ranks in by_language.items()
+        for field, values in vars(ranks).items()
+    }
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def read_ranks(path: Path) -> dict[str, dict[str, Ranks]]:
+    """What `write_ranks` wrote.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no {path}: polyvid evaluate makes it.")
+    found: dict[str, dict[str, dict]] = {TEXT_TO_VIDEO: {}, VIDEO_TO_TEXT: {}}
+    with np.load(path) as arrays:
+        for key in arrays.files:
+            direction, language, field = key.split("/")
+            found[direction].setdefault(language, {})[field] = arrays[key]
+    return {
+        direction: {language: Ranks(**fields) for language, fields in by_language.items()}
+        for direction, by_language in found.items()
+    }
+
+
+def to_markdown(results: Mapping[str, Any]) -> str:
+    """The results as tables, languages in the column order of the paper's Table 4."""
+    protocol, counts = results["protocol"], results["counts"]
+    lines = [
+        f"# {results['name']} on {protocol['benchmark']}",
+        "",
+        f"Protocol `{protocol['protocol']}`, split {protocol['split']}: {protocol['source'].rstrip('.')}. "
+        f"{counts['videos']:,} videos, {counts['videos_with_features']:,} of them with features. "
+        "Ties count against the model.",
+    ]
+    kinds = ["all"] if not counts["missing_videos"] else ["all", "with_features"]
+    remarks = {"all": "queries of missing videos count as not found", "with_features": "only videos with features"}
+    for kind in kinds:
+        for direction, scores in results["scores"][kind].items():
+            title = direction.replace("_", " ") + (f", {remarks[kind]}" if len(kinds) > 1 else "")
+            languages = list(scores)
+            lines += ["", f"| {title} | {' | '.join(languages)} | mean |", "|---|" + "---:|" * (len(languages) + 1)]
+            lines.append(f"| queries | {' | '.join(str(scores[language]['queries']) for language in languages)} | |")
+            for score in SHOWN:
+                values = [scores[language][score] for language in languages]
+                digits = 3 if score == "MRR" else 1
+                cells = " | ".join(f"{value:.{digits}f}" for value in [*values, sum(values) / len(values)])
+                lines.append(f"| {score} | {cells} |")
+    if "int8" in results:
+        lines += int8_loss(results["scores"]["all"][TEXT_TO_VIDEO], results["int8"]["scores"][TEXT_TO_VIDEO])
+    intervals = [f"{language} {low:.1f}–{high:.1f}" for language, (low, high) in _r1_intervals(results).items()]
+    return "\n".join([*lines, "", f"95 % bootstrap intervals of text-to-video R@1: {', '.join(intervals)}.", ""])
+
+
+def int8_loss(whole: Mapping[str, Mapping], int8: Mapping[str, Mapping]) -> list[str]:
+    """Lines of a table: text-to-video scores with texts encoded in int8 less those in float32."""
+    lines = ["", f"| text to video, int8 less float32 | {' | '.join(whole)} | mean |"]
+    lines.append("|---|" + "---:|" * (len(whole) + 1))
+    for score in SHOWN[:3]:
+        losses = [int8[language][score] - whole[language][score] for language in whole]
+        shown = [round(loss, 1) + 0.0 for loss in [*losses, sum(losses) / len(losses)]]  # never -0.0
+        lines.append(f"| {score} | {' | '.join(f'{loss:+.1f}' for loss in shown)} |")
+    return lines
+
+
+def plot_recall(results: Mapping[str, Any], path: Path) -> None:
+    """Text-to-video R@1, R@5 and R@10 by language, with the interval of R@1."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    scores = results["scores"]["all"][TEXT_TO_VIDEO]
+    languages = list(scores)
+    figure, axes = plt.subplots(figsize=(2 + 0.9 * len(languages), 4))
+    for number, (score, color) in enumerate(zip(SHOWN[:3], ("#1b7837", "#7fbf7b", "#d9f0d3"), strict=True)):
+        heights = [scores[language][score] for language in languages]
+        axes.bar(
+            [index + 0.27 * (number - 1) for index in range(len(languages))], heights, 0.27, label=score, color=color
+        )
+    for index, (low, high) in enumerate(_r1_intervals(results).values()):
+        axes.vlines(index - 0.27, low, high, color="black", linewidth=1)
+    axes.set_xticks(range(len(languages)), [LANGUAGE_NAMES[language] for language in languages])
+    axes.set_ylabel("recall (%)")
+    axes.set_title(f"{results['name']} on {results['protocol']['benchmark']}, text to video")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+    plt.close(figure)
+
+
+def _r1_intervals(results: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    return {language: intervals["R@1"] for language, intervals in results["intervals_95"].items()}
