@@ -13,6 +13,7 @@ import datasets
 from polyvid.dataset_scripts.protocols import check_counts, protocols_of
 from polyvid.dataset_scripts.schema import CAPTIONS, LANGUAGES, canonical_language
 from polyvid.dataset_scripts.translations import Translations
+from polyvid.modeling.errors_mmp import PolyvidError
 
 
 @dataclass
@@ -47,7 +48,7 @@ class BenchmarkBuilder(datasets.GeneratorBasedBuilder):
 
     Raises (when built):
         FileNotFoundError: a file is missing; the message names it.
-        ValueError: unknown language or split, counts that differ from the protocol, incomplete translations.
+        PolyvidError: unknown language or split, counts that differ from the protocol, incomplete translations.
     """
 
     BUILDER_CONFIG_CLASS = BenchmarkConfig
@@ -94,14 +95,14 @@ class BenchmarkBuilder(datasets.GeneratorBasedBuilder):
         names = [names] if isinstance(names, str) else names
         unknown = sorted(set(names) - set(self.protocol.splits))
         if unknown:
-            raise ValueError(
+            raise PolyvidError(
                 f"{self.BENCHMARK}, protocol {self.config.name!r} has no split {unknown[0]!r}: "
                 f"choose from {' '.join(self.protocol.splits)}."
             )
         translations = None
         if translated:
             if self.config.translations is None:
-                raise ValueError(
+                raise PolyvidError(
                     f"{self.BENCHMARK} has no human captions in {' '.join(translated)}: pass translations=, a folder "
                     "of translated captions (`polyvid translate` makes them), or leave these languages out."
                 )
@@ -165,7 +166,7 @@ class BenchmarkBuilder(datasets.GeneratorBasedBuilder):
             expected = sum(caption["language"] == "en" for row in rows for caption in row["captions"]) * len(
                 translations.languages
             )
-            raise ValueError(
+            raise PolyvidError(
                 f"{self.BENCHMARK} {split}: expected {expected:,} translated captions "
                 f"({' '.join(translations.languages)}), found {expected - len(missing):,} in {translations.path}; the "
                 f"first missing or empty one is {language}, video {video_id}, caption {caption_id}. "
@@ -184,11 +185,11 @@ def read_lines(file: Path) -> list[str]:
     Lines end at "\\n" only: captions contain U+2028 and the like, where `str.splitlines` would cut.
 
     Raises:
-        ValueError: if the file is not UTF-8 or a broken gzip.
+        PolyvidError: if the file is not UTF-8 or a broken gzip.
     """
     opener = gzip.open if file.suffix == ".gz" else open
     try:
         with opener(file, "rt", encoding="utf-8-sig", newline="\n") as lines:
             return [line.rstrip("\r\n") for line in lines]
     except (UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
-        raise ValueError(f"{file} cannot be read as UTF-8 text ({error}); download it again.") from error
+        raise PolyvidError(f"{file} cannot be read as UTF-8 text ({error}); download it again.") from error

@@ -13,6 +13,7 @@ import yaml
 from huggingface_hub import DatasetCard
 
 from polyvid.dataset_scripts.building import load_builder, write_dataset
+from polyvid.modeling.errors_mmp import PolyvidError
 
 CONFIGS = re.compile(r"^configs:\n(?:(?:- | ).*\n)*", re.MULTILINE)
 
@@ -57,13 +58,13 @@ def parse_options(options: list[str]) -> dict[str, object]:
     """`["check_counts=false", "languages=en,de"]` -> `{"check_counts": False, "languages": ["en", "de"]}`.
 
     Raises:
-        ValueError: for an option that is not `key=value`.
+        PolyvidError: for an option that is not `key=value`.
     """
     values = {}
     for option in options:
         key, equals, value = option.partition("=")
         if not key or not equals:
-            raise ValueError(f"Option {option!r} is not key=value.")
+            raise PolyvidError(f"Option {option!r} is not key=value.")
         values[key] = value.split(",") if "," in value else yaml.safe_load(value)
     return values
 

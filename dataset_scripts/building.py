@@ -22,6 +22,7 @@ from datasets import ArrowBasedBuilder, DatasetBuilder, DownloadManager, Feature
 from tqdm import tqdm
 
 from polyvid.dataset_scripts.schema import ALIASES, shard_of
+from polyvid.modeling.errors_mmp import PolyvidError
 
 BUFFER_BYTES = 32 << 20
 """Rows waiting to be written, over all shards. A row group is at most this large, which bounds readers' memory too."""
@@ -170,12 +171,12 @@ def load_builder(name: str) -> type[DatasetBuilder]:
     """The builder class of `dataset_scripts/<name>/<name>.py`.
 
     Raises:
-        ValueError: when there is no such dataset; the message lists those there are.
+        PolyvidError: when there is no such dataset; the message lists those there are.
     """
     folder = Path(__file__).parent
     names = sorted(path.name for path in folder.iterdir() if (path / f"{path.name}.py").is_file())
     if name not in names:
-        raise ValueError(f"Unknown dataset {name!r}: choose from {' '.join(names)}.")
+        raise PolyvidError(f"Unknown dataset {name!r}: choose from {' '.join(names)}.")
     module = importlib.import_module(f"polyvid.dataset_scripts.{name}.{name}")
     return next(
         value

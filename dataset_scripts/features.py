@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 from datasets import Features, Value
 
+from polyvid.modeling.errors_mmp import PolyvidError
+
 FEATURES = Features(
     {"video_id": Value("string"), "num_seconds": Value("int32"), "video_features": Value("large_binary")}
 )
@@ -22,16 +24,16 @@ def features_to_row(video_id: str, features: np.ndarray) -> dict:
     """`features` [num_seconds, dim] of any float type -> a row of `FEATURES`.
 
     Raises:
-        ValueError: when the array is not two-dimensional, is empty, or holds values that float16 cannot (NaN,
+        PolyvidError: when the array is not two-dimensional, is empty, or holds values that float16 cannot (NaN,
             infinity, magnitude above 65504).
     """
     features = np.asarray(features)
     if features.ndim != 2 or 0 in features.shape:
-        raise ValueError(f"Features of video {video_id} must be [num_seconds, dim], not {list(features.shape)}.")
+        raise PolyvidError(f"Features of video {video_id} must be [num_seconds, dim], not {list(features.shape)}.")
     with np.errstate(over="ignore"):
         halves = np.ascontiguousarray(features, dtype="<f2")
     if not np.isfinite(halves).all():
-        raise ValueError(f"Features of video {video_id} hold NaN, infinity or values beyond float16.")
+        raise PolyvidError(f"Features of video {video_id} hold NaN, infinity or values beyond float16.")
     return {"video_id": video_id, "num_seconds": len(halves), "video_features": halves.tobytes()}
 
 
@@ -39,11 +41,11 @@ def features_from_row(row: dict) -> np.ndarray:
     """A row of `FEATURES` -> float16 array `[num_seconds, dim]`: a read-only view of the row's bytes, nothing copied.
 
     Raises:
-        ValueError: when the buffer is not a whole number of float16 rows; names the video.
+        PolyvidError: when the buffer is not a whole number of float16 rows; names the video.
     """
     buffer, num_seconds = row["video_features"], row["num_seconds"]
     if not num_seconds or len(buffer) == 0 or len(buffer) % (2 * num_seconds):
-        raise ValueError(
+        raise PolyvidError(
             f"Features of video {row['video_id']}: {len(buffer)} bytes are not {num_seconds} float16 rows; "
             "extract this video again."
         )

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from polyvid.dataset_scripts.building import find_shards, shard_name, write_json, write_shard
 from polyvid.dataset_scripts.schema import shard_of
+from polyvid.modeling.errors_mmp import PolyvidError
 
 
 def join(
@@ -34,14 +35,14 @@ def join(
 
     Raises:
         FileNotFoundError: when a shard is missing on either side.
-        ValueError: when the numbers of shards do not divide.
+        PolyvidError: when the numbers of shards do not divide.
     """
     report = {}
     for split in sorted({path.name.split("-")[0] for path in Path(dataset_dir).glob("*-*-of-*.parquet")}) or ["train"]:
         rows, features = find_shards(dataset_dir, split), find_shards(features_dir, feature_split)
         num_shards = max(len(rows), len(features))
         if num_shards % len(rows) or num_shards % len(features):
-            raise ValueError(
+            raise PolyvidError(
                 f"{len(rows)} shards in {dataset_dir} and {len(features)} in {features_dir} do not join: "
                 "one number must be a multiple of the other. Build the dataset again with a fitting number of shards."
             )

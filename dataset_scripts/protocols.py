@@ -6,6 +6,8 @@ this table; the cards and the README show it (`python -m polyvid.dataset_scripts
 
 from dataclasses import dataclass
 
+from polyvid.modeling.errors_mmp import PolyvidError
+
 
 @dataclass(frozen=True)
 class Split:
@@ -154,12 +156,12 @@ def canonical_benchmark(name: str) -> str:
     """The folder name of a benchmark: `"VTT"` and `"msrvtt"` give `"msrvtt"`.
 
     Raises:
-        ValueError: for a benchmark that is not in the table.
+        PolyvidError: for a benchmark that is not in the table.
     """
     code = ALIASES.get(name.lower(), name.lower())
     known = list(dict.fromkeys(protocol.benchmark for protocol in PROTOCOLS))
     if code not in known:
-        raise ValueError(f"Unknown benchmark {name!r}: choose from {' '.join(known)} (or {' '.join(ALIASES)}).")
+        raise PolyvidError(f"Unknown benchmark {name!r}: choose from {' '.join(known)} (or {' '.join(ALIASES)}).")
     return code
 
 
@@ -178,7 +180,7 @@ def check_counts(protocol: Protocol, split: str, rows: list[dict], languages: li
         files: where the rows came from, for the message.
 
     Raises:
-        ValueError: naming what was expected, what was found and how to build anyway.
+        PolyvidError: naming what was expected, what was found and how to build anyway.
     """
     expected = protocol.splits[split]
     found = dict.fromkeys(languages, 0)
@@ -189,7 +191,7 @@ def check_counts(protocol: Protocol, split: str, rows: list[dict], languages: li
     counts += [(f"captions ({language})", expected.captions.get(language), found[language]) for language in languages]
     wrong = [f"{want:,} {what}, found {have:,}" for what, want, have in counts if want is not None and want != have]
     if wrong:
-        raise ValueError(
+        raise PolyvidError(
             f"{protocol.benchmark} {split}, protocol {protocol.name!r}: expected {'; expected '.join(wrong)} "
             f"in {files}. Scores on other data are not comparable with published ones; "
             "to build from these files anyway pass check_counts=False."

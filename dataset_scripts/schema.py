@@ -8,6 +8,8 @@ import hashlib
 
 from datasets import Features, Value
 
+from polyvid.modeling.errors_mmp import PolyvidError
+
 LANGUAGES = ("en", "de", "fr", "cs", "zh", "ru", "vi", "sw", "es")
 """The nine languages, in the column order of the paper's Table 4."""
 
@@ -46,11 +48,11 @@ def canonical_language(language: str) -> str:
     """The code used throughout: `"cz"` and `"CS"` give `"cs"`.
 
     Raises:
-        ValueError: for a language that is not one of the nine.
+        PolyvidError: for a language that is not one of the nine.
     """
     code = ALIASES.get(language.lower(), language.lower())
     if code not in LANGUAGES:
-        raise ValueError(f"Unknown language {language!r}: choose from {' '.join(LANGUAGES)} (cz is accepted for cs).")
+        raise PolyvidError(f"Unknown language {language!r}: choose from {' '.join(LANGUAGES)} (cz is accepted for cs).")
     return code
 
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from polyvid.dataset_scripts.building import atomic_path, find_shards, write_json
 from polyvid.dataset_scripts.schema import LANGUAGE_NAMES, LANGUAGES
+from polyvid.modeling.errors_mmp import PolyvidError
 
 VIDEO_BIN, VIDEO_BINS = 50, 100  # Fig. 5: tokens per video in steps of 50, the last bin takes what is beyond 5,000
 SUBTITLE_BINS = 60  # Fig. 6: tokens per subtitle, one by one
@@ -43,7 +44,7 @@ def statistics(
         raise FileNotFoundError(f"{card} is missing: `polyvid build` writes it.")
     text = card.read_text(encoding="utf-8")
     if not SECTION.search(text):
-        raise ValueError(f"{card} lacks the section between <!-- statistics --> and <!-- /statistics -->.")
+        raise PolyvidError(f"{card} lacks the section between <!-- statistics --> and <!-- /statistics -->.")
     with atomic_path(card) as temporary:
         section = to_markdown(counted, languages_per_video, tokenizer)
         temporary.write_text(SECTION.sub(lambda _: section, text), encoding="utf-8")

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from polyvid.dataset_scripts.building import atomic_path, load_builder
 from polyvid.dataset_scripts.protocols import canonical_benchmark, protocols_of
 from polyvid.dataset_scripts.schema import canonical_language
+from polyvid.modeling.errors_mmp import PolyvidError
 
 LANGUAGE_CODES = {
     "en": ("en", "eng_Latn", "en_XX", "eng"),
@@ -49,7 +50,7 @@ class Translator:
         num_beams: beams of the search (deterministic).
 
     Raises:
-        ValueError: if a multilingual model does not know the language.
+        PolyvidError: if a multilingual model does not know the language.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Translator:
             for name in LANGUAGE_CODES[target]:
                 if f">>{name}<<" in tokenizer.supported_language_codes:
                     return f">>{name}<< ", None
-        raise ValueError(f"{model} does not translate from en into {target}: choose another model for it.")
+        raise PolyvidError(f"{model} does not translate from en into {target}: choose another model for it.")
 
     def __call__(self, texts: list[str]) -> list[str]:
         import torch
@@ -126,7 +127,7 @@ def translate_captions(
         the finished `{output_dir}/{language}.jsonl`; left as it is if it was there already.
 
     Raises:
-        ValueError: if the unfinished or finished file there was written by another model or revision, or is of other
+        PolyvidError: if the unfinished or finished file there was written by another model or revision, or is of other
             captions.
     """
     captions, path = list(captions), Path(output_dir) / f"{language}.jsonl"
@@ -221,10 +222,10 @@ def _read_rows(path: Path) -> dict[tuple[str, str], dict]:
 def _check_same_work(path: Path, rows: dict, captions: list[dict], source: str, complete: bool) -> None:
     others = {row["source"] for row in rows.values()} - {source}
     if others:
-        raise ValueError(f"{path} was translated by {others.pop()}, not by {source}: choose another output folder.")
+        raise PolyvidError(f"{path} was translated by {others.pop()}, not by {source}: choose another output folder.")
     keys = {_key(caption) for caption in captions}
     if not rows.keys() <= keys or (complete and rows.keys() != keys):
-        raise ValueError(f"{path} holds translations of other captions: choose another output folder.")
+        raise PolyvidError(f"{path} holds translations of other captions: choose another output folder.")
 
 
 def _revision(name: str, model) -> str:

@@ -15,6 +15,7 @@ import re
 from pathlib import Path
 
 from polyvid.dataset_scripts.schema import ALIASES, LANGUAGES, canonical_language
+from polyvid.modeling.errors_mmp import PolyvidError
 
 LANGUAGE_IN_NAME = re.compile(rf"(?:^|[._-])({'|'.join((*LANGUAGES, *ALIASES))})$", re.IGNORECASE)
 
@@ -35,7 +36,7 @@ class Translations:
 
         Raises:
             FileNotFoundError: if there is no such path, or no translation in it, or none into one of `languages`.
-            ValueError: for a file that cannot be read, naming it and the line.
+            PolyvidError: for a file that cannot be read, naming it and the line.
         """
         path = Path(path)
         if not path.exists():
@@ -94,7 +95,7 @@ class Translations:
                         key = (row["video_id"], row["caption_id"])
                         self.by_id[language][key] = (row["text"], row["source"])
                 except (ValueError, KeyError, TypeError) as error:
-                    raise ValueError(f"{file}, line {number}: not a translated caption ({error!r}).") from error
+                    raise PolyvidError(f"{file}, line {number}: not a translated caption ({error!r}).") from error
 
     def _read_json(self, file: Path) -> None:
         match = LANGUAGE_IN_NAME.search(file.stem)
@@ -116,11 +117,11 @@ def read_json(file: Path) -> dict | list:
     try:
         return json.loads(file.read_text(encoding="utf-8-sig"))
     except ValueError as error:
-        raise ValueError(f"{file} is not valid JSON ({error}); download it again.") from error
+        raise PolyvidError(f"{file} is not valid JSON ({error}); download it again.") from error
 
 
 def _captions_by_video(file: Path) -> dict[str, list[str]]:
     content = read_json(file)
     if not isinstance(content, dict) or not all(isinstance(texts, list) for texts in content.values()):
-        raise ValueError(f'{file}: expected {{"video id": ["caption", ...]}} or MSR-VTT\'s own shape.')
+        raise PolyvidError(f'{file}: expected {{"video id": ["caption", ...]}} or MSR-VTT\'s own shape.')
     return {without_extension(video_id): texts for video_id, texts in content.items()}

@@ -14,6 +14,8 @@ from torch import nn
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
+from .errors_mmp import PolyvidError
+
 
 def new_backbone(text_config: PreTrainedConfig) -> PreTrainedModel:
     """An encoder with random weights, without a pooler of its own."""
@@ -35,7 +37,7 @@ def load_backbone(name_or_path: str, text_config: PreTrainedConfig, dtype: torch
     """A pre-trained encoder as deep as `text_config` says; layers above are not loaded.
 
     Raises:
-        ValueError: if weights are missing.
+        PolyvidError: if weights are missing.
     """
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # the report would list every weight of the layers above as unexpected
@@ -46,7 +48,7 @@ def load_backbone(name_or_path: str, text_config: PreTrainedConfig, dtype: torch
     finally:
         logging.set_verbosity(verbosity)
     if missing := sorted(report["missing_keys"]):
-        raise ValueError(f"{str(name_or_path)!r} lacks {len(missing)} weights of the backbone, such as {missing[0]}.")
+        raise PolyvidError(f"{str(name_or_path)!r} lacks {len(missing)} weights of the backbone, such as {missing[0]}.")
     return backbone
 
 
@@ -54,7 +56,7 @@ def layers_of(backbone: PreTrainedModel) -> nn.ModuleList:
     """The backbone's stack of Transformer layers, its own `ModuleList` object.
 
     Raises:
-        ValueError: if there is no single stack of `num_hidden_layers` modules (ALBERT shares one layer, XLM spreads a
+        PolyvidError: if there is no single stack of `num_hidden_layers` modules (ALBERT shares one layer, XLM spreads a
             layer over several lists), so that "the layers below n" are no modules one could freeze.
     """
     return backbone.get_submodule(_path_of_layers(backbone))
@@ -64,7 +66,7 @@ def run_frozen(backbone: PreTrainedModel, depth: int, input_ids: torch.Tensor, m
     """Output of layer `depth` (counted from 1), running nothing above it but the backbone's final norm, if any.
 
     Raises:
-        ValueError: if the backbone cannot be resumed from there, see [`resume`].
+        PolyvidError: if the backbone cannot be resumed from there, see [`resume`].
     """
     _outputs_per_layer(backbone, depth, mask.device)
     return _record(backbone, depth, input_ids, mask)[0]
@@ -74,7 +76,7 @@ def resume(backbone: PreTrainedModel, depth: int, hidden_states: torch.Tensor, m
     """The backbone's output, computed from the output of layer `depth` instead of from tokens.
 
     Raises:
-        ValueError: if that gives another output than running the backbone whole, as it would where layer 1 computes a
+        PolyvidError: if that gives another output than running the backbone whole, as it would where layer 1 computes a
             position bias for all others. Tried once per backbone, on eight tokens.
     """
     return _resume(backbone, depth, hidden_states, mask, _outputs_per_layer(backbone, depth, mask.device))
@@ -123,7 +125,7 @@ def _outputs_per_layer(backbone: PreTrainedModel, depth: int, device: torch.devi
         for module in training:
             module.training = True
     if not same:
-        raise ValueError(
+        raise PolyvidError(
             f"The {backbone.config.model_type!r} backbone cannot be resumed from the output of layer {depth} "
             f"({reason}). Pass input_ids instead of frozen_hidden_states, or set freeze_below=output_layer."
         )
@@ -174,7 +176,7 @@ def _path_of_layers(backbone: PreTrainedModel) -> str:
         if isinstance(module, nn.ModuleList) and len(module) == depth and not inside_another:
             stacks.append(name)
     if len(stacks) != 1:
-        raise ValueError(
+        raise PolyvidError(
             f"The {backbone.config.model_type!r} backbone has no single stack of {depth} layers (found: "
             f"{', '.join(stacks) or 'none'}); set freeze_below to 0 or to output_layer."
         )

@@ -6,6 +6,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .errors_mmp import PolyvidError
+
 # FacebookAI/xlm-roberta-large, the paper's best text backbone (Table 1). Its layers 13-24 are never built.
 XLM_ROBERTA_LARGE = {
     "model_type": "xlm-roberta",
@@ -44,7 +46,7 @@ class MMPConfig(PreTrainedConfig):
         mask_ratio (`float`): share of text tokens and of video seconds masked in the noisy views (Eq. 3).
 
     Raises:
-        ValueError: where the numbers contradict one another; the message names both.
+        PolyvidError: where the numbers contradict one another; the message names both.
 
     Example:
 
@@ -102,41 +104,41 @@ class MMPConfig(PreTrainedConfig):
         super().validate_architecture()
         text = self.text_config
         if text.is_encoder_decoder or getattr(text, "is_decoder", False):
-            raise ValueError(
+            raise PolyvidError(
                 f"text_config: {text.model_type!r} has a decoder; MMP needs an encoder such as 'xlm-roberta'."
             )
         for name in ("output_layer", "embed_dim", "video_feature_dim", "pooler_num_layers", "pooler_num_heads"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+                raise PolyvidError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.output_layer > text.num_hidden_layers:
-            raise ValueError(
+            raise PolyvidError(
                 f"output_layer={self.output_layer} is deeper than the backbone: "
                 f"{text.model_type!r} has {text.num_hidden_layers} layers."
             )
         if not 0 <= self.freeze_below <= self.output_layer:
-            raise ValueError(
+            raise PolyvidError(
                 f"freeze_below={self.freeze_below} must lie between 0 (train all) and output_layer={self.output_layer}."
             )
         if self.video_pooler_num_layers is not None and (self.share_poolers or self.video_pooler_num_layers < 1):
-            raise ValueError(
+            raise PolyvidError(
                 f"video_pooler_num_layers must be at least 1, and unset with share_poolers=True; got "
                 f"{self.video_pooler_num_layers} with share_poolers={self.share_poolers}."
             )
         if self.embed_dim % self.pooler_num_heads:
-            raise ValueError(
+            raise PolyvidError(
                 f"embed_dim={self.embed_dim} is not divisible by pooler_num_heads={self.pooler_num_heads}."
             )
         if self.image_feature_dim is not None and self.image_feature_dim in (0, self.video_feature_dim):
-            raise ValueError(
+            raise PolyvidError(
                 f"image_feature_dim={self.image_feature_dim} must be positive and differ from video_feature_dim="
                 f"{self.video_feature_dim}: the width of the features tells the two apart."
             )
         if not 0 <= self.pooler_dropout < 1:
-            raise ValueError(f"pooler_dropout must be in [0, 1), got {self.pooler_dropout}.")
+            raise PolyvidError(f"pooler_dropout must be in [0, 1), got {self.pooler_dropout}.")
         if not 0 <= self.mask_ratio < 1:
-            raise ValueError(f"mask_ratio must be in [0, 1), got {self.mask_ratio}.")
+            raise PolyvidError(f"mask_ratio must be in [0, 1), got {self.mask_ratio}.")
         if self.temperature <= 0:
-            raise ValueError(f"temperature must be positive, got {self.temperature}.")
+            raise PolyvidError(f"temperature must be positive, got {self.temperature}.")
 
 
 def _cut_layers(text_config: PreTrainedConfig, depth: int) -> None:

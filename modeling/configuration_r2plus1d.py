@@ -3,6 +3,8 @@
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .errors_mmp import PolyvidError
+
 
 @strict
 class R2Plus1DConfig(PreTrainedConfig):
@@ -25,4 +27,4 @@ class R2Plus1DConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         if len(self.depths) != 4 or len(self.hidden_sizes) != 4:
-            raise ValueError(f"R(2+1)D has four stages, got depths={self.depths}, hidden_sizes={self.hidden_sizes}.")
+            raise PolyvidError(f"R(2+1)D has four stages, got depths={self.depths}, hidden_sizes={self.hidden_sizes}.")

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from transformers.utils import logging
 
+from .errors_mmp import PolyvidError
 from .index_rows_mmp import Condition, VideoRows
 from .index_vectors_mmp import StoredVectors
 
@@ -73,7 +74,7 @@ def engine_class(name: str, without: str | None = None):
     try:
         engines = importlib.import_module("polyvid.train.search.engines").ENGINES
         if name not in engines:
-            raise ValueError(f"Unknown engine {name!r}: choose from {' '.join(['auto', 'exact', *engines])}.")
+            raise PolyvidError(f"Unknown engine {name!r}: choose from {' '.join(['auto', 'exact', *engines])}.")
         return engines[name].check()
     except ImportError as error:
         if without is None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
+from .errors_mmp import PolyvidError
+
 RESERVED = {"video_id", "score", "start", "end"}
 
 
@@ -57,21 +59,21 @@ def conditions(
         seconds: (a, b): only moments between second a and second b of their video.
 
     Raises:
-        ValueError: for a column the index does not have, and values of another kind than the column's.
+        PolyvidError: for a column the index does not have, and values of another kind than the column's.
     """
     wanted = dict(where or {}) | ({} if lang is None else {"language": lang})
     found = []
     if seconds is not None:
         if "start" not in kinds:
-            raise ValueError("This index holds whole videos: to search by seconds, build it with moment_seconds.")
+            raise PolyvidError("This index holds whole videos: to search by seconds, build it with moment_seconds.")
         found += [Condition("start", None, seconds[0]), Condition("end", None, None, seconds[1])]
     for column, value in wanted.items():
         if column not in kinds or column in RESERVED:
             known = " ".join(sorted(kinds.keys() - RESERVED)) or "none"
-            raise ValueError(f"The index has no metadata {column!r} to filter by; it has: {known}.")
+            raise PolyvidError(f"The index has no metadata {column!r} to filter by; it has: {known}.")
         is_range = isinstance(value, tuple)
         if is_range and len(value) != 2:
-            raise ValueError(f"A range of {column!r} is a pair (low, high), got {value!r}.")
+            raise PolyvidError(f"A range of {column!r} is a pair (low, high), got {value!r}.")
         values = tuple(value) if isinstance(value, list | set | frozenset) else (value,)
         found.append(Condition(column, None, *value) if is_range else Condition(column, values))
     for condition in found:
@@ -79,7 +81,7 @@ def conditions(
         for value in ends if condition.values is None else condition.values:
             if _kind(value) is not kinds[condition.column]:
                 kind = "texts" if kinds[condition.column] is str else "numbers"
-                raise ValueError(f"Metadata {condition.column!r} holds {kind}, which {value!r} is not.")
+                raise PolyvidError(f"Metadata {condition.column!r} holds {kind}, which {value!r} is not.")
     return found
 
 
@@ -99,7 +101,7 @@ class Column:
         known = [value for value in values if value is not None and value == value]  # NaN is unknown, too
         kinds = {_kind(value) for value in known}
         if len(kinds) != 1 or None in kinds:
-            raise ValueError(f"Metadata {name!r} must be numbers or texts, and the same for all videos that have it.")
+            raise PolyvidError(f"Metadata {name!r} must be numbers or texts, and the same for all videos that have it.")
         ordered = sorted(set(known))
         code = {value: i for i, value in enumerate(ordered)}
         texts = Texts.of(json.dumps(value, ensure_ascii=False) for value in ordered)
@@ -155,11 +157,11 @@ class VideoRows:
         """The same rows with `{video_id: {column: number or text}}`; what is missing or None is unknown.
 
         Raises:
-            ValueError: for a column of mixed kinds or called like a part of a hit.
+            PolyvidError: for a column of mixed kinds or called like a part of a hit.
         """
         names = sorted({name for known in metadata.values() for name in known})
         if taken := RESERVED.intersection(names):
-            raise ValueError(f"Metadata cannot be called {min(taken)!r}: a hit has that already.")
+            raise PolyvidError(f"Metadata cannot be called {min(taken)!r}: a hit has that already.")
         known = [metadata.get(video_id, {}) for video_id in self.video_ids]
         columns = {name: [row.get(name) for row in known] for name in names}
         # Of a part of a collection, a column may say nothing.

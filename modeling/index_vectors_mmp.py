@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch.nn import functional as F
 
+from .errors_mmp import PolyvidError
+
 STORAGES = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}
 BLOCK_BYTES = 4 << 20
 """Of float32 at a time: what is stored smaller is widened block by block, in the processor's cache."""
@@ -14,7 +16,7 @@ BLOCK_BYTES = 4 << 20
 
 def check_storage(storage: str) -> None:
     if storage not in STORAGES:
-        raise ValueError(f"Unknown storage {storage!r}: choose from {' '.join(STORAGES)}.")
+        raise PolyvidError(f"Unknown storage {storage!r}: choose from {' '.join(STORAGES)}.")
 
 
 class StoredVectors:
@@ -36,7 +38,7 @@ class StoredVectors:
         """Embeddings of any length, normalised.
 
         Raises:
-            ValueError: for an unknown storage.
+            PolyvidError: for an unknown storage.
         """
         check_storage(storage)
         unit = F.normalize(embeds.float(), dim=-1)

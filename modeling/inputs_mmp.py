@@ -9,6 +9,8 @@ import torch
 from transformers import PreTrainedModel
 from transformers.masking_utils import create_bidirectional_mask
 
+from .errors_mmp import PolyvidError
+
 
 def checked_mask(
     name: str, mask: torch.Tensor | None, of: str, values: torch.Tensor, training: bool = False
@@ -17,13 +19,13 @@ def checked_mask(
     if mask is None:
         mask = torch.ones(values.shape[:2], dtype=torch.long, device=values.device)
     if mask.shape != values.shape[:2]:
-        raise ValueError(f"{name} {tuple(mask.shape)} does not fit {of} {tuple(values.shape)}.")
+        raise PolyvidError(f"{name} {tuple(mask.shape)} does not fit {of} {tuple(values.shape)}.")
     if 0 in mask.shape:
-        raise ValueError(f"{of} is empty: its shape is {tuple(values.shape)}.")
+        raise PolyvidError(f"{of} is empty: its shape is {tuple(values.shape)}.")
     if _may_look_at(mask, training):
         rows = (mask[:, 0] == 0).nonzero().flatten().tolist()
         if rows:
-            raise ValueError(
+            raise PolyvidError(
                 f"{name} {tuple(mask.shape)} starts with padding in row {_shown(rows)}: there is nothing to embed, or "
                 "it is padded on the left. Every row needs a real first position and its padding on the right."
             )
@@ -36,7 +38,7 @@ def checked_width(name: str, values: torch.Tensor | None, positions: str, *width
     if values is None or values.ndim != 3 or values.shape[-1] not in allowed:
         expected = " or ".join(map(str, allowed))
         got = "nothing" if values is None else tuple(values.shape)
-        raise ValueError(f"{name} must be (batch, {positions}, {expected}), got {got}.")
+        raise PolyvidError(f"{name} must be (batch, {positions}, {expected}), got {got}.")
     return values
 
 
@@ -47,7 +49,7 @@ def check_finite(name: str, values: torch.Tensor, training: bool = False) -> Non
     finite = values.detach().isfinite().flatten(1).all(1)
     if not finite.all():
         rows = (~finite).nonzero().flatten().tolist()
-        raise ValueError(f"{name} {tuple(values.shape)} holds NaN or infinity in row {_shown(rows)}.")
+        raise PolyvidError(f"{name} {tuple(values.shape)} holds NaN or infinity in row {_shown(rows)}.")
 
 
 def backbone_mask(backbone: PreTrainedModel, mask: torch.Tensor, training: bool) -> torch.Tensor:
@@ -66,7 +68,7 @@ def backbone_mask(backbone: PreTrainedModel, mask: torch.Tensor, training: bool)
 
 def check_same(what: str, shape: torch.Size, other: str, other_shape: torch.Size) -> None:
     if shape != other_shape:
-        raise ValueError(f"{what} must be shaped like {other}: got {tuple(shape)} and {tuple(other_shape)}.")
+        raise PolyvidError(f"{what} must be shaped like {other}: got {tuple(shape)} and {tuple(other_shape)}.")
 
 
 def _may_look_at(values: torch.Tensor, training: bool) -> bool:

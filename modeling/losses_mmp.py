@@ -12,6 +12,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from .errors_mmp import PolyvidError
+
 TERMS = {
     # Eq. 1 and, with a pivot language, Eq. 4
     "inter": (("text_embeds", "video_embeds"), ("pivot_embeds", "video_embeds")),
@@ -48,10 +50,10 @@ def nce_loss(
         The scalar mean over pairs, in float32 (float64 for float64 input) also under autocast.
 
     Raises:
-        ValueError: for a temperature that is not positive, an unknown form or shapes that do not pair.
+        PolyvidError: for a temperature that is not positive, an unknown form or shapes that do not pair.
     """
     if form not in ("joint", "symmetric"):
-        raise ValueError(f"Unknown form of the NCE loss {form!r}: choose joint or symmetric.")
+        raise PolyvidError(f"Unknown form of the NCE loss {form!r}: choose joint or symmetric.")
     return _loss_of_pair(a, b, video_index, form=form, temperature=temperature)
 
 
@@ -68,7 +70,7 @@ def triplet_loss(
     Args, returns and errors are those of `nce_loss`; `margin` must not be negative.
     """
     if negatives not in ("hard", "all"):
-        raise ValueError(f"Unknown negatives of the triplet loss {negatives!r}: choose hard or all.")
+        raise PolyvidError(f"Unknown negatives of the triplet loss {negatives!r}: choose hard or all.")
     return _loss_of_pair(a, b, video_index, form=f"triplet_{negatives}", margin=margin)
 
 
@@ -105,7 +107,7 @@ class MMPObjective:
             without waiting for an accelerator. None: the default group.
 
     Raises:
-        ValueError: for a temperature that is not positive, a negative margin, an unknown form or term.
+        PolyvidError: for a temperature that is not positive, a negative margin, an unknown form or term.
     """
 
     def __init__(
@@ -120,13 +122,13 @@ class MMPObjective:
         group: dist.ProcessGroup | None = None,
     ):
         if form not in FORMS:
-            raise ValueError(f"Unknown form of the objective {form!r}: choose from {', '.join(FORMS)}.")
+            raise PolyvidError(f"Unknown form of the objective {form!r}: choose from {', '.join(FORMS)}.")
         if not temperature > 0:
-            raise ValueError(f"The temperature must be greater than 0, not {temperature}.")
+            raise PolyvidError(f"The temperature must be greater than 0, not {temperature}.")
         if not margin >= 0:
-            raise ValueError(f"The margin must not be negative, but is {margin}.")
+            raise PolyvidError(f"The margin must not be negative, but is {margin}.")
         if not terms or set(terms) - set(TERMS):
-            raise ValueError(f"Unknown terms of the objective {terms!r}: choose from {', '.join(TERMS)}.")
+            raise PolyvidError(f"Unknown terms of the objective {terms!r}: choose from {', '.join(TERMS)}.")
         self.form, self.terms = form, tuple(terms)
         self.scale = margin if form.startswith("triplet") else temperature
         self.mask_same_video, self.gather = mask_same_video, gather
@@ -142,7 +144,7 @@ class MMPObjective:
         Raises:
             NonFiniteEmbeddingsError: if an embedding holds NaN or infinity, on every process; nothing was computed.
                 Not with `raise_non_finite=False`.
-            ValueError: where shapes do not fit, no term has its embeddings, or `mask_same_video` lacks `video_index`.
+            PolyvidError: where shapes do not fit, no term has its embeddings, or `mask_same_video` lacks `video_index`.
         """
         pairs = {
             term: present
@@ -150,14 +152,14 @@ class MMPObjective:
             if (present := [p for p in TERMS[term] if all(outputs.get(name) is not None for name in p)])
         }
         if not pairs:
-            raise ValueError(f"No embeddings for any of the terms {', '.join(self.terms)}; got {', '.join(outputs)}.")
+            raise PolyvidError(f"No embeddings for any of the terms {', '.join(self.terms)}; got {', '.join(outputs)}.")
         if self.mask_same_video and video_index is None:
-            raise ValueError("mask_same_video needs the batch's video_index.")
+            raise PolyvidError("mask_same_video needs the batch's video_index.")
 
         embeds = {name: outputs[name] for term in pairs.values() for pair in term for name in pair}
         shapes = {name: tuple(tensor.shape) for name, tensor in embeds.items()}
         if len(set(shapes.values())) > 1 or any(len(shape) != 2 or 0 in shape for shape in shapes.values()):
-            raise ValueError(f"Embeddings must all have one shape (batch, dim), not empty; got {shapes}.")
+            raise PolyvidError(f"Embeddings must all have one shape (batch, dim), not empty; got {shapes}.")
 
         device = next(iter(embeds.values())).device
         sizes = _rows_per_process(len(next(iter(embeds.values()))), device, self.group) if self.gather else None

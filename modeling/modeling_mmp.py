@@ -13,6 +13,7 @@ from transformers import initialization as init
 from .backbone_mmp import layers_of, load_backbone, load_backbone_config, new_backbone, resume, run_frozen
 from .configuration_mmp import MMPConfig
 from .encoding_mmp import MMPEncodingMixin
+from .errors_mmp import PolyvidError
 from .inputs_mmp import backbone_mask, check_finite, check_same, checked_mask, checked_width
 from .losses_mmp import MMPObjective
 from .outputs_mmp import MMPOutput
@@ -93,7 +94,7 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
                 `attn_implementation`.
 
         Raises:
-            ValueError: if the configuration does not fit the backbone, or weights are missing.
+            PolyvidError: if the configuration does not fit the backbone, or weights are missing.
             OSError: if the backbone is not a folder and cannot be fetched from the Hub.
         """
         config = cls.config_class(text_config=load_backbone_config(backbone), **config_fields)
@@ -136,7 +137,7 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
 
     def _set_gradient_checkpointing(self, enable: bool = True, **kwargs) -> None:
         if enable and getattr(kwargs.get("gradient_checkpointing_func"), "keywords", {}).get("use_reentrant"):
-            raise ValueError("use_reentrant=True would lose the gradient above the frozen layers: set it to False.")
+            raise PolyvidError("use_reentrant=True would lose the gradient above the frozen layers: set it to False.")
         super()._set_gradient_checkpointing(enable, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:
@@ -159,12 +160,12 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
             attention_mask: (batch, tokens), 1 = a token, 0 = padding, which must be on the right; default all ones.
 
         Raises:
-            ValueError: for input that does not fit, if nothing is frozen, or if the backbone cannot be resumed from
+            PolyvidError: for input that does not fit, if nothing is frozen, or if the backbone cannot be resumed from
                 the output of its frozen layers.
         """
         mask = checked_mask("attention_mask", attention_mask, "input_ids", input_ids)
         if self.config.freeze_below == 0:
-            raise ValueError("freeze_below=0: no layer is frozen, there is nothing to cache.")
+            raise PolyvidError("freeze_below=0: no layer is frozen, there is nothing to cache.")
         if self.config.freeze_below == self.config.output_layer:
             return self.text_model(input_ids=input_ids, attention_mask=mask).last_hidden_state
         return run_frozen(self.text_model, self.config.freeze_below, input_ids, mask)
@@ -177,7 +178,7 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
     ) -> torch.Tensor:
         """e_x: contextual embeddings of the tokens, (batch, tokens, embed_dim). Arguments as `get_text_features`."""
         if (input_ids is None) == (frozen_hidden_states is None):
-            raise ValueError("Pass either input_ids or frozen_hidden_states.")
+            raise PolyvidError("Pass either input_ids or frozen_hidden_states.")
         if frozen_hidden_states is None:
             mask = checked_mask("attention_mask", attention_mask, "input_ids", input_ids, self.training)
             mask = backbone_mask(self.text_model, mask, self.training)
@@ -207,7 +208,7 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
     ) -> torch.Tensor:
         """c_{x|v} from e_x and e_v (§3.3): query = e_x, key = value = e_x || e_v, in the text head."""
         if len(token_embeds) != len(second_embeds):
-            raise ValueError(
+            raise PolyvidError(
                 "A text is conditioned on its own video, so both batches must be equally long: got e_x of shape "
                 f"{tuple(token_embeds.shape)} and e_v of shape {tuple(second_embeds.shape)}."
             )
@@ -227,7 +228,7 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
             frozen_hidden_states: (batch, tokens, hidden_size) from [`encode_frozen_layers`], instead of `input_ids`.
 
         Raises:
-            ValueError: for shapes that do not fit and for a text without a single token.
+            PolyvidError: for shapes that do not fit and for a text without a single token.
         """
         return self.pool_text(self.embed_tokens(input_ids, attention_mask, frozen_hidden_states), attention_mask)
 
@@ -275,7 +276,7 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
             video_mask: (batch, seconds), 1 = real, 0 = padding, which must be on the right; default all ones.
 
         Raises:
-            ValueError: for shapes that do not fit, a video of zero seconds, and NaN or infinity in the features.
+            PolyvidError: for shapes that do not fit, a video of zero seconds, and NaN or infinity in the features.
         """
         return self.pool_video(self.embed_seconds(video_features, video_mask), video_mask)
 
@@ -317,7 +318,7 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
             return_loss: needs as many texts as videos; row i of one belongs to row i of the other.
 
         Raises:
-            ValueError: for shapes that do not fit; the message names them.
+            PolyvidError: for shapes that do not fit; the message names them.
         """
         text, token_embeds = self._text_views(
             attention_mask, input_ids, noisy_input_ids, frozen_hidden_states, noisy_frozen_hidden_states
@@ -331,7 +332,7 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
         )
         video, second_embeds = self._video_views(video_mask, video_features, noisy_video_features)
         if not text and not video:
-            raise ValueError("Nothing to embed: pass input_ids (or frozen_hidden_states), video_features or both.")
+            raise PolyvidError("Nothing to embed: pass input_ids (or frozen_hidden_states), video_features or both.")
 
         output = MMPOutput()
         for name, views in (("text", text), ("video", video), ("pivot", pivot)):
@@ -351,7 +352,7 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
         if return_loss:
             shapes = {name: tuple(embeds.shape) for name, embeds in output.items() if name.endswith("_embeds")}
             if not (text and video) or len(set(shapes.values())) > 1:
-                raise ValueError(f"return_loss needs as many texts as videos; got embeddings of shapes {shapes}.")
+                raise PolyvidError(f"return_loss needs as many texts as videos; got embeddings of shapes {shapes}.")
             terms = MMPObjective(temperature=self.config.temperature)(output, video_index)
             output["loss"] = terms.pop("loss")
             output["loss_terms"] = terms

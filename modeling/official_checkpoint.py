@@ -8,6 +8,8 @@ from urllib.parse import urlparse
 
 import torch
 
+from .errors_mmp import PolyvidError
+
 
 def find_official_checkpoint(source):
     """The local path of a checkpoint; a URL is downloaded, once, into `torch.hub`'s cache.
@@ -47,7 +49,7 @@ def read_official_checkpoint(source, sha256=None):
 
     Raises:
         FileNotFoundError: no such local file.
-        ValueError: the checksum differs, or the file is no state dict.
+        PolyvidError: the checksum differs, or the file is no state dict.
     """
     path = find_official_checkpoint(source)
     named = re.search(r"-([0-9a-f]{8,64})\.pth$", path.name)
@@ -55,14 +57,14 @@ def read_official_checkpoint(source, sha256=None):
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if not digest.startswith(sha256):
-        raise ValueError(f"{path} is damaged or another file: its sha256 is {digest}, expected {sha256}. Remove it.")
+        raise PolyvidError(f"{path} is damaged or another file: its sha256 is {digest}, expected {sha256}. Remove it.")
     try:
         state_dict = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         reason = str(error).partition("\n")[0] or "it ends early"
-        raise ValueError(f"{path} is not a PyTorch checkpoint: {reason}") from None
+        raise PolyvidError(f"{path} is not a PyTorch checkpoint: {reason}") from None
     if not isinstance(state_dict, dict) or not all(torch.is_tensor(value) for value in state_dict.values()):
-        raise ValueError(f"{path} holds no state dict (names with a tensor each).")
+        raise PolyvidError(f"{path} holds no state dict (names with a tensor each).")
     return state_dict
 
 
@@ -70,7 +72,7 @@ def load_strictly(model, state_dict, ignored):
     """Loads `state_dict` into `model`; every key must match, but for the prefixes in `ignored`.
 
     Raises:
-        ValueError: lists all missing and unexpected keys and all shapes that differ.
+        PolyvidError: lists all missing and unexpected keys and all shapes that differ.
     """
     kept = {key: value for key, value in state_dict.items() if not key.startswith(tuple(ignored))}
     own = model.state_dict()
@@ -85,7 +87,7 @@ def load_strictly(model, state_dict, ignored):
         if kept[key].shape != own[key].shape
     ]
     if problems:
-        raise ValueError(
+        raise PolyvidError(
             f"The checkpoint does not fit {type(model).__name__} ({len(problems)} differences):\n" + "\n".join(problems)
         )
     model.load_state_dict(kept, strict=False)

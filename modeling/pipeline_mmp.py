@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from transformers import Pipeline
 
+from .errors_mmp import PolyvidError
 from .video_index_mmp import VideoIndex
 
 
@@ -52,7 +53,7 @@ class TextToVideoRetrievalPipeline(Pipeline):
             The hits of [`VideoIndex.search`]; for a list of queries, a list of such lists.
 
         Raises:
-            ValueError: for an empty query, without a collection to search, and for an index of another model.
+            PolyvidError: for an empty query, without a collection to search, and for an index of another model.
         """
         if videos is not None:
             index = self.make_index(videos)
@@ -63,7 +64,7 @@ class TextToVideoRetrievalPipeline(Pipeline):
     def _sanitize_parameters(self, index=None, top_k=None, lang=None, where=None, seconds=None, **unknown):
         if unknown:
             known = "videos, index, top_k, lang, where and seconds"
-            raise ValueError(f"Unknown argument {', '.join(unknown)}; known are {known}.")
+            raise PolyvidError(f"Unknown argument {', '.join(unknown)}; known are {known}.")
         given = {"top_k": top_k, "lang": lang, "where": where, "seconds": seconds}
         parameters = {name: value for name, value in given.items() if value is not None}
         if index is not None:
@@ -79,7 +80,7 @@ class TextToVideoRetrievalPipeline(Pipeline):
 
     def postprocess(self, model_outputs, index: VideoIndex | None = None, top_k: int = 10, **filters):
         if index is None:
-            raise ValueError("Nothing to search in: pass videos={video_id: features} or index='videos.safetensors'.")
+            raise PolyvidError("Nothing to search in: pass videos={video_id: features} or index='videos.safetensors'.")
         return index.search(model_outputs["text_embeds"], top_k, **filters)[0]
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from transformers import BatchFeature, ProcessorMixin, SequenceFeatureExtractor
 
+from .errors_mmp import PolyvidError
+
 
 class MMPFeatureExtractor(SequenceFeatureExtractor):
     """Pads and masks videos given as [seconds, feature_size] arrays of pre-extracted features (§5.2, App. C).
@@ -17,7 +19,7 @@ class MMPFeatureExtractor(SequenceFeatureExtractor):
             (x - mean) / std before padding. They must come from training clips only.
 
     Raises:
-        ValueError: where mean and std do not fit `feature_size`, or a std is not positive.
+        PolyvidError: where mean and std do not fit `feature_size`, or a std is not positive.
     """
 
     model_input_names = ["video_features", "video_mask"]
@@ -34,14 +36,14 @@ class MMPFeatureExtractor(SequenceFeatureExtractor):
     ):
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
         if max_length < 1:
-            raise ValueError(f"max_length must be at least 1 second, got {max_length}.")
+            raise PolyvidError(f"max_length must be at least 1 second, got {max_length}.")
         if (feature_mean is None) != (feature_std is None):
-            raise ValueError("feature_mean and feature_std go together; only one was given.")
+            raise PolyvidError("feature_mean and feature_std go together; only one was given.")
         for name, values in (("feature_mean", feature_mean), ("feature_std", feature_std)):
             if values is not None and len(values) != feature_size:
-                raise ValueError(f"{name} has {len(values)} values, but feature_size is {feature_size}.")
+                raise PolyvidError(f"{name} has {len(values)} values, but feature_size is {feature_size}.")
         if feature_std is not None and not min(feature_std) > 0:
-            raise ValueError("feature_std must be positive everywhere.")
+            raise PolyvidError("feature_std must be positive everywhere.")
         self.max_length = max_length
         self.feature_mean = None if feature_mean is None else [float(value) for value in feature_mean]
         self.feature_std = None if feature_std is None else [float(value) for value in feature_std]
@@ -68,7 +70,7 @@ class MMPFeatureExtractor(SequenceFeatureExtractor):
             `video_features` (batch, seconds, feature_size) float32 and `video_mask` (batch, seconds), 1 = real.
 
         Raises:
-            ValueError: naming the video, if it has no seconds, the wrong width, NaN or infinity.
+            PolyvidError: naming the video, if it has no seconds, the wrong width, NaN or infinity.
         """
         limit = max_length or self.max_length
         videos = _as_list(videos)
@@ -92,13 +94,13 @@ class MMPFeatureExtractor(SequenceFeatureExtractor):
     def _as_array(self, name, video) -> np.ndarray:
         array = video.detach().cpu().float().numpy() if isinstance(video, torch.Tensor) else np.asarray(video)
         if array.ndim != 2 or array.shape[1] != self.feature_size or array.shape[0] == 0:
-            raise ValueError(
+            raise PolyvidError(
                 f"Video {name!r} must be an array of at least 1 second x {self.feature_size} features, "
                 f"but its shape is {array.shape}."
             )
         if not np.isfinite(array).all():
             second = int(np.argmin(np.isfinite(array).all(axis=1)))
-            raise ValueError(f"Video {name!r} {array.shape} holds NaN or infinity, first in second {second}.")
+            raise PolyvidError(f"Video {name!r} {array.shape} holds NaN or infinity, first in second {second}.")
         return array.astype(np.float32, copy=False)
 
 
@@ -121,7 +123,7 @@ class MMPProcessor(ProcessorMixin):
 
     def __init__(self, feature_extractor=None, tokenizer=None, max_text_length: int = 192, **kwargs):
         if max_text_length < 3:
-            raise ValueError(f"max_text_length must be at least 3 (<s>, a token, </s>), got {max_text_length}.")
+            raise PolyvidError(f"max_text_length must be at least 3 (<s>, a token, </s>), got {max_text_length}.")
         self.max_text_length = max_text_length
         super().__init__(feature_extractor, tokenizer, **kwargs)
         self.tokenizer.padding_side = "right"
@@ -150,16 +152,16 @@ class MMPProcessor(ProcessorMixin):
             `input_ids`, `attention_mask` (batch, tokens) and `video_features`, `video_mask`, as far as asked for.
 
         Raises:
-            ValueError: for an empty text or a video that cannot be embedded, naming its index.
+            PolyvidError: for an empty text or a video that cannot be embedded, naming its index.
         """
         if text is None and videos is None:
-            raise ValueError("Nothing to process: pass text, videos or both.")
+            raise PolyvidError("Nothing to process: pass text, videos or both.")
         batch = BatchFeature()
         if text is not None:
             texts = [text] if isinstance(text, str) else list(text)
             for index, item in enumerate(texts):
                 if not isinstance(item, str) or not item.strip():
-                    raise ValueError(f"Text {index} must be a non-empty string, got {item!r}.")
+                    raise PolyvidError(f"Text {index} must be a non-empty string, got {item!r}.")
             encoded = self.tokenizer(
                 texts,
                 padding=padding,
@@ -190,5 +192,5 @@ def _as_list(videos) -> list:
     is_single = len(videos) > 0 and np.ndim(videos[0]) == 1 and len(videos[0]) > 0
     videos = [videos] if is_single else list(videos)
     if not videos:
-        raise ValueError("No videos: got an empty list.")
+        raise PolyvidError("No videos: got an empty list.")
     return videos

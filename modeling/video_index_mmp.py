@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
+from .errors_mmp import PolyvidError
 from .index_engines_mmp import ExactEngine, engine_class
 from .index_rows_mmp import Texts, VideoRows, conditions
 from .index_vectors_mmp import StoredVectors, check_storage
@@ -50,7 +51,7 @@ class VideoIndex:
         storage: `"float16"`, `"float32"` or `"int8"`: 2, 4 or 1 bytes for each of embed_dim.
 
     Raises:
-        ValueError: where ids and embeddings do not fit, there is no video, an id is repeated, a vector is not finite.
+        PolyvidError: where ids and embeddings do not fit, there is no video, an id is repeated, a vector is not finite.
 
     Example:
 
@@ -74,10 +75,10 @@ class VideoIndex:
         names = _unique(video_ids)
         counts = [1] * len(names) if spans is None else [len(moments) for moments in spans]
         if video_embeds.ndim != 2 or len(counts) != len(names) or len(video_embeds) != sum(counts):
-            raise ValueError(f"{len(names)} video ids do not fit embeddings {tuple(video_embeds.shape)}.")
+            raise PolyvidError(f"{len(names)} video ids do not fit embeddings {tuple(video_embeds.shape)}.")
         if not torch.isfinite(video_embeds).all():
             row = int((~torch.isfinite(video_embeds)).any(dim=-1).nonzero()[0])
-            raise ValueError(f"Row {row} of the embeddings holds NaN or infinity.")
+            raise PolyvidError(f"Row {row} of the embeddings holds NaN or infinity.")
         rows = VideoRows(Texts.of(names), {})
         if spans is not None:
             videos = torch.arange(len(names), dtype=torch.int32).repeat_interleave(torch.tensor(counts))
@@ -120,11 +121,11 @@ class VideoIndex:
             options: of the engine; see `polyvid.train.search.engines`.
 
         Raises:
-            ValueError: for features that cannot be embedded (the video is named), an empty collection, bad options.
+            PolyvidError: for features that cannot be embedded (the video is named), an empty collection, bad options.
             ImportError: if the engine is not installed.
         """
         if moment_seconds is not None and moment_seconds < 1:
-            raise ValueError(f"moment_seconds must be at least 1, got {moment_seconds}.")
+            raise PolyvidError(f"moment_seconds must be at least 1, got {moment_seconds}.")
         check_storage(storage)  # all that can be wrong, before hours of work
         if engine != "auto":
             _engine_factory(engine, options)
@@ -158,11 +159,11 @@ class VideoIndex:
         """The same collection, searched by another engine. `"lance"` writes it into a table, or adds it to one.
 
         Raises:
-            ValueError: for an unknown engine or option, and for an index whose vectors are in a database already.
+            PolyvidError: for an unknown engine or option, and for an index whose vectors are in a database already.
             ImportError: if the engine is not installed.
         """
         if not isinstance(getattr(self.engine, "vectors", None), StoredVectors):
-            raise ValueError(f"The vectors of this index are in {self.engine.options}: build or load it from a file.")
+            raise PolyvidError(f"The vectors of this index are in {self.engine.options}: build or load it from a file.")
         without = None
         if name == "auto":
             name, without = ("faiss", "exact") if len(self) > EXACT_UP_TO else ("exact", None)
@@ -205,10 +206,10 @@ class VideoIndex:
             there are fewer, or the filters leave fewer.
 
         Raises:
-            ValueError: for an empty query, a model or width that is not the index's, and filters it cannot apply.
+            PolyvidError: for an empty query, a model or width that is not the index's, and filters it cannot apply.
         """
         if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}.")
+            raise PolyvidError(f"k must be at least 1, got {k}.")
         filters = conditions(self.engine.kinds, lang, where, seconds)
         if not isinstance(query, torch.Tensor):
             texts = [query] if isinstance(query, str) else list(query)
@@ -217,7 +218,7 @@ class VideoIndex:
         else:
             embeds = query[None] if query.ndim == 1 else query
         if embeds.ndim != 2 or embeds.shape[1] != self.engine.embed_dim:
-            raise ValueError(
+            raise PolyvidError(
                 f"The index was made by another model: its embeddings are ({len(self)}, {self.engine.embed_dim}), "
                 f"the queries' {tuple(embeds.shape)}."
             )
@@ -249,7 +250,7 @@ class VideoIndex:
     def _towers(self) -> tuple[MMPModel, MMPProcessor]:
         """The model that reads queries: the one given, or the one the index says it was made by."""
         if not (self._model or self.made_by):
-            raise ValueError("To search with texts, this index needs its model: VideoIndex.load(path, model=...).")
+            raise PolyvidError("To search with texts, this index needs its model: VideoIndex.load(path, model=...).")
         self._model, self._processor = _load(self._model or self.made_by, self._processor)
         self.check_model(self._model, self._processor)
         return self._model, self._processor
@@ -261,7 +262,7 @@ class VideoIndex:
         probe = _probe(model, processor)
         # Another model is far from 1; half precision stays above 0.99.
         if len(probe) != len(self._probe) or F.cosine_similarity(probe, self._probe, dim=0) < 0.99:
-            raise ValueError(
+            raise PolyvidError(
                 f"The index was made by another model, {self.made_by or 'one without a name'}: "
                 f"{model.name_or_path or 'this one'} reads texts differently. Use that one, or build the index again."
             )
@@ -302,7 +303,7 @@ class VideoIndex:
             revision: of the Hub repository.
 
         Raises:
-            ValueError: if the file is not there or is not an index, or if the model has another width.
+            PolyvidError: if the file is not there or is not an index, or if the model has another width.
             OSError: if the Hub does not have it.
         """
         name, file = str(path), Path(path)
@@ -312,19 +313,19 @@ class VideoIndex:
             with safe_open(file, framework="pt") as opened:
                 about = opened.metadata() or {}
                 if FORMAT not in about:
-                    raise ValueError("it holds other tensors")
+                    raise PolyvidError("it holds other tensors")
                 about = json.loads(about[FORMAT])
                 tensors = {key: opened.get_tensor(key) for key in opened.keys()}
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise ValueError(f"{name!r} is not a video index that can be read: {error}") from error
+            raise PolyvidError(f"{name!r} is not a video index that can be read: {error}") from error
         found = engine_class(about["engine"], without="exact" if "video_embeds" in tensors else None)
         try:
             engine = found.from_tensors(tensors, about["options"])
         except (KeyError, IndexError, RuntimeError) as error:
-            raise ValueError(f"{name!r} is not a video index that can be read: {error}") from error
+            raise PolyvidError(f"{name!r} is not a video index that can be read: {error}") from error
         width = getattr(getattr(model, "config", None), "embed_dim", engine.embed_dim)
         if width != engine.embed_dim:
-            raise ValueError(
+            raise PolyvidError(
                 f"{name!r} was made by another model: its embeddings are ({len(engine)}, {engine.embed_dim}), "
                 f"the model's are {width} wide."
             )
@@ -374,11 +375,11 @@ class VideoIndex:
 def _unique(video_ids: Iterable[str]) -> list[str]:
     names = [str(video_id) for video_id in video_ids]
     if not names:
-        raise ValueError("The collection of videos is empty.")
+        raise PolyvidError("The collection of videos is empty.")
     if len(set(names)) < len(names):
         seen: set[str] = set()
         repeated = next(name for name in names if name in seen or seen.add(name))
-        raise ValueError(f"Video id {repeated!r} stands twice in the collection.")
+        raise PolyvidError(f"Video id {repeated!r} stands twice in the collection.")
     return names
 
 
@@ -388,7 +389,7 @@ def _engine_factory(name: str, options: Mapping, without: str | None = None) -> 
     try:
         inspect.signature(create).bind(None, **options)
     except TypeError as error:
-        raise ValueError(f"Engine {name!r}: {error}.") from error
+        raise PolyvidError(f"Engine {name!r}: {error}.") from error
     return create
 
 
@@ -397,7 +398,7 @@ def _load(model: MMPModel | str, processor: MMPProcessor | None) -> tuple[MMPMod
         model = MMPModel.from_pretrained(model, dtype="float32").eval()
     if processor is None:
         if not model.name_or_path:
-            raise ValueError("Pass the processor too: the model was not loaded from a folder that has one.")
+            raise PolyvidError("Pass the processor too: the model was not loaded from a folder that has one.")
         processor = MMPProcessor.from_pretrained(model.name_or_path)
     return model, processor
 

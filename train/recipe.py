@@ -18,9 +18,10 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from polyvid.dataset_scripts.schema import canonical_language
+from polyvid.modeling.errors_mmp import PolyvidError
 
 
-class RecipeError(ValueError):
+class RecipeError(PolyvidError):
     """A recipe that cannot be run; the message names file and key."""
 
 

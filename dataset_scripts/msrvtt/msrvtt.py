@@ -10,6 +10,7 @@ from functools import cached_property
 
 from polyvid.dataset_scripts.benchmark import BenchmarkBuilder, configs, human, read_lines
 from polyvid.dataset_scripts.translations import read_json
+from polyvid.modeling.errors_mmp import PolyvidError
 
 OFFICIAL_PARTS = {
     "1k-A": {"train": ("train",), "validation": ("validate",)},
@@ -70,7 +71,7 @@ class MSRVTT(BenchmarkBuilder):
                 for sentence in content["sentences"]:
                     sentences[sentence["video_id"]].append((str(sentence["sen_id"]), sentence["caption"]))
             except (KeyError, TypeError) as error:
-                raise ValueError(f"{file}: not an MSR-VTT annotation file, {error} is missing.") from error
+                raise PolyvidError(f"{file}: not an MSR-VTT annotation file, {error} is missing.") from error
             self._contents[file] = videos, dict(sentences)
         return self._contents[file]
 
@@ -83,7 +84,7 @@ class MSRVTT(BenchmarkBuilder):
         file = self.find_file("MSRVTT_JSFUSION_test.csv")
         pairs = list(csv.DictReader(read_lines(file)))
         if not pairs or not {"key", "video_id", "sentence"} <= set(pairs[0]):
-            raise ValueError(f"{file}: expected rows with the columns key, vid_key, video_id, sentence.")
+            raise PolyvidError(f"{file}: expected rows with the columns key, vid_key, video_id, sentence.")
         return pairs
 
     @cached_property

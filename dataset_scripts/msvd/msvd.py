@@ -12,6 +12,7 @@ from collections import defaultdict
 
 from polyvid.dataset_scripts.benchmark import BenchmarkBuilder, configs, human, read_lines
 from polyvid.dataset_scripts.translations import without_extension
+from polyvid.modeling.errors_mmp import PolyvidError
 
 VIDEO_NUMBERS = {"train": range(1, 1201), "validation": range(1201, 1301), "test": range(1301, 1971)}
 
@@ -49,7 +50,7 @@ class MSVD(BenchmarkBuilder):
                 continue
             clip, _, name = line.strip().rpartition(" ")
             if not clip or not name.startswith("vid") or not name[3:].isdigit():
-                raise ValueError(f"{file}, line {line_number}: expected '<clip> vid<number>', found {line!r}.")
+                raise PolyvidError(f"{file}, line {line_number}: expected '<clip> vid<number>', found {line!r}.")
             mapping[clip] = int(name[3:])
         return mapping
 
@@ -74,10 +75,10 @@ class MSVD(BenchmarkBuilder):
         reader = csv.DictReader(line + "\n" for line in read_lines(file))
         missing = [column for column in columns if column not in (reader.fieldnames or [])]
         if missing:
-            raise ValueError(f"{file}: expected the columns {', '.join(columns)}; {missing[0]!r} is missing.")
+            raise PolyvidError(f"{file}: expected the columns {', '.join(columns)}; {missing[0]!r} is missing.")
         for row in reader:
             if None in (row[column] for column in columns):
-                raise ValueError(
+                raise PolyvidError(
                     f"{file}, line {reader.line_num}: {len(columns)} columns expected, the row is cut short."
                 )
             yield row

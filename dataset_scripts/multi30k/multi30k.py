@@ -7,6 +7,7 @@ the same in `de` (task 2: five captions each, written independently); the image 
 """
 
 from polyvid.dataset_scripts.benchmark import BenchmarkBuilder, configs, human, read_lines
+from polyvid.modeling.errors_mmp import PolyvidError
 
 TASK1_NAMES = {"train": "train", "validation": "val", "test": "test_2016_flickr"}
 TASK2_NAMES = {"train": "train", "validation": "val", "test": "test_2016"}
@@ -56,7 +57,7 @@ class Multi30K(BenchmarkBuilder):
         file = self.find_file(name)
         lines = read_lines(file)
         if len(lines) != len(images):
-            raise ValueError(f"{file}: {len(lines):,} captions for {len(images):,} images; the lines must correspond.")
+            raise PolyvidError(f"{file}: {len(lines):,} captions for {len(images):,} images; lines must correspond.")
         return lines
 
     def _originals(self, task1, task2, images):
@@ -66,7 +67,7 @@ class Multi30K(BenchmarkBuilder):
         for k, text in enumerate(self._read(f"{task1}.en", images)):
             numbers = [number for number, texts in enumerate(columns, 1) if texts[k].strip() == text.strip()]
             if not numbers:
-                raise ValueError(
+                raise PolyvidError(
                     f"{self.find_file(f'{task1}.en')}, line {k + 1}: not one of the five task 2 captions of the image; "
                     "the files of the two tasks are of different (tokenised?) versions."
                 )

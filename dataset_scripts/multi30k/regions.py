@@ -22,6 +22,7 @@ from tqdm import tqdm
 from polyvid.dataset_scripts.benchmark import read_lines
 from polyvid.dataset_scripts.building import shard_name, write_shard
 from polyvid.dataset_scripts.features import FEATURES, features_to_row, rows_to_table
+from polyvid.modeling.errors_mmp import PolyvidError
 
 NPZ_KEYS = ("features", "x", "arr_0")
 ROWS_PER_GROUP = 256
@@ -38,17 +39,17 @@ def read_regions(
 
     Raises:
         FileNotFoundError: if there is nothing of these formats.
-        ValueError: for a broken or cut off entry, naming file and image or line.
+        PolyvidError: for a broken or cut off entry, naming file and image or line.
     """
     path = Path(path)
     if path.is_file() and ".tsv" in path.name:
         yield from _read_tsv(path, dim)
     elif path.is_file() and path.suffix == ".npy":
         if image_list is None:
-            raise ValueError(f"{path} does not say which image is which: pass the list of image names too.")
+            raise PolyvidError(f"{path} does not say which image is which: pass the list of image names too.")
         names, arrays = [_name(line) for line in read_lines(Path(image_list)) if line], np.load(path, mmap_mode="r")
         if arrays.ndim != 3 or len(arrays) != len(names):
-            raise ValueError(f"{path} has shape {arrays.shape}, but {image_list} names {len(names)} images.")
+            raise PolyvidError(f"{path} has shape {arrays.shape}, but {image_list} names {len(names)} images.")
         for name, array in zip(names, arrays, strict=True):
             yield name, _checked(array, dim, path, name)
     else:
@@ -101,7 +102,7 @@ def _read_tsv(file: Path, dim: int) -> Iterator[tuple[str, np.ndarray]]:
                 values = np.frombuffer(base64.b64decode(fields[5], validate=True), dtype="<f4")
                 regions = values.reshape(num_boxes, dim)
             except (ValueError, IndexError) as error:
-                raise ValueError(f"{file}, line {number}: not a row of region features ({error}).") from error
+                raise PolyvidError(f"{file}, line {number}: not a row of region features ({error}).") from error
             yield name, regions
 
 
@@ -112,17 +113,17 @@ def _load(file: Path) -> np.ndarray:
             return content
         key = next((key for key in NPZ_KEYS if key in content.files), None)
         if key is None:
-            raise ValueError(f"none of {', '.join(NPZ_KEYS)} in it, only {', '.join(content.files)}")
+            raise PolyvidError(f"none of {', '.join(NPZ_KEYS)} in it, only {', '.join(content.files)}")
         return content[key]
     except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{file}: cannot be read ({error}).") from error
+        raise PolyvidError(f"{file}: cannot be read ({error}).") from error
 
 
 def _checked(array: np.ndarray, dim: int, file: Path, name: str) -> np.ndarray:
     if array.ndim == 2 and array.shape[1] != dim and array.shape[0] == dim:
         array = array.T  # some releases store (dim, regions)
     if array.ndim != 2 or array.shape[1] != dim:
-        raise ValueError(f"{file}, image {name}: expected features (regions, {dim}), found {array.shape}.")
+        raise PolyvidError(f"{file}, image {name}: expected features (regions, {dim}), found {array.shape}.")
     return np.asarray(array, dtype=np.float32)
 
 

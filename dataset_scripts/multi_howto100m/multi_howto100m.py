@@ -23,6 +23,7 @@ from polyvid.dataset_scripts.building import AliasedConfigs
 from polyvid.dataset_scripts.multi_howto100m.language_join import join_languages
 from polyvid.dataset_scripts.multi_howto100m.subtitle_json import RepairReport, read_subtitles
 from polyvid.dataset_scripts.schema import LANGUAGES, canonical_language
+from polyvid.modeling.errors_mmp import PolyvidError
 
 logger = datasets.logging.get_logger(__name__)
 
@@ -150,7 +151,7 @@ class _Categories:
         try:
             table = pa.csv.read_csv(path, convert_options=options)
         except (pa.ArrowInvalid, KeyError) as error:
-            raise ValueError(f"{path}: expected the columns {', '.join(types)} ({error}).") from None
+            raise PolyvidError(f"{path}: expected the columns {', '.join(types)} ({error}).") from None
         ids = np.array([video_id.encode() for video_id in table["video_id"].to_pylist()], dtype="S")
         order = np.argsort(ids, kind="stable")  # stable: of two rows for one video the first counts
         self.ids, self.columns = ids[order], table.select(list(CATEGORY_COLUMNS)).take(pa.array(order))

@@ -19,6 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json
 
+from polyvid.modeling.errors_mmp import PolyvidError
+
 SUBTITLES = pa.schema(
     [
         ("video_id", pa.string()),
@@ -38,7 +40,7 @@ closed a caption, the second would open the next, the third close that, and the 
 FIRST_VIDEO = re.compile(rb'\s*("[^"\\]*")\s*:\s*\{')
 
 
-class SubtitleFileError(ValueError):
+class SubtitleFileError(PolyvidError):
     """The file cannot be read any further; the message names file and byte offset."""
 
 

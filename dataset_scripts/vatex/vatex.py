@@ -11,6 +11,7 @@ import numpy as np
 
 from polyvid.dataset_scripts.benchmark import BenchmarkBuilder, configs, human, read_lines
 from polyvid.dataset_scripts.translations import read_json, without_extension
+from polyvid.modeling.errors_mmp import PolyvidError
 
 LIST_NAMES = {"validation": ("val_names.npy", "val_names.txt"), "test": ("tst_names.npy", "tst_names.txt")}
 
@@ -32,7 +33,7 @@ class VATEX(BenchmarkBuilder):
             wanted = _read_ids(file)
             unknown = sorted(wanted - {row["video_id"] for row in rows})
             if unknown and self.config.check_counts:
-                raise ValueError(
+                raise PolyvidError(
                     f"{file}: {len(unknown)} ids are not in the validation file, the first {unknown[0]!r}."
                 )
             return [row for row in rows if row["video_id"] in wanted]
@@ -53,7 +54,7 @@ class VATEX(BenchmarkBuilder):
                 ]
                 rows.append({"video_id": video["videoID"], "captions": captions})
             except (KeyError, TypeError) as error:
-                raise ValueError(f"{file}, entry {number}: not a VATEX video, {error} is missing.") from error
+                raise PolyvidError(f"{file}, entry {number}: not a VATEX video, {error} is missing.") from error
         return rows
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import typer
 from typer.main import get_command
 
+from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train import recipe
 from polyvid.train.cli import COMMANDS
 
@@ -29,7 +30,7 @@ def render() -> str:
     """The whole reference as Markdown.
 
     Raises:
-        ValueError: if a command, option, recipe key or public class is not documented; the message names it.
+        PolyvidError: if a command, option, recipe key or public class is not documented; the message names it.
     """
     parts = [
         "# Reference",
@@ -60,7 +61,7 @@ def command(name: str) -> str:
         shown = " / ".join(f"`{flag}`" for flag in parameter.opts + parameter.secondary_opts)
         shown = shown if is_option else f"`{parameter.name.upper()}`"
         if not parameter.help:
-            raise ValueError(f"polyvid {name}: {parameter.name} has no help text.")
+            raise PolyvidError(f"polyvid {name}: {parameter.name} has no help text.")
         needed = "required" if parameter.required else _default(parameter.default)
         rows.append(f"| {shown} | {needed} | {_cell(parameter.help)} |")
     table = ["| argument | default | |", "|---|---|---|", *rows]
@@ -75,7 +76,7 @@ def recipe_section(name: str, section: type) -> str:
         if dataclasses.is_dataclass(field.type):
             continue
         if field.name not in comments:
-            raise ValueError(f"train/recipe.py: {section.__name__}.{field.name} has no comment beside it.")
+            raise PolyvidError(f"train/recipe.py: {section.__name__}.{field.name} has no comment beside it.")
         default = field.default_factory() if field.default is dataclasses.MISSING else field.default
         kind = (
             field.type.__name__ if isinstance(field.type, type) and not hasattr(field.type, "__args__") else field.type
@@ -130,7 +131,7 @@ def _signature(node: ast.ClassDef) -> str:
 def _paragraph(text: str, owner: str) -> str:
     first = " ".join(text.split("\n\n")[0].split())
     if not first:
-        raise ValueError(f"{owner} is not documented.")
+        raise PolyvidError(f"{owner} is not documented.")
     return first
 
 

@@ -18,6 +18,7 @@ from huggingface_hub import DatasetCard
 
 from polyvid.dataset_scripts.building import find_shards
 from polyvid.dataset_scripts.protocols import PROTOCOLS, protocols_of
+from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.data.videos import load_videos
 from polyvid.train.recipe import DataRecipe, Recipe, load_recipe
 from polyvid.train.scoring.results import RESULTS
@@ -58,7 +59,7 @@ def find_evaluations(folder: Path, name: str, given: Sequence[Path] = ()) -> lis
 
     Raises:
         FileNotFoundError: if a given path holds no results.
-        ValueError: if given results are another model's, or cannot be read.
+        PolyvidError: if given results are another model's, or cannot be read.
     """
     found = []
     for path in given:
@@ -67,7 +68,7 @@ def find_evaluations(folder: Path, name: str, given: Sequence[Path] = ()) -> lis
             raise FileNotFoundError(f"There is no results.json in {path}: polyvid evaluate makes it.")
         for file in files:
             if (evaluation := _read(file, folder, name, same_folder=False)) is None:
-                raise ValueError(f"{file} holds no results of {name!r} ({folder}): give those of this model.")
+                raise PolyvidError(f"{file} holds no results of {name!r} ({folder}): give those of this model.")
             found.append(evaluation)
     if not given:
         read = [_read(file, folder, name, same_folder=True) for file in sorted((RESULTS / name).rglob("results.json"))]
@@ -105,7 +106,7 @@ def _read(file: Path, folder: Path, name: str, same_folder: bool) -> Evaluation 
             results["environment"],
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{file} is not what polyvid evaluate writes ({type(error).__name__}: {error}).") from None
+        raise PolyvidError(f"{file} is not what polyvid evaluate writes ({type(error).__name__}: {error}).") from None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from polyvid.hub_cards.publish import cards, facts
+from polyvid.modeling.errors_mmp import PolyvidError
 
 MODEL_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*.py")
 MODEL_FILES += ("processor_config.json", "preprocessor_config.json", "tokenizer*", "special_tokens_map.json")
@@ -28,7 +29,7 @@ def collect_model(source: Path, folder: Path, repo_id: str, results: Sequence[Pa
 
     Raises:
         FileNotFoundError: if `source` is no finished model, or `results` are missing.
-        ValueError: if `results` are another model's.
+        PolyvidError: if `results` are another model's.
     """
     if not (source / "config.json").is_file() or not any(source.glob("*.safetensors")):
         best = source / "checkpoints" / "best"
@@ -54,7 +55,7 @@ def collect_model(source: Path, folder: Path, repo_id: str, results: Sequence[Pa
     for evaluation in evaluations:
         name = f"results/{'-'.join(evaluation.searched)}.json"
         if (folder / name).exists():
-            raise ValueError(f"{evaluation.file} is a second result for {name}: say with --results which one counts.")
+            raise PolyvidError(f"{evaluation.file} is a second result for {name}: say with --results which one counts.")
         content = asdict(evaluation) | {"file": evaluation.file.name}
         _write(folder / name, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
     _write(folder / "README.md", str(cards.model_card(source, repo_id, evaluations)))
@@ -82,11 +83,11 @@ def collect_metric(source: Path, folder: Path, repo_id: str) -> None:
     """The metric as a Space, which is where `evaluate.load(repo_id)` looks: for a file named as the repository.
 
     Raises:
-        ValueError: if the repository is named otherwise.
+        PolyvidError: if the repository is named otherwise.
     """
     if not (source / f"{repo_id.split('/')[1]}.py").is_file():
         name = source.resolve().name
-        raise ValueError(f"evaluate.load({repo_id!r}) would look for another file: name it <owner>/{name}.")
+        raise PolyvidError(f"evaluate.load({repo_id!r}) would look for another file: name it <owner>/{name}.")
     for path in [*source.glob("*.py"), source / "README.md", source / "requirements.txt"]:
         if path.name != "__init__.py":
             text = path.read_text(encoding="utf-8")
@@ -114,7 +115,7 @@ def refuse_tokens(folder: Path, token: str | None) -> None:
     """Nothing that looks like an access token may be published.
 
     Raises:
-        ValueError: naming file and line.
+        PolyvidError: naming file and line.
     """
     for path in sorted(folder.rglob("*")):
         if not path.is_file() or path.stat().st_size > SCANNED_BYTES:
@@ -124,7 +125,7 @@ def refuse_tokens(folder: Path, token: str | None) -> None:
         start = found.start() if found else content.find(token.encode()) if token else -1
         if start >= 0:
             line = content[:start].count(b"\n") + 1
-            raise ValueError(f"{path.relative_to(folder)}, line {line}: this looks like an access token; remove it.")
+            raise PolyvidError(f"{path.relative_to(folder)}, line {line}: this looks like an access token; remove it.")
 
 
 def _link(path: Path, link: Path) -> None:

@@ -20,6 +20,7 @@ from polyvid.hub_cards.publish.files import (
     collect_space,
     refuse_tokens,
 )
+from polyvid.modeling.errors_mmp import PolyvidError
 
 LOADING = {
     "model": 'AutoModel.from_pretrained("{}", trust_remote_code=True)',
@@ -60,9 +61,9 @@ def push(
     """
     validate_repo_id(repo_id)
     if "/" not in repo_id:
-        raise ValueError(f"Say whose repository it is: --repo-id <your name or organisation>/{repo_id}.")
+        raise PolyvidError(f"Say whose repository it is: --repo-id <your name or organisation>/{repo_id}.")
     if results and kind != "model":
-        raise ValueError("--results are for the card of a model.")
+        raise PolyvidError("--results are for the card of a model.")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         collect(kind, source, folder, repo_id, results or [])
@@ -86,7 +87,7 @@ def push(
 def collect(kind: str, source: Path | None, folder: Path, repo_id: str, results: list[Path]) -> None:
     """Fill `folder` with what is to be pushed."""
     if source is None and kind in ("model", "dataset"):
-        raise ValueError(f"Which {kind}? Give its folder: polyvid push {kind} FOLDER --repo-id {repo_id}.")
+        raise PolyvidError(f"Which {kind}? Give its folder: polyvid push {kind} FOLDER --repo-id {repo_id}.")
     if source is not None and not source.is_dir():
         raise FileNotFoundError(f"There is no folder {source}.")
     if kind == "model":
@@ -107,7 +108,7 @@ def upload(kind: str, folder: Path, repo_id: str, private: bool | None, revision
     record beside the files, is gone from huggingface_hub 2.)
 
     Raises:
-        ValueError: if the repository is there, but not as private or public as asked for; nothing is sent then.
+        PolyvidError: if the repository is there, but not as private or public as asked for; nothing is sent then.
         huggingface_hub.errors.HTTPError, RuntimeError: whatever goes wrong on the way.
     """
     api = HfApi()
@@ -117,7 +118,7 @@ def upload(kind: str, folder: Path, repo_id: str, private: bool | None, revision
     is_private = bool(api.repo_info(repo_id, repo_type=repo_type).private)
     if private is not None and is_private != private:
         state = "private" if is_private else "public"
-        raise ValueError(f"{repo_id} exists and is {state}: change that in its settings, or choose another id.")
+        raise PolyvidError(f"{repo_id} exists and is {state}: change that in its settings, or choose another id.")
     if revision != "main":
         api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
     commit = api.upload_folder(
@@ -136,12 +137,12 @@ def said_plainly(repo_id: str, token: str | None) -> Iterator[None]:
     """Turns what huggingface_hub raises into one line that says what to do, and never holds the token.
 
     Raises:
-        ValueError: no token, or one that is refused or may not write here.
+        PolyvidError: no token, or one that is refused or may not write here.
         ConnectionError: the Hub cannot be reached, or broke off.
     """
     hub = HfApi().endpoint
     if token is None:
-        raise ValueError(f"No token: run `hf auth login`, or set HF_TOKEN to one of {hub}/settings/tokens.")
+        raise PolyvidError(f"No token: run `hf auth login`, or set HF_TOKEN to one of {hub}/settings/tokens.")
     try:
         yield
     except (HTTPError, RuntimeError) as error:
@@ -150,13 +151,13 @@ def said_plainly(repo_id: str, token: str | None) -> Iterator[None]:
             cause = cause.__cause__  # the upload of large files wraps what went wrong
         status = getattr(getattr(cause, "response", None), "status_code", None)
         if status == 401:
-            raise ValueError(
+            raise PolyvidError(
                 f"{hub} does not accept the token: make one that may write at {hub}/settings/tokens, then `hf auth "
                 "login` (HF_TOKEN, where it is set, goes first)."
             ) from None
         if status in (403, 404):
             owner = repo_id.split("/")[0]
-            raise ValueError(
+            raise PolyvidError(
                 f"This token may not write to {repo_id}: it must have the role `write` (a fine-grained one: for "
                 f"{owner}), and you a right to write in {owner}. See {hub}/settings/tokens."
             ) from None

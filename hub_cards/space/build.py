@@ -22,6 +22,7 @@ from polyvid.dataset_scripts.building import load_builder, write_json
 from polyvid.dataset_scripts.schema import LANGUAGES
 from polyvid.hub_cards.publish.files import MODEL_FILES
 from polyvid.modeling import VideoIndex
+from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.data.videos import VideoFeatures
 from polyvid.train.demo.report import ARMS
 from polyvid.train.extraction.decoding import Sampling
@@ -52,14 +53,14 @@ def build(output_dir: str | os.PathLike, demo_dir: str | os.PathLike = DEMO) -> 
 
     Raises:
         FileNotFoundError: if `make demo` has not been run to its end.
-        ValueError: if something else is in `output_dir`, or the features were made by several networks.
+        PolyvidError: if something else is in `output_dir`, or the features were made by several networks.
     """
     output_dir, demo_dir = Path(output_dir), Path(demo_dir)
     needed = [*(f"{arm}/model.safetensors" for arm in ARMS), "features/extraction.json"]
     if missing := next((name for name in needed if not (demo_dir / name).is_file()), None):
         raise FileNotFoundError(f"{demo_dir} holds no finished demo ({missing} is missing): run `make demo` first.")
     if output_dir.exists() and any(output_dir.iterdir()) and not (output_dir / "clips.json").is_file():
-        raise ValueError(f"{output_dir} is not empty and holds no demo app: choose another folder.")
+        raise PolyvidError(f"{output_dir} is not empty and holds no demo app: choose another folder.")
     temporary = output_dir.with_name(f".{output_dir.name}.incomplete")
     shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
     try:
@@ -143,12 +144,12 @@ def _export_frame_encoder(features: Path, folder: Path) -> None:
     extraction = json.loads((features / "extraction.json").read_text(encoding="utf-8"))
     names = [described["name"] for described in extraction["encoders"]]
     if len(names) != 1 or extraction["per"] != "second":
-        raise ValueError(f"{features} was made by {', '.join(names)}: the demo app takes one network, per second.")
+        raise PolyvidError(f"{features} was made by {', '.join(names)}: the demo app takes one network, per second.")
     sampling = Sampling(*(extraction["encoders"][0][key] for key in ("fps", "window", "stride")))
     encoder = load_frame_encoder(names[0], sampling)
     scaling = encoder.view.scaling
     if scaling is None:
-        raise ValueError(f"{names[0]} brings a processor of its own, which cannot be exported into the demo app.")
+        raise PolyvidError(f"{names[0]} brings a processor of its own, which cannot be exported into the demo app.")
     window = torch.zeros(1, sampling.window, scaling.crop, scaling.crop, 3, dtype=torch.uint8)
     torch.export.save(torch.export.export(_Encoder(encoder), (window,)), folder / "frame_encoder.pt2")
     write_json(

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
+from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.data.clips import ClipDataset
 from polyvid.train.data.collate import MMPCollator
 from polyvid.train.loop.processes import Processes
@@ -78,7 +79,7 @@ class CaptionBatches:
             time. Mind that texts of one length are one another's negatives then, so that a batch is another task.
 
     Raises:
-        ValueError: if there are too few rows, or a batch has fewer rows than there are processes.
+        PolyvidError: if there are too few rows, or a batch has fewer rows than there are processes.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class CaptionBatches:
         _check_batch_size(batch_size, processes)
         self.batches = GlobalBatches(len(rows), batch_size, seed, processes.rank, processes.count)
         if len(self.batches) == 0:
-            raise ValueError(f"{len(rows)} training clip(s) do not make a batch: contrast needs at least two.")
+            raise PolyvidError(f"{len(rows)} training clip(s) do not make a batch: contrast needs at least two.")
 
     def steps(self, epoch: int) -> int:
         return len(self.batches)
@@ -143,7 +144,7 @@ class ClipBatches:
     With `num_workers` one process reads ahead; more would each need a position of their own to resume from.
 
     Raises:
-        ValueError: if shards hold too few clips for one batch, or for more than one worker.
+        PolyvidError: if shards hold too few clips for one batch, or for more than one worker.
     """
 
     def __init__(
@@ -151,13 +152,13 @@ class ClipBatches:
     ):
         _check_batch_size(batch_size, processes)
         if num_workers > 1:
-            raise ValueError(f"Clips are read by one worker at most, so training.num_workers cannot be {num_workers}.")
+            raise PolyvidError(f"Clips are read by one worker at most: training.num_workers cannot be {num_workers}.")
         self.num_workers = num_workers
         share = batch_size // processes.count + (processes.rank < batch_size % processes.count)
         self.smallest_share = batch_size // processes.count + (batch_size % processes.count > 0)
         self.stream = _BatchStream(clips, collator, share)
         if self.steps(0) == 0:
-            raise ValueError(
+            raise PolyvidError(
                 f"The {len(clips.files)} shards hold {clips.clips_per_process(0)} videos per process, which do not "
                 f"make one of its batches of {self.smallest_share}: lower training.batch_size."
             )
@@ -206,7 +207,7 @@ class _BatchStream(IterableDataset):
                         return
             if before == left and len(rows) < self.batch_size and not self._has_a_batch():
                 languages = " ".join(self.clips.sampler.languages)
-                raise ValueError(f"Not one batch of {self.batch_size} clips has subtitles in {languages}.")
+                raise PolyvidError(f"Not one batch of {self.batch_size} clips has subtitles in {languages}.")
 
     def _has_a_batch(self) -> bool:
         """Whether the part of this process makes a batch if it is read from its beginning."""
@@ -219,7 +220,7 @@ class _BatchStream(IterableDataset):
 
 def _check_batch_size(batch_size: int, processes: Processes) -> None:
     if batch_size < max(2, processes.count):
-        raise ValueError(
+        raise PolyvidError(
             f"training.batch_size={batch_size} is too small: contrast needs two rows, and each of the "
             f"{processes.count} process(es) one."
         )

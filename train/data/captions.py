@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from polyvid.dataset_scripts.schema import canonical_language
+from polyvid.modeling.errors_mmp import PolyvidError
 
 
 class PivotSampler(Dataset):
@@ -42,7 +43,7 @@ class PivotSampler(Dataset):
     `pivot_language`, `pivot_text`.
 
     Raises:
-        ValueError: for an unknown language, pivots with one language, one caption id twice in a language of a video,
+        PolyvidError: for an unknown language, pivots with one language, one caption id twice in a language of a video,
             or when nothing is left to train on.
     """
 
@@ -56,7 +57,7 @@ class PivotSampler(Dataset):
     ):
         self.languages = list(dict.fromkeys(canonical_language(language) for language in languages))
         if pivots and len(self.languages) < 2:
-            raise ValueError(f"Triples need captions in two languages or more, not only in {self.languages[0]}.")
+            raise PolyvidError(f"Triples need captions in two languages or more, not only in {self.languages[0]}.")
         self.features, self.pivots, self.seed = features, pivots, seed
         self.video_ids: list[str] = []
         self.videos_without_features: list[str] = []
@@ -84,7 +85,7 @@ class PivotSampler(Dataset):
             chunks.append(pa.array(flat, pa.string()))
             num_texts += len(flat)
         if not anchors:
-            raise ValueError(
+            raise PolyvidError(
                 f"No {'triples' if pivots else 'pairs'} in {' '.join(self.languages)}: of {len(self.video_ids)} videos "
                 f"with features ({len(self.videos_without_features)} have none), none has such captions."
             )
@@ -129,7 +130,7 @@ class PivotSampler(Dataset):
             sentence = numbers.setdefault(caption["caption_id"], len(numbers))
             by_sentence = texts[self.languages.index(caption["language"])]
             if sentence in by_sentence:
-                raise ValueError(
+                raise PolyvidError(
                     f"Video {video['video_id']} has caption {caption['caption_id']!r} twice in {caption['language']}: "
                     "an id names one sentence."
                 )

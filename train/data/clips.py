@@ -15,6 +15,7 @@ import torch
 
 from polyvid.dataset_scripts.features import features_from_row
 from polyvid.dataset_scripts.schema import LANGUAGES, canonical_language
+from polyvid.modeling.errors_mmp import PolyvidError
 
 
 class ClipSampler:
@@ -42,7 +43,7 @@ class ClipSampler:
         temperature: 1 draws in proportion to `language_sizes`; towards infinity all languages become equal.
 
     Raises:
-        ValueError: for an unknown language, a language without a size, or a temperature that is not positive.
+        PolyvidError: for an unknown language, a language without a size, or a temperature that is not positive.
     """
 
     def __init__(
@@ -59,10 +60,10 @@ class ClipSampler:
         self.seed, self.tokenizer = seed, tokenizer
         self.max_video_length, self.max_text_length = max_video_length, max_text_length
         if not temperature > 0:
-            raise ValueError(f"temperature must be positive, but is {temperature}.")
+            raise PolyvidError(f"temperature must be positive, but is {temperature}.")
         sizes = {canonical_language(language): size for language, size in (language_sizes or {}).items()}
         if language_sizes and (missing := [language for language in self.languages if not sizes.get(language, 0) > 0]):
-            raise ValueError(f"language_sizes has no positive size for {', '.join(missing)}.")
+            raise PolyvidError(f"language_sizes has no positive size for {', '.join(missing)}.")
         weights = np.array([float(sizes.get(language, 1.0)) for language in self.languages])
         self.weights = (weights / weights.max()) ** (1 / temperature)
 
@@ -131,7 +132,7 @@ class _Subtitles:
         elif "text" in rows.schema.names:
             text, start, end = rows["text"], rows["start"], rows["end"]
         else:
-            raise ValueError(f"These rows have no subtitles in {language}: no column {language!r} and no 'text'.")
+            raise PolyvidError(f"These rows have no subtitles in {language}: no column {language!r} and no 'text'.")
         self.texts, self.text_offsets = text.values, text.offsets.to_numpy()
         self.starts, self.start_offsets = start.values.to_numpy(), start.offsets.to_numpy()
         self.ends, self.end_offsets = end.values.to_numpy(), end.offsets.to_numpy()
@@ -175,7 +176,7 @@ class ClipDataset(torch.utils.data.IterableDataset):
         window: row groups held at a time, per worker (at most 64 MB each if `polyvid` wrote them).
 
     Raises:
-        ValueError: when there are fewer shards than processes, or a state was saved under another arrangement.
+        PolyvidError: when there are fewer shards than processes, or a state was saved under another arrangement.
     """
 
     def __init__(
@@ -187,7 +188,7 @@ class ClipDataset(torch.utils.data.IterableDataset):
         window: int = 4,
     ):
         if len(files) < world_size:
-            raise ValueError(f"{len(files)} shards cannot feed {world_size} processes: join again with more shards.")
+            raise PolyvidError(f"{len(files)} shards cannot feed {world_size} processes: join again with more shards.")
         self.files, self.sampler = sorted(map(str, files)), sampler
         self.rank, self.world_size, self.window = rank, world_size, window
         # Shared memory: the copies in a DataLoader's persistent workers follow `set_epoch` too.
@@ -211,7 +212,7 @@ class ClipDataset(torch.utils.data.IterableDataset):
         """Continue behind the last clip that was yielded before `state_dict()` was called."""
         for key, now in self._arrangement().items():
             if (then := state["arrangement"].get(key)) != now:
-                raise ValueError(
+                raise PolyvidError(
                     f"This position was saved with {key} {then}, now it is {now}: start a new epoch instead."
                 )
         self.set_epoch(state["epoch"])

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from polyvid.modeling.errors_mmp import PolyvidError
+
 
 class MMPCollator:
     """Pads rows into a batch and adds the noised views of Eq. 3 and 5. A `collate_fn` for a `DataLoader`.
@@ -34,7 +36,7 @@ class MMPCollator:
         seed: of the noise.
 
     Raises:
-        ValueError: for a ratio outside [0, 1) or a tokenizer without a mask token; when called, for a row that lacks
+        PolyvidError: for a ratio outside [0, 1) or a tokenizer without a mask token; when called, for a row that lacks
             a key, has an empty text, no seconds or NaN in its features (all name the video).
     """
 
@@ -47,9 +49,9 @@ class MMPCollator:
         seed: int = 0,
     ):
         if not 0 <= mask_ratio < 1:
-            raise ValueError(f"mask_ratio must be at least 0 and less than 1, but is {mask_ratio}.")
+            raise PolyvidError(f"mask_ratio must be at least 0 and less than 1, but is {mask_ratio}.")
         if mask_ratio and processor.tokenizer.mask_token_id is None:
-            raise ValueError("This tokenizer has no mask token to noise text with; use mask_ratio=0 (no intra term).")
+            raise PolyvidError("This tokenizer has no mask token to noise text with; use mask_ratio=0 (no intra term).")
         self.processor, self.mask_ratio, self.seed = processor, mask_ratio, seed
         self.max_text_length, self.max_video_length = max_text_length, max_video_length
         self._special_ids = torch.tensor(processor.tokenizer.all_special_ids)
@@ -63,10 +65,10 @@ class MMPCollator:
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         pivots = [row.get("pivot_text") is not None for row in rows]
         if any(pivots) and not all(pivots):
-            raise ValueError(f"Video {rows[pivots.index(False)]['video_id']} has no pivot_text, but others do.")
+            raise PolyvidError(f"Video {rows[pivots.index(False)]['video_id']} has no pivot_text, but others do.")
         for row in rows:
             if missing := [key for key in ("video_id", "language", "text", "video_features") if row.get(key) is None]:
-                raise ValueError(f"The row of video {row.get('video_id', '(no video_id)')} lacks {', '.join(missing)}.")
+                raise PolyvidError(f"The row of video {row.get('video_id', '(no id)')} lacks {', '.join(missing)}.")
         try:
             batch = self._processed(rows, with_pivots=all(pivots))
         except ValueError:
@@ -74,7 +76,7 @@ class MMPCollator:
                 try:
                     self._processed([row], with_pivots=all(pivots))
                 except ValueError as error:
-                    raise ValueError(f"The row of video {row['video_id']} ({row['language']}): {error}") from error
+                    raise PolyvidError(f"The row of video {row['video_id']} ({row['language']}): {error}") from error
             raise
         batch["video_index"] = torch.tensor([_digest(row["video_id"]) >> 1 for row in rows])
         return batch | self._noised(batch, rows) if self.mask_ratio else batch

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from polyvid.dataset_scripts.benchmark import BenchmarkBuilder
 from polyvid.dataset_scripts.building import find_shards, load_builder
 from polyvid.dataset_scripts.features import features_from_row
+from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.recipe import DataRecipe
 
 
@@ -22,7 +23,7 @@ def load_videos(data: DataRecipe, split: str, languages: Sequence[str] | None = 
         languages: of the captions; those nobody wrote any in come from `data.translations`. Default: all people wrote.
 
     Raises:
-        ValueError: for an unknown dataset, config or split, and languages or counts the files do not have.
+        PolyvidError: for an unknown dataset, config or split, and languages or counts the files do not have.
         FileNotFoundError: for files that are missing; the message names them.
     """
     builder_class = load_builder(data.dataset)
@@ -34,7 +35,7 @@ def load_videos(data: DataRecipe, split: str, languages: Sequence[str] | None = 
     builder = builder_class(config_name=data.config, data_dir=data.data_dir, **options)
     splits = builder.as_streaming_dataset()
     if split not in splits:
-        raise ValueError(f"{data.dataset} has no split {split!r}: choose from {' '.join(splits)}.")
+        raise PolyvidError(f"{data.dataset} has no split {split!r}: choose from {' '.join(splits)}.")
     videos = list(splits[split])
     if data.caption_kinds is not None:
         for video in videos:

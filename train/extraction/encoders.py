@@ -14,6 +14,7 @@ from transformers import AutoImageProcessor, AutoModel, PreTrainedConfig
 from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
 
 from polyvid.modeling import modeling_r2plus1d, modeling_s3d
+from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.extraction.decoding import Sampling, Scaling, View
 from polyvid.train.extraction.fast_inference import flatten_convolutions, fold_batch_norm
 
@@ -98,7 +99,7 @@ def load_frame_encoder(
     Raises:
         ImportError: the packages of EfficientNet-Lite0 are missing.
         OSError: no such file, and no such model on the Hub.
-        ValueError: a checkpoint that does not fit, or an output the model does not have.
+        PolyvidError: a checkpoint that does not fit, or an output the model does not have.
     """
     if name == "efficientnet-lite0":
         return _efficientnet_lite0(sampling or IMAGE_SAMPLING)
@@ -124,13 +125,13 @@ def family_of(name: str) -> str | None:
     """`"r2plus1d"` or `"s3d"` for the name, path or URL of an official checkpoint; `None` for anything else.
 
     Raises:
-        ValueError: a `.pth` file whose name tells neither.
+        PolyvidError: a `.pth` file whose name tells neither.
     """
     for family, (_, module) in NETWORKS.items():
         if name in module.OFFICIAL_CHECKPOINTS or (name.endswith(".pth") and family in Path(name).name):
             return family
     if name.endswith(".pth"):
-        raise ValueError(f"Cannot tell which network {name} is for: keep r2plus1d or s3d in the file's name.")
+        raise PolyvidError(f"Cannot tell which network {name} is for: keep r2plus1d or s3d in the file's name.")
     return None
 
 
@@ -153,7 +154,7 @@ class _OneOutput(nn.Module):
 def _video_network(name: str, model: nn.Module, processor, window: int | None, feature: str) -> FrameEncoder:
     """R(2+1)D or S3D under App. C: 30 fps, a window from the start of every second."""
     if feature not in (known := FEATURES[model.config.model_type]):
-        raise ValueError(f"{type(model).__name__} has no feature {feature!r}: choose from {', '.join(known)}.")
+        raise PolyvidError(f"{type(model).__name__} has no feature {feature!r}: choose from {', '.join(known)}.")
     return FrameEncoder(
         name=f"{Path(name).name if Path(name).exists() else name}:{feature}",
         model=flatten_convolutions(fold_batch_norm(_OneOutput(model, feature))),

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import torch
 import typer
 
+from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.extraction.decoding import Sampling, VideoError
 from polyvid.train.extraction.encode import encode_videos
 from polyvid.train.extraction.encoders import FrameEncoder, load_frame_encoder
@@ -31,7 +32,7 @@ def list_videos(source: str | os.PathLike) -> dict[str, Path]:
 
     Raises:
         FileNotFoundError: no such folder or file.
-        ValueError: no video in it, or two with one id.
+        PolyvidError: no video in it, or two with one id.
     """
     source = Path(source)
     if source.is_dir():
@@ -45,10 +46,10 @@ def list_videos(source: str | os.PathLike) -> dict[str, Path]:
     videos: dict[str, Path] = {}
     for video_id, path in found:
         if video_id in videos:
-            raise ValueError(f"Two videos are called {video_id!r}: {videos[video_id]} and {path}. Rename one.")
+            raise PolyvidError(f"Two videos are called {video_id!r}: {videos[video_id]} and {path}. Rename one.")
         videos[video_id] = path
     if not videos:
-        raise ValueError(f"No video in {source} (looked for {' '.join(sorted(VIDEO_SUFFIXES))}).")
+        raise PolyvidError(f"No video in {source} (looked for {' '.join(sorted(VIDEO_SUFFIXES))}).")
     return dict(sorted(videos.items()))
 
 
@@ -141,7 +142,7 @@ def extract(
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     workers = workers if workers is not None else max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1)
     if processes > num_shards:
-        raise ValueError(f"{processes} processes share {num_shards} shards: give --num-shards {processes} or more.")
+        raise PolyvidError(f"{processes} processes share {num_shards} shards: give --num-shards {processes} or more.")
     listed = list_videos(videos)  # a bad argument stops here, before networks are loaded or downloaded
     job = Extraction(
         output,

@@ -10,6 +10,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.extraction.decoding import VideoError
 from polyvid.train.extraction.shards import FeatureShards, Jobs, Results
 
@@ -51,16 +52,16 @@ def open_source(path: Path) -> Loaders:
             with open(path, "rb") as file:
                 arrays = _ArraysOnly(file, encoding="latin1").load()  # Python 2 wrote many of them
         except (pickle.UnpicklingError, EOFError, AttributeError) as error:
-            raise ValueError(f"Cannot read {path}: {error}.") from None
+            raise PolyvidError(f"Cannot read {path}: {error}.") from None
         if not isinstance(arrays, dict):
-            raise ValueError(f"{path} holds a {type(arrays).__name__}, not a dict of video ids with an array each.")
+            raise PolyvidError(f"{path} holds a {type(arrays).__name__}, not a dict of video ids with an array each.")
         loaders = {str(video_id): lambda array=array: np.asarray(array) for video_id, array in arrays.items()}
     elif path.suffix in (".h5", ".hdf5"):
         loaders = _open_hdf5(path)
     else:
-        raise ValueError(f"Cannot read {path}: give a folder of .npy files, a .pkl or an .h5 file.")
+        raise PolyvidError(f"Cannot read {path}: give a folder of .npy files, a .pkl or an .h5 file.")
     if not loaders:
-        raise ValueError(f"No features in {path}.")
+        raise PolyvidError(f"No features in {path}.")
     return loaders
 
 
@@ -72,7 +73,7 @@ def _open_hdf5(path: Path) -> Loaders:
     try:
         file = h5py.File(path)
     except OSError as error:
-        raise ValueError(f"Cannot read {path}: {error}") from None
+        raise PolyvidError(f"Cannot read {path}: {error}") from None
     loaders: Loaders = {}
 
     def visit(name: str, item) -> None:
@@ -115,7 +116,7 @@ def import_features(
     A video whose features do not fit (shape, width, number for its duration, NaN) goes to OUTPUT/failures.jsonl.
     """
     if rate < 1:
-        raise ValueError(f"--rate must be at least one vector a second, got {rate}.")
+        raise PolyvidError(f"--rate must be at least one vector a second, got {rate}.")
     opened = [open_source(source) for source in sources]
     seconds = _read_durations(durations) if durations else {}
     shards = FeatureShards(output, num_shards)
@@ -163,7 +164,7 @@ def _read_durations(path: Path) -> dict[str, float]:
             try:
                 durations[row["video_id"]] = float(row["seconds"])
             except (KeyError, TypeError, ValueError):
-                raise ValueError(f"{path}, line {number}: expected columns video_id,seconds, got {row}.") from None
+                raise PolyvidError(f"{path}, line {number}: expected columns video_id,seconds, got {row}.") from None
             if not math.isfinite(durations[row["video_id"]]) or durations[row["video_id"]] <= 0:
-                raise ValueError(f"{path}, line {number}: a video lasts {row['seconds']} s?")
+                raise PolyvidError(f"{path}, line {number}: a video lasts {row['seconds']} s?")
     return durations

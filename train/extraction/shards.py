@@ -23,6 +23,7 @@ from tqdm import tqdm
 from polyvid.dataset_scripts.building import BUFFER_BYTES, atomic_path, shard_name, write_json, write_shard
 from polyvid.dataset_scripts.features import FEATURES, features_to_row, rows_to_table
 from polyvid.dataset_scripts.schema import shard_of
+from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.extraction.decoding import VideoError
 
 SCHEMA = FEATURES.arrow_schema.remove_metadata()
@@ -46,7 +47,7 @@ class FeatureShards:
         """Writes `settings` to `extraction.json`, or compares them with those of the run that made the folder.
 
         Raises:
-            ValueError: they differ; features of two kinds must not share a dataset.
+            PolyvidError: they differ; features of two kinds must not share a dataset.
         """
         settings = json.loads(json.dumps({**settings, "num_shards": self.num_shards}))
         path = self.folder / "extraction.json"
@@ -57,7 +58,7 @@ class FeatureShards:
         before = json.loads(path.read_text(encoding="utf-8"))
         for key in sorted(settings.keys() | before.keys()):
             if settings.get(key) != before.get(key):
-                raise ValueError(
+                raise PolyvidError(
                     f"{self.folder} was extracted with {key}={before.get(key)}, this run has {settings.get(key)}. "
                     "Use the same settings or another folder."
                 )

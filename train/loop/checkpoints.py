@@ -27,6 +27,7 @@ from torch.distributed.checkpoint.state_dict import (
 from transformers.utils import logging
 
 from polyvid.modeling import MMPConfig, MMPModel, MMPProcessor
+from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.loop.curves import plot_curves
 from polyvid.train.loop.processes import Processes
 from polyvid.train.recipe import Recipe, differences, load_recipe, save_recipe
@@ -82,7 +83,7 @@ class Checkpoints:
         """Whether the output folder holds the finished model of this recipe.
 
         Raises:
-            ValueError: if it holds that of another one.
+            PolyvidError: if it holds that of another one.
         """
         if not (self.output_dir / "model.safetensors").exists():
             return False
@@ -125,7 +126,7 @@ class Checkpoints:
         """Bring the trainer to where the newest checkpoint was written, if there is one.
 
         Raises:
-            ValueError: if it was written by another recipe or by another number of processes.
+            PolyvidError: if it was written by another recipe or by another number of processes.
         """
         last = self.processes.from_main(self.to_resume())  # before anybody can write another
         if last is None:
@@ -133,7 +134,7 @@ class Checkpoints:
         self._check_recipe(last, CHANGEABLE | PATHS)
         states = torch.load(last / "processes.pt", weights_only=True)
         if len(states) != self.processes.count:
-            raise ValueError(
+            raise PolyvidError(
                 f"{last} was written by {len(states)} process(es), this launch has {self.processes.count}: launch as "
                 f"before, or start anew from its weights: model.init_from={last} in another output_dir."
             )
@@ -169,7 +170,7 @@ class Checkpoints:
     def _check_recipe(self, folder: Path, ignored: set[str]) -> None:
         found = differences(load_recipe(folder / "recipe.yaml"), self.recipe, ignored)
         if found:
-            raise ValueError(
+            raise PolyvidError(
                 f"{folder} is of another recipe ({'; '.join(found)}): set it back, or choose another output_dir."
             )
 

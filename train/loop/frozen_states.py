@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from polyvid.modeling import MMPModel
+from polyvid.modeling.errors_mmp import PolyvidError
 
 VIEWS = ("", "noisy_", "pivot_", "noisy_pivot_")
 
@@ -31,7 +32,7 @@ class FrozenStates:
         model: whose frozen layers are run for new texts.
 
     Raises:
-        ValueError: if the files belong to other frozen weights.
+        PolyvidError: if the files belong to other frozen weights.
     """
 
     def __init__(self, path: str | Path, model: MMPModel):
@@ -46,7 +47,7 @@ class FrozenStates:
         if self.index_path.exists():
             index = json.loads(self.index_path.read_text())
             if index["fingerprint"] != self.fingerprint:
-                raise ValueError(
+                raise PolyvidError(
                     f"{self.index_path} was made with other frozen layers: delete it or name another file."
                 )
             self.rows = {key: tuple(value) for key, value in index["rows"].items()}

@@ -10,6 +10,8 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 
+from polyvid.modeling.errors_mmp import PolyvidError
+
 
 class Processes:
     """All processes of a run. Every process must make every call; with one process they cost nothing."""
@@ -51,11 +53,11 @@ def check_launch(num_processes: int) -> None:
     accelerator starts two that do not know of each other unless `ACCELERATE_USE_CPU=true`.
 
     Raises:
-        ValueError: with the command that gets what was asked for.
+        PolyvidError: with the command that gets what was asked for.
     """
     asked = max(int(os.environ.get("WORLD_SIZE", 1)), _asked_of_accelerate(psutil.Process().parent()))
     if asked > num_processes:
-        raise ValueError(
+        raise PolyvidError(
             f"This launch asked for {asked} processes and got {num_processes}. On CPUs use: ACCELERATE_USE_CPU=true "
             f"torchrun --nproc_per_node {asked} train/train.py ... (accelerate launch --cpu starts only one)."
         )
@@ -69,21 +71,21 @@ def check_sharding(accelerator: Accelerator, frozen_states: bool) -> None:
         frozen_states: whether the recipe keeps outputs of frozen layers on disk.
 
     Raises:
-        ValueError: with what to change.
+        PolyvidError: with what to change.
     """
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        raise ValueError(
+        raise PolyvidError(
             "DeepSpeed clips, steps and saves by itself, which does not go with exact resuming: shard the model by "
             "FSDP2 (accelerate launch --config_file train/configs/accelerate/fsdp2.yaml)."
         )
     if accelerator.distributed_type != DistributedType.FSDP:
         return
     if not accelerator.is_fsdp2:
-        raise ValueError("This launch shards by the first FSDP: set fsdp_version: 2, as in fsdp2.yaml.")
+        raise PolyvidError("This launch shards by the first FSDP: set fsdp_version: 2, as in fsdp2.yaml.")
     if accelerator.state.fsdp_plugin.cpu_ram_efficient_loading:
-        raise ValueError("Each process reads checkpoints whole: set fsdp_cpu_ram_efficient_loading: false.")
+        raise PolyvidError("Each process reads checkpoints whole: set fsdp_cpu_ram_efficient_loading: false.")
     if frozen_states:
-        raise ValueError("data.frozen_states needs the frozen layers whole on each process; FSDP shards them: null.")
+        raise PolyvidError("data.frozen_states needs the frozen layers whole on each process; FSDP shards them: null.")
 
 
 def _asked_of_accelerate(launcher: psutil.Process | None) -> int:

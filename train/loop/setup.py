@@ -5,6 +5,7 @@ from transformers import AutoModel, AutoProcessor, AutoTokenizer
 
 from polyvid.dataset_scripts.building import find_shards
 from polyvid.modeling import MMPFeatureExtractor, MMPModel, MMPProcessor
+from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.data.captions import PivotSampler
 from polyvid.train.data.clips import ClipDataset, ClipSampler
 from polyvid.train.data.videos import VideoFeatures, load_videos
@@ -28,7 +29,7 @@ def build_trainer(recipe: Recipe) -> Trainer:
     """Everything a recipe names, loaded.
 
     Raises:
-        ValueError, FileNotFoundError, OSError: for data, checkpoints or backbones that are missing or do not fit; the
+        PolyvidError, FileNotFoundError, OSError: for data, checkpoints or backbones that are missing or do not fit; the
             message says which.
     """
     training, data = recipe.training, recipe.data
@@ -52,7 +53,7 @@ def build_trainer(recipe: Recipe) -> Trainer:
     extractor.max_length = data.max_video_length
     if data.normalize_features and extractor.feature_mean is None:
         if data.clips is not None:
-            raise ValueError("data.normalize_features needs features in memory; streamed clips are taken as they are.")
+            raise PolyvidError("data.normalize_features needs features in memory, not streamed clips.")
         mean, std = features.mean_and_std(train_set.video_ids)
         processor.feature_extractor = MMPFeatureExtractor(
             extractor.feature_size, data.max_video_length, feature_mean=mean, feature_std=std
@@ -65,7 +66,7 @@ def _validation_set(data: DataRecipe, features: VideoFeatures | None) -> Validat
     if data.validation_split is None:
         return None
     if data.dataset is None or features is None:
-        raise ValueError("data.validation_split needs data.dataset and data.features; null keeps the last model.")
+        raise PolyvidError("data.validation_split needs data.dataset and data.features; null keeps the last model.")
     videos = load_videos(data, data.validation_split, data.validation_languages)
     return ValidationSet(videos, features, data.validation_languages)
 
@@ -75,7 +76,7 @@ def build_model(recipe: ModelRecipe) -> tuple[MMPModel, MMPProcessor]:
 
     Raises:
         OSError: if there is no such model.
-        ValueError: if the pre-trained model has another shape than the recipe says.
+        PolyvidError: if the pre-trained model has another shape than the recipe says.
     """
     feature_size = recipe.image_feature_dim or recipe.video_feature_dim
     if recipe.init_from is None:
@@ -102,7 +103,7 @@ def build_model(recipe: ModelRecipe) -> tuple[MMPModel, MMPProcessor]:
         if name == "video_pooler_num_layers":  # None: as many as the text's
             was, now = was or model.config.pooler_num_layers, now or recipe.pooler_num_layers
         if was != now:
-            raise ValueError(f"{recipe.init_from} has {name}={was}, the recipe says model.{name}={now}.")
+            raise PolyvidError(f"{recipe.init_from} has {name}={was}, the recipe says model.{name}={now}.")
     if feature_size != processor.feature_extractor.feature_size:  # from videos to images: their statistics differ
         processor.feature_extractor = MMPFeatureExtractor(feature_size)
     return model, processor

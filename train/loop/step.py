@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
+from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.losses_mmp import TERMS, MMPObjective
 
 
@@ -43,12 +44,12 @@ def contrastive_step(
     Raises:
         NonFiniteEmbeddingsError: if an embedding is NaN or infinite; on every process, and no gradient was touched.
             With an objective that does not raise it, the terms are NaN instead, and the gradients too.
-        ValueError: for a micro-batch of less than one row, or under DeepSpeed, which steps at every backward.
+        PolyvidError: for a micro-batch of less than one row, or under DeepSpeed, which steps at every backward.
     """
     if micro_batch_size is not None and micro_batch_size < 1:
-        raise ValueError(f"micro_batch_size must be at least 1 row, not {micro_batch_size}.")
+        raise PolyvidError(f"micro_batch_size must be at least 1 row, not {micro_batch_size}.")
     if micro_batch_size and accelerator and accelerator.distributed_type == DistributedType.DEEPSPEED:
-        raise ValueError("micro_batch_size does not work with DeepSpeed, which steps at every backward: use FSDP2.")
+        raise PolyvidError("micro_batch_size does not work with DeepSpeed, which steps at every backward: use FSDP2.")
     backward = accelerator.backward if accelerator else Tensor.backward
     no_sync = accelerator.no_sync if accelerator else lambda model: getattr(model, "no_sync", nullcontext)()
     inputs = dict(batch)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from transformers import get_scheduler
 
 from polyvid.modeling import MMPModel, MMPObjective, MMPProcessor
+from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.data.batches import CaptionBatches, ClipBatches
 from polyvid.train.data.clips import ClipDataset
 from polyvid.train.data.collate import MMPCollator
@@ -50,7 +51,7 @@ class Trainer:
         accelerator: by default a new one.
 
     Raises:
-        ValueError: if the data do not make a batch.
+        PolyvidError: if the data do not make a batch.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class Trainer:
             Stopped: after SIGTERM or Ctrl-C; everything so far is in a checkpoint.
             TrainingFailed: if loss or gradients stay non-finite, or the loss diverges.
             OSError: if a checkpoint cannot be written; the last one is intact.
-            ValueError: if the checkpoint in the output folder belongs to another recipe or launch.
+            PolyvidError: if the checkpoint in the output folder belongs to another recipe or launch.
         """
         self.checkpoints.resume(self)
         if self.step == 0 and self.step_log.path is not None:
@@ -250,7 +251,7 @@ class Trainer:
 
     def load_state_dict(self, state: dict) -> None:
         if state["steps_per_epoch"] != self.batches.steps(0):
-            raise ValueError(
+            raise PolyvidError(
                 f"The data have changed: an epoch of the checkpoint in {self.output_dir} has "
                 f"{state['steps_per_epoch']} steps, one of these data {self.batches.steps(0)}. Put the data back, or "
                 "start in another output_dir."

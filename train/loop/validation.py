@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from polyvid.modeling import MMPProcessor
+from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.scoring.ranking import ranks_of_targets, recall_at_k
 
 
@@ -18,7 +19,7 @@ class ValidationSet:
         languages: of the queries.
 
     Raises:
-        ValueError: if no video has features, or a language has no captions.
+        PolyvidError: if no video has features, or a language has no captions.
     """
 
     def __init__(
@@ -27,7 +28,7 @@ class ValidationSet:
         videos = list(videos)
         found = [video for video in videos if video["video_id"] in features]
         if not found:
-            raise ValueError(f"Nothing to validate with: none of {len(videos)} validation videos has features.")
+            raise PolyvidError(f"Nothing to validate with: none of {len(videos)} validation videos has features.")
         self.videos = [features[video["video_id"]] for video in found]
         self.queries: dict[str, tuple[list[str], list[int]]] = {}  # language -> texts, and the video of each
         for language in languages:
@@ -38,7 +39,7 @@ class ValidationSet:
                 if caption["language"] == language and caption["text"].strip()
             ]
             if not pairs:
-                raise ValueError(
+                raise PolyvidError(
                     f"Nothing to validate with: {len(found)} validation videos have no {language} captions."
                 )
             # By length: a batch is then hardly padded. The order of queries changes no score.

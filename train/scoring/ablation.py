@@ -20,6 +20,7 @@ import yaml
 
 from polyvid.dataset_scripts.building import atomic_path
 from polyvid.dataset_scripts.schema import LANGUAGE_NAMES
+from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.recipe import load_recipe
 from polyvid.train.scoring.tables import (
     Results,
@@ -65,7 +66,7 @@ def load_grid(path: Path) -> Grid:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for an unknown key, a row without run or of a wrong number, or a recipe that is refused; names the
+        PolyvidError: for an unknown key, a row without run or of a wrong number, or a recipe that is refused; names the
             file and the run.
     """
     if not path.is_file():
@@ -75,7 +76,7 @@ def load_grid(path: Path) -> Grid:
     for key in content:
         if key not in known:
             nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-            raise ValueError(f"{path}: there is no key {key!r}; did you mean {nearest!r}?")
+            raise PolyvidError(f"{path}: there is no key {key!r}; did you mean {nearest!r}?")
     base = path.parent / content["base"]
     common = content.get("changes", {})
     runs = {name: [Stage(base, _changes(common | values))] for name, values in content["runs"].items()}
@@ -91,15 +92,15 @@ def load_grid(path: Path) -> Grid:
             try:
                 load_recipe(stage.recipe, [*stage.changes, "output_dir=."])
             except ValueError as error:
-                raise ValueError(f"{path}, run {name}: {error}") from None
+                raise PolyvidError(f"{path}, run {name}: {error}") from None
     rows = content.get("tables", {})
     for table, names in rows.items():
         published = published_tables().get(table)
         if published is None or len(published.rows) != len(names):
-            raise ValueError(f"{path}: {table} is not a table of the paper with {len(names)} rows.")
+            raise PolyvidError(f"{path}: {table} is not a table of the paper with {len(names)} rows.")
         for name in names:
             if name is not None and name not in runs:
-                raise ValueError(f"{path}, {table}: there is no run {name!r}.")
+                raise PolyvidError(f"{path}, {table}: there is no run {name!r}.")
     translations = Path(content["translations"]) if "translations" in content else None
     return Grid(path, Path(content["output"]), runs, rows, figure, translations)
 
@@ -129,7 +130,7 @@ def ablate(
     for name in run or []:
         if name not in loaded.runs:
             nearest = difflib.get_close_matches(name, loaded.runs, n=1, cutoff=0.0)[0]
-            raise ValueError(f"{grid} has no run {name!r}; did you mean {nearest!r}?")
+            raise PolyvidError(f"{grid} has no run {name!r}; did you mean {nearest!r}?")
     todo = [
         (name, number, output / name / f"seed_{number}")
         for number in seed or [0]
@@ -177,7 +178,7 @@ def write_report(grid: Grid, output: Path, command: str) -> None:
     """Tables in the paper's layout and Fig. 2, from the results that are there."""
     results = find_results(output)
     if not results:
-        raise ValueError(f"{output} holds no results yet.")
+        raise PolyvidError(f"{output} holds no results yet.")
     first = next(iter(results.values()))[0]
     benchmark, protocol = first["protocol"]["benchmark"], first["protocol"]["protocol"]
     seeds = sorted({result["seed"] for found in results.values() for result in found})

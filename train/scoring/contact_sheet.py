@@ -16,6 +16,8 @@ from typing import Annotated, Any
 import av
 import matplotlib
 
+from polyvid.modeling.errors_mmp import PolyvidError
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
@@ -68,13 +70,13 @@ def search_by_own_captions(
     """Search all videos by the first caption of each wanted video in each language: video id → its queries.
 
     Raises:
-        ValueError: for a wanted id that is not among the videos, or has no features.
+        PolyvidError: for a wanted id that is not among the videos, or has no features.
     """
     shown = [video for video in videos if video["video_id"] in features]
     by_id = {video["video_id"]: video for video in shown}
     for video_id in wanted:
         if video_id not in by_id:
-            raise ValueError(
+            raise PolyvidError(
                 f"There is no video {video_id!r} with features in this split (one is {next(iter(by_id))!r})."
             )
     queries = [
@@ -205,7 +207,7 @@ def contact_sheet(
         for row in opened.videos:
             row["clip"] = _clip_of(row["video_id"], clips)
     elif "clip" not in opened.videos[0]:
-        raise ValueError(f"{opened.protocol['benchmark']} does not bring its videos: pass --clips, their folder.")
+        raise PolyvidError(f"{opened.protocol['benchmark']} does not bring its videos: pass --clips, their folder.")
     loaded, processor = load_model(model, device=None)
     sheets = search_by_own_captions(loaded, processor, opened.videos, opened.features, video)
     for video_id, queries in sheets.items():
@@ -220,7 +222,7 @@ def middle_frame(clip: str | Path | bytes) -> np.ndarray:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if no frame of it can be decoded; both name the file.
+        PolyvidError: if no frame of it can be decoded; both name the file.
     """
     path = "The clip" if isinstance(clip, bytes) else clip
     if not isinstance(clip, bytes) and not Path(clip).is_file():
@@ -237,8 +239,8 @@ def middle_frame(clip: str | Path | bytes) -> np.ndarray:
             if frame is not None:
                 return frame.to_ndarray(format="rgb24")
     except (av.FFmpegError, IndexError) as error:
-        raise ValueError(f"{path} cannot be decoded ({error}).") from None
-    raise ValueError(f"{path} holds no frame.")
+        raise PolyvidError(f"{path} cannot be decoded ({error}).") from None
+    raise PolyvidError(f"{path} holds no frame.")
 
 
 def _clip_of(video_id: str, folder: Path) -> str:

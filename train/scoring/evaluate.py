@@ -16,6 +16,7 @@ from polyvid.dataset_scripts.protocols import ALIASES
 from polyvid.dataset_scripts.schema import LANGUAGE_NAMES, LANGUAGES, canonical_language
 from polyvid.dataset_scripts.translations import Translations
 from polyvid.modeling import MMPModel, MMPProcessor
+from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.data.videos import VideoFeatures
 from polyvid.train.recipe import Recipe, load_recipe
 from polyvid.train.scoring.evaluation import TEXT_TO_VIDEO, rank_benchmark
@@ -67,7 +68,7 @@ def evaluate(
     quantized = quantize_text_tower(loaded) if int8 else None  # first, as it may refuse
     found = rank_benchmark(loaded, processor, opened.videos, opened.features, wanted, progress=True)
     if not found[TEXT_TO_VIDEO]:
-        raise ValueError(f"{opened.protocol['benchmark']} {split} has no captions in {' '.join(wanted)}.")
+        raise PolyvidError(f"{opened.protocol['benchmark']} {split} has no captions in {' '.join(wanted)}.")
     missing = [video["video_id"] for video in opened.videos if video["video_id"] not in opened.features]
     name = name or opened.name
     results = {
@@ -118,7 +119,7 @@ def compare(
         if other is None:
             continue
         if not np.array_equal(ranks.video_ids, other.video_ids):
-            raise ValueError(f"{first} and {second} do not have the same {language} queries: nothing to compare.")
+            raise PolyvidError(f"{first} and {second} do not have the same {language} queries: nothing to compare.")
         difference, p = paired_test(ranks.ranks, other.ranks, score, ranks.video_ids)
         cells = [f"{run.scores()[score]:.2f}" for run in (ranks, other)] + [f"{difference:+.2f}", f"{p:.4f}"]
         print(f"| {LANGUAGE_NAMES[language]} | {' | '.join(cells)} |")
@@ -150,12 +151,12 @@ def open_benchmark(
     """Find a benchmark's captions and features; what is not given comes from the model's recipe, if it trained on it.
 
     Raises:
-        ValueError, FileNotFoundError: for what is unknown, missing or not as the protocol says.
+        PolyvidError, FileNotFoundError: for what is unknown, missing or not as the protocol says.
     """
     recipe = recipe_of(model)
     benchmark = benchmark or (recipe.data.dataset if recipe else None)
     if benchmark is None:
-        raise ValueError(f"{model} brings no recipe that names a benchmark: pass --benchmark.")
+        raise PolyvidError(f"{model} brings no recipe that names a benchmark: pass --benchmark.")
     benchmark = ALIASES.get(benchmark.lower(), benchmark.lower())
     if recipe is not None and recipe.data.dataset == benchmark:
         features = features or Path(recipe.data.features)
@@ -165,7 +166,7 @@ def open_benchmark(
             translations = Path(recipe.data.translations)
         caption_kinds = caption_kinds or recipe.data.caption_kinds
     if features is None:
-        raise ValueError(f"Pass --features: the folder with the features of the videos of {benchmark}.")
+        raise PolyvidError(f"Pass --features: the folder with the features of the videos of {benchmark}.")
     videos, description = load_benchmark(
         benchmark, protocol, split, languages, data_dir, translations, caption_kinds, check_counts
     )
@@ -207,7 +208,7 @@ def load_benchmark(
     """The videos of a split with their captions, and what describes the protocol in `results.json`.
 
     Raises:
-        ValueError, FileNotFoundError: unknown names, missing files, wrong counts; the builder's messages.
+        PolyvidError, FileNotFoundError: unknown names, missing files, wrong counts; the builder's messages.
     """
     builder_class = load_builder(benchmark)
     options: dict[str, Any] = {"data_dir": str(data_dir) if data_dir else None}
@@ -222,7 +223,7 @@ def load_benchmark(
     builder = builder_class(config_name=protocol, **options)
     splits = builder.as_streaming_dataset()
     if split not in splits:
-        raise ValueError(f"{benchmark} has no split {split!r}: choose from {' '.join(splits)}.")
+        raise PolyvidError(f"{benchmark} has no split {split!r}: choose from {' '.join(splits)}.")
     videos = list(splits[split])
     if caption_kinds:
         for video in videos:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from polyvid.modeling import MMPModel, MMPProcessor
+from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.scoring.ranking import ranks_of_targets, retrieval_scores
 from polyvid.train.scoring.significance import bootstrap_interval
 
@@ -58,12 +59,12 @@ def rank_benchmark(
         `{"text_to_video": {language: Ranks}, "video_to_text": {...}}`, languages without captions left out.
 
     Raises:
-        ValueError: if none of the videos has features.
+        PolyvidError: if none of the videos has features.
     """
     video_ids = np.array([video["video_id"] for video in videos])
     has_features = np.array([video_id in features for video_id in video_ids], dtype=bool)
     if not has_features.any():
-        raise ValueError(f"None of the {len(videos)} videos has features (the first is {video_ids[:1]}).")
+        raise PolyvidError(f"None of the {len(videos)} videos has features (the first is {video_ids[:1]}).")
     # A view of what is there: arrays are read when their batch is due.
     shown = video_ids[has_features]
     video_embeds = model.encode_videos(

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from polyvid.modeling import MMPModel
+from polyvid.modeling.errors_mmp import PolyvidError
 
 
 def quantize_text_tower(model: MMPModel) -> MMPModel:
@@ -20,12 +21,12 @@ def quantize_text_tower(model: MMPModel) -> MMPModel:
     times slower than float32; this one is faster.
 
     Raises:
-        ValueError: if the model is not on a CPU, or not in float32.
+        PolyvidError: if the model is not on a CPU, or not in float32.
     """
     if model.device.type != "cpu":
-        raise ValueError(f"int8 is for CPUs, the model is on {model.device}: pass --device cpu.")
+        raise PolyvidError(f"int8 is for CPUs, the model is on {model.device}: pass --device cpu.")
     if model.dtype != torch.float32:
-        raise ValueError(f"int8 starts from float32, the model is in {model.dtype}: load it with dtype='float32'.")
+        raise PolyvidError(f"int8 starts from float32, the model is in {model.dtype}: load it with dtype='float32'.")
     from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
 
     quantized = copy.copy(model)

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.scoring.text_video_retrieval.ranks import ranks_in_rows, recall_at_k, retrieval_scores
 
 __all__ = ["BLOCK_BYTES", "TIE", "ranks_of_targets", "recall_at_k", "retrieval_scores"]
@@ -41,19 +42,19 @@ def ranks_of_targets(
         (queries,) int64.
 
     Raises:
-        ValueError: if an embedding holds NaN or infinity, or a target is no candidate's id.
+        PolyvidError: if an embedding holds NaN or infinity, or a target is no candidate's id.
     """
     for what, embeds in (("Query", query_embeds), ("Candidate", candidate_embeds)):
         finite = torch.isfinite(embeds.sum(1))
         if not finite.all():
-            raise ValueError(f"{what} {int((~finite).nonzero()[0])} has an embedding with NaN or infinity.")
+            raise PolyvidError(f"{what} {int((~finite).nonzero()[0])} has an embedding with NaN or infinity.")
     ids = np.arange(len(candidate_embeds)) if candidate_ids is None else candidate_ids.cpu().numpy()
     targets = targets.cpu().numpy()
     order = np.argsort(ids, kind="stable")  # the right candidates of a query then stand side by side
     first, last = (np.searchsorted(ids[order], targets, side) for side in ("left", "right"))
     if (first == last).any():
         query = int(np.argmax(first == last))
-        raise ValueError(f"Query {query}: there is no candidate with the id of its target, {targets[query]}.")
+        raise PolyvidError(f"Query {query}: there is no candidate with the id of its target, {targets[query]}.")
     candidates = F.normalize(candidate_embeds.float(), dim=-1)
     if candidate_ids is not None:
         candidates = candidates[torch.from_numpy(order).to(candidates.device)]

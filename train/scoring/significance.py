@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from polyvid.modeling.errors_mmp import PolyvidError
+
 BLOCK = 4 << 20
 """Random numbers drawn at a time."""
 
@@ -16,7 +18,7 @@ def per_query_score(ranks: np.ndarray, score: str) -> np.ndarray:
     """What is averaged over queries to give `R@k` (percent), `MRR` or `MnR`.
 
     Raises:
-        ValueError: for a score that is no mean over queries, such as MedR.
+        PolyvidError: for a score that is no mean over queries, such as MedR.
     """
     if score.startswith("R@") and score[2:].isdigit():
         return 100.0 * (ranks <= int(score[2:]))
@@ -24,7 +26,7 @@ def per_query_score(ranks: np.ndarray, score: str) -> np.ndarray:
         return 1.0 / ranks
     if score == "MnR":
         return ranks.astype(float)
-    raise ValueError(f"{score!r} is not a mean over queries: choose R@1, R@5, R@10, MRR or MnR.")
+    raise PolyvidError(f"{score!r} is not a mean over queries: choose R@1, R@5, R@10, MRR or MnR.")
 
 
 def bootstrap_interval(
@@ -77,10 +79,10 @@ def paired_test(
         score of `ranks` minus score of `other_ranks`, and p (never below 1 / (samples + 1)).
 
     Raises:
-        ValueError: if the runs have different numbers of queries.
+        PolyvidError: if the runs have different numbers of queries.
     """
     if len(ranks) != len(other_ranks):
-        raise ValueError(f"The runs do not pair: {len(ranks)} and {len(other_ranks)} queries.")
+        raise PolyvidError(f"The runs do not pair: {len(ranks)} and {len(other_ranks)} queries.")
     differences, _ = _by_group(per_query_score(ranks, score) - per_query_score(other_ranks, score), groups)
     observed = differences.sum()
     differences = differences[differences != 0]

@@ -13,6 +13,7 @@ import yaml
 
 from polyvid.dataset_scripts.building import atomic_path
 from polyvid.dataset_scripts.schema import LANGUAGES
+from polyvid.modeling.errors_mmp import PolyvidError
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
 Results = Mapping[tuple[str, str, str], Sequence[Mapping[str, Any]]]
@@ -51,7 +52,7 @@ def find_results(folder: Path) -> Results:
 
     Raises:
         FileNotFoundError: if there is no such folder.
-        ValueError: for a file that is not JSON, or two results of one run with the same seed; names the files.
+        PolyvidError: for a file that is not JSON, or two results of one run with the same seed; names the files.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}: polyvid evaluate writes results to outputs/results.")
@@ -60,13 +61,13 @@ def find_results(folder: Path) -> Results:
         try:
             results = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ValueError(f"{path} is not JSON ({error}): evaluate again.") from None
+            raise PolyvidError(f"{path} is not JSON ({error}): evaluate again.") from None
         if not isinstance(results, dict) or not {"name", "protocol", "counts", "scores"} <= results.keys():
             continue  # some other program's
         key = (results["name"], results["protocol"]["benchmark"], results["protocol"]["protocol"])
         first = files.setdefault((*key, results.get("seed")), path)
         if first != path:
-            raise ValueError(f"{first} and {path} are both of run {key[0]!r}, seed {results.get('seed')}: remove one.")
+            raise PolyvidError(f"{first} and {path} are both run {key[0]!r}, seed {results.get('seed')}: remove one.")
         found[key].append(results)
     return found
 
@@ -160,7 +161,7 @@ def tables(
     chosen = [f"table_{number}" for number in table] if table else list(known)
     for name in chosen:
         if name not in known:
-            raise ValueError(f"No {name.replace('_', ' ')} here: choose from {' '.join(n[6:] for n in known)}.")
+            raise PolyvidError(f"No {name.replace('_', ' ')} here: choose from {' '.join(n[6:] for n in known)}.")
     found = find_results(results)
     parts = ["# The paper's tables", "", "Text-to-video search, recall in percent. diff.: ours - published."]
     for name in chosen:

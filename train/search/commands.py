@@ -17,6 +17,7 @@ from tqdm import tqdm
 from polyvid.dataset_scripts.building import find_shards
 from polyvid.dataset_scripts.features import features_from_row
 from polyvid.modeling import VideoIndex
+from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.scoring.evaluate import load_model
 
 READERS = {".csv": arrow_csv.read_csv, ".jsonl": arrow_json.read_json, ".parquet": pq.read_table}
@@ -75,7 +76,7 @@ def index(
                 found.append(VideoIndex.load(part, loaded, processor))
                 progress.update(len(found[-1].video_ids))
     if not found:
-        raise ValueError(f"No video in {features}.")
+        raise PolyvidError(f"No video in {features}.")
     whole = VideoIndex.cat(found, known)
     given = {"codes": codes, "uri": uri, "table": table}
     whole = whole.with_engine(engine, **{name: value for name, value in given.items() if value is not None})
@@ -116,24 +117,24 @@ def read_metadata(path: Path) -> dict[str, dict[str, Any]]:
     """`{video_id: {column: value}}` of a table; dates become ISO texts.
 
     Raises:
-        ValueError: for another kind of file, one without `video_id` or that cannot be read, and for a video twice.
+        PolyvidError: for another kind of file, one without `video_id` or that cannot be read, and for a video twice.
         FileNotFoundError: there is no such file.
     """
     if path.suffix not in READERS:
-        raise ValueError(f"Metadata in {path}: it must be one of {' '.join(READERS)}.")
+        raise PolyvidError(f"Metadata in {path}: it must be one of {' '.join(READERS)}.")
     if not path.exists():
         raise FileNotFoundError(f"No metadata at {path}.")
     try:
         rows = READERS[path.suffix](str(path))
     except pa.ArrowInvalid as error:
-        raise ValueError(f"Metadata in {path} cannot be read: {error}") from error
+        raise PolyvidError(f"Metadata in {path} cannot be read: {error}") from error
     if "video_id" not in rows.column_names:
-        raise ValueError(f"Metadata in {path} has no column video_id; it has {' '.join(rows.column_names)}.")
+        raise PolyvidError(f"Metadata in {path} has no column video_id; it has {' '.join(rows.column_names)}.")
     found: dict[str, dict[str, Any]] = {}
     for number, row in enumerate(rows.to_pylist(), 1):
         video_id = str(row.pop("video_id"))
         if video_id in found:
-            raise ValueError(f"Metadata in {path}: video {video_id!r} stands twice, again in row {number}.")
+            raise PolyvidError(f"Metadata in {path}: video {video_id!r} stands twice, again in row {number}.")
         found[video_id] = {k: v.isoformat() if hasattr(v, "isoformat") else v for k, v in row.items()}
     return found
 
@@ -142,13 +143,13 @@ def parse_where(filters: list[str], kinds: dict[str, type]) -> dict[str, object]
     """`["category=sport,music", "duration=10.."]` as `VideoIndex.search` takes it; numbers where the index has numbers.
 
     Raises:
-        ValueError: for what is not `column=...`, and for a text where the index has numbers.
+        PolyvidError: for what is not `column=...`, and for a text where the index has numbers.
     """
     found: dict[str, object] = {}
     for text in filters:
         column, equals, value = text.partition("=")
         if not equals:
-            raise ValueError(f"--where {text}: write column=value, column=one,of,these or column=low..high.")
+            raise PolyvidError(f"--where {text}: write column=value, column=one,of,these or column=low..high.")
         kind = kinds.get(column, str)
         if ".." in value:
             found[column] = _range(f"--where {column}", value, kind)
@@ -160,7 +161,7 @@ def parse_where(filters: list[str], kinds: dict[str, type]) -> dict[str, object]
 def _range(name: str, text: str, kind: type) -> tuple:
     low, dots, high = text.partition("..")
     if not dots:
-        raise ValueError(f"{name} {text}: write low..high; either may be left out.")
+        raise PolyvidError(f"{name} {text}: write low..high; either may be left out.")
     return tuple(_value(name, end, kind) if end else None for end in (low, high))
 
 
@@ -168,7 +169,7 @@ def _value(name: str, text: str, kind: type) -> str | float:
     try:
         return kind(text)
     except ValueError:
-        raise ValueError(f"{name}: {text!r} is not a number.") from None
+        raise PolyvidError(f"{name}: {text!r} is not a number.") from None
 
 
 def _row_groups(shards: list[Path]) -> Iterator[tuple[str, Path, int]]:

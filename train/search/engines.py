@@ -24,6 +24,7 @@ import pyarrow as pa
 import torch
 from tqdm import tqdm
 
+from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.index_engines_mmp import ExactEngine
 from polyvid.modeling.index_rows_mmp import Condition, VideoRows
 from polyvid.modeling.index_vectors_mmp import StoredVectors
@@ -68,14 +69,14 @@ class FaissEngine(ExactEngine):
             probes: cells looked into, default a tenth of them: more find more and take longer.
 
         Raises:
-            ValueError: for unknown codes, or numbers below 1.
+            PolyvidError: for unknown codes, or numbers below 1.
         """
         import faiss
 
         if codes not in CODES:
-            raise ValueError(f"Unknown codes {codes!r}: choose from {' '.join(CODES)}.")
+            raise PolyvidError(f"Unknown codes {codes!r}: choose from {' '.join(CODES)}.")
         if any(number is not None and number < 1 for number in (cells, probes)):
-            raise ValueError(f"cells and probes must be at least 1, got {cells} and {probes}.")
+            raise PolyvidError(f"cells and probes must be at least 1, got {cells} and {probes}.")
         vectors, rows = engine.vectors, len(engine)
         # faiss wants 39 vectors for each cell to learn from.
         cells = cells or max(1, min(int(2 * math.sqrt(rows)), rows // 39))
@@ -159,12 +160,12 @@ class LanceEngine:
             probes: default a fifth of the √rows cells, which costs little here: most of a query's time is elsewhere.
 
         Raises:
-            ValueError: for a table of another width or other columns.
+            PolyvidError: for a table of another width or other columns.
         """
         import lancedb
 
         if codes not in cls.INDEXES:
-            raise ValueError(f"Unknown codes {codes!r}: choose from {' '.join(cls.INDEXES)}.")
+            raise PolyvidError(f"Unknown codes {codes!r}: choose from {' '.join(cls.INDEXES)}.")
         schema = _schema(engine)
         connection = lancedb.connect(str(uri))
         try:
@@ -172,7 +173,7 @@ class LanceEngine:
         except (ValueError, FileNotFoundError):  # there is none
             opened = connection.create_table(table, schema=schema)
         if opened.schema != schema:
-            raise ValueError(
+            raise PolyvidError(
                 f"Table {table!r} in {uri} has other columns or another width: {_short(opened.schema)}, this index has "
                 f"{_short(schema)}. Take another table."
             )
@@ -244,7 +245,7 @@ def _schema(engine: ExactEngine) -> pa.Schema:
         fields += [("start", pa.int32()), ("end", pa.int32())]
     for name, column in engine.rows.columns.items():
         if name in ("key", "vector") or name.startswith("_"):
-            raise ValueError(f"Metadata cannot be called {name!r} in a LanceDB table.")
+            raise PolyvidError(f"Metadata cannot be called {name!r} in a LanceDB table.")
         fields.append((name, pa.string() if column.kind is str else pa.float64()))
     return pa.schema(fields)
 

@@ -141,7 +141,7 @@ def test_what_cannot_be_tabulated_is_refused(tmp_path):
     with pytest.raises(ValueError, match="No table 8 here: choose from 1 2 3 4 5 6 7 9 10 12"):
         tables(tmp_path, [8])
     write_results(tmp_path, *[results_file("vtt_en", "msrvtt", "1k-A", {})] * 2)
-    with pytest.raises(ValueError, match="run0/results.json and .*run1/results.json are both of run 'vtt_en', seed 0"):
+    with pytest.raises(ValueError, match="run0/results.json and .*run1/results.json are both run 'vtt_en', seed 0"):
         tables(tmp_path)
     (tmp_path / "run0" / "results.json").write_text("{")
     with pytest.raises(ValueError, match="run0/results.json is not JSON"):
