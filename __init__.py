@@ -3,16 +3,10 @@
 Importing this package imports nothing else; a name is loaded when it is first used.
 """
 
-from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-try:
-    __version__ = version("polyvid")
-except PackageNotFoundError:  # a checkout that was never installed
-    __version__ = "0+unknown"
-
 if TYPE_CHECKING:
+    __version__: str
     from polyvid.modeling import MMPConfig, MMPModel, MMPProcessor, VideoIndex
     from polyvid.modeling.errors_mmp import PolyvidError
     from polyvid.train.loop.trainer import Trainer
@@ -43,11 +37,25 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name == "__version__":
+        value = _version()
+    elif name in _HOMES:
+        from importlib import import_module
+
+        value = getattr(import_module(f"polyvid.{_HOMES[name]}"), name)
+    else:
         raise AttributeError(f"module 'polyvid' has no attribute {name!r}")
-    value = getattr(import_module(f"polyvid.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("polyvid")
+    except PackageNotFoundError:  # a checkout that was never installed
+        return "0+unknown"
 
 
 def __dir__() -> list[str]:

@@ -1,6 +1,27 @@
-"""`python -m polyvid`, and what launchers of several processes run: `accelerate launch -m polyvid extract ...`."""
+"""`polyvid` and `python -m polyvid`. Launchers of several processes use the latter: `accelerate launch -m polyvid train`.
 
-from polyvid.train.cli import main
+Ctrl-C must be quiet from the first second, so a handler is set before anything else is imported.
+"""
+
+import os
+import signal
+from types import FrameType
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line with these arguments, by default the process's own; see `polyvid.train.cli`."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _leave)
+
+    from polyvid.train.cli import main
+
+    main(arguments)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    os.write(2, b"\nStopped.\n")
+    os._exit(130)  # nothing is written before a command runs, so nothing is left half done
+
 
 if __name__ == "__main__":
     main()

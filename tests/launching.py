@@ -72,6 +72,6 @@ def _run(rank: int, processes: int, port: int, config: Path, overrides: list[str
         names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
         os.environ |= {name: str(value) for name, value in names.items()}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    from polyvid.train.train import main
+    from polyvid.train.cli import main
 
-    main(config, overrides)
+    main(["train", "--config", str(config), *overrides])

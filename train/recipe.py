@@ -1,20 +1,24 @@
 """Everything that decides what a training run does: one typed dataclass, filled from small YAML files.
 
-    base: finetune.yaml          # optional: another recipe this one changes, relative to this file
+    base: finetune.yaml          # optional: the recipe this one changes, a file next to it or a name that ships
     name: mmp
     model:
       init_from: outputs/demo/mmp_pretrain
 
 and from the command line (`training.epochs=2`). Defaults are the paper's values for fine-tuning (§5.2, App. C).
+
+A recipe may come from a stranger, so it is data only: it reads no environment variables, calls no resolvers of
+OmegaConf, and is based on nothing outside its own folders. A value may refer to another key (`${name}`).
 """
 
 import difflib
-from collections.abc import Container
+import re
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from polyvid.dataset_scripts.schema import canonical_language
@@ -113,38 +117,57 @@ class Recipe:
     training: TrainingRecipe = field(default_factory=TrainingRecipe)
 
 
+CONFIGS = Path(__file__).parent / "configs"  # the recipes that ship
+OTHER_CONFIGS = ("ablation", "accelerate")  # folders there that hold grids and launch settings
+NAME = re.compile(r"\w[\w.+=,@ -]*")  # of a run: it becomes part of file names
+
+
 def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
-    """Read a recipe file, the recipes it is based on, and `key=value` overrides.
+    """Read a recipe, the recipes it is based on, and `key=value` overrides.
+
+    Args:
+        path: a file, or the name of a recipe that ships, such as `"demo/mmp"`.
+        overrides: changes to it, such as `"training.epochs=2"`.
 
     Raises:
         RecipeError: for a missing or broken file, an unknown key (the message offers the nearest one), a value of the
-            wrong type, a key without value, or an unknown language.
+            wrong type, a key without value, an unknown language, a resolver such as `${oc.env:HOME}`, a `base` outside
+            the recipe's own folders, or a `name` that is no file name.
     """
-    path = Path(path)
+    path = find_recipe(path)
     config = OmegaConf.structured(Recipe)
-    for file in _with_bases(path):
+    for file, content in _with_bases(path):
         try:
-            content = OmegaConf.load(file)
-            content.pop("base", None)
             config = OmegaConf.merge(config, content)
-        except yaml.YAMLError as error:
-            raise RecipeError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
         except OmegaConfBaseException as error:
             raise RecipeError(f"{file}: {_explain(error)}") from None
     for override in overrides:
         if "=" not in override:
             raise RecipeError(f"{override!r} is not of the form key=value, such as training.epochs=2.")
         try:
-            config = OmegaConf.merge(config, OmegaConf.from_dotlist([override]))
+            change = OmegaConf.from_dotlist([override])
+            _refuse_resolvers("Command line", change)
+            config = OmegaConf.merge(config, change)
         except OmegaConfBaseException as error:
             raise RecipeError(f"Command line, {override}: {_explain(error)}") from None
+        except yaml.YAMLError as error:
+            raise RecipeError(f"Command line, {override}: not valid YAML: {' '.join(str(error).split())}") from None
 
-    missing = set(OmegaConf.missing_keys(config))
-    if config.data.clips is None:
-        missing |= {f"data.{key}" for key in ("dataset", "features") if config.data[key] is None}
-    if missing:
-        raise RecipeError(f"{path} gives no value for {', '.join(sorted(missing))}.")
-    recipe: Recipe = OmegaConf.to_object(config)
+    try:
+        missing = set(OmegaConf.missing_keys(config))
+        if config.data.clips is None:
+            missing |= {f"data.{key}" for key in ("dataset", "features") if config.data[key] is None}
+        if missing:
+            raise RecipeError(f"{path} gives no value for {', '.join(sorted(missing))}.")
+        recipe: Recipe = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise RecipeError(f"{path}: {_explain(error)}") from None
+    except RecursionError:
+        raise RecipeError(f"{path}: keys refer to each other in a circle.") from None
+    if not NAME.fullmatch(recipe.name):
+        raise RecipeError(
+            f"{path}: name is {recipe.name!r}, but it becomes part of file names: use letters, digits and . _ - only."
+        )
     for key in ("languages", "validation_languages"):
         try:
             setattr(recipe.data, key, [canonical_language(language) for language in getattr(recipe.data, key)])
@@ -152,6 +175,37 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
             raise RecipeError(f"{path}, data.{key}: {error}") from None
     _check_numbers(path, recipe)
     return recipe
+
+
+def find_recipe(name: str | Path) -> Path:
+    """The file of a recipe: `name` itself, or what ships under that name (`"demo/mmp"`).
+
+    Raises:
+        RecipeError: if it is neither; lists what ships.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    if (shipped := find_shipped(name)) and shipped.relative_to(CONFIGS).parts[0] not in OTHER_CONFIGS:
+        return shipped
+    known = shipped_recipes()
+    nearest = difflib.get_close_matches(str(name), known, n=1)
+    raise RecipeError(
+        f"There is no recipe {name}, neither a file nor one that ships"
+        + (f"; did you mean {nearest[0]}?" if nearest else ".")
+        + f" These ship: {' '.join(known)}."
+    )
+
+
+def find_shipped(name: str | Path) -> Path | None:
+    """The file below `configs/` of this name, written with or without `.yaml`; None if there is none."""
+    file = (CONFIGS / name).with_name(f"{Path(name).name.removesuffix('.yaml')}.yaml")
+    return file if file.is_file() and file.is_relative_to(CONFIGS) and ".." not in Path(name).parts else None
+
+
+def shipped_recipes() -> list[str]:
+    """Names of all recipes that ship, as `find_recipe` takes them."""
+    files = (file.relative_to(CONFIGS) for file in CONFIGS.rglob("*.yaml"))
+    return sorted(file.with_suffix("").as_posix() for file in files if file.parts[0] not in OTHER_CONFIGS)
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
@@ -186,23 +240,80 @@ def _check_numbers(path: Path, recipe: Recipe) -> None:
         raise RecipeError(f"{path}: data.validation_languages is empty; the first of them selects the model.")
 
 
-def _with_bases(path: Path) -> list[Path]:
-    """The file and its bases, the most basic one first."""
-    chain: list[Path] = []
-    while path is not None:
-        if not path.is_file():
-            raise RecipeError(f"There is no recipe {path}" + (f" (the base of {chain[-1]})." if chain else "."))
-        if path in chain:
-            raise RecipeError(f"{path} is based on itself.")
-        chain.append(path)
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except yaml.YAMLError as error:
-            raise RecipeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-        if not isinstance(content, dict):
-            raise RecipeError(f"{path} is not a recipe: it holds no keys.")
-        path = path.parent / content["base"] if "base" in content else None
-    return chain[::-1]
+def _with_bases(path: Path) -> list[tuple[Path, DictConfig]]:
+    """The recipe and its bases with their contents, the most basic one first."""
+    first = path.resolve()
+    here = Path.cwd()
+    trees = [here if first.is_relative_to(here) else first.parent, CONFIGS.resolve()]
+    chain: list[tuple[Path, DictConfig]] = []
+    while True:
+        content = _read(path)
+        chain.append((path, content))
+        if "base" not in content:
+            return chain[::-1]
+        base = content.pop("base")
+        if not isinstance(base, str):
+            raise RecipeError(f"{path}: base is {base!r}, but must be the file of another recipe or a name that ships.")
+        file = path.parent / base
+        file = file if file.is_file() else find_shipped(base) or file
+        if not any(file.resolve().is_relative_to(tree) for tree in trees):
+            raise RecipeError(f"{path}: base {base!r} is outside of {trees[0]}; copy that recipe there.")
+        if not file.is_file():
+            raise RecipeError(f"There is no recipe {file} (the base of {path}).")
+        if any(file.samefile(known) for known, _ in chain):
+            raise RecipeError(f"{file} is based on itself.")
+        path = file
+
+
+def _read(path: Path) -> DictConfig:
+    try:
+        content = OmegaConf.load(path)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except OmegaConfBaseException as error:
+        raise RecipeError(f"{path}: {_explain(error)}") from None
+    except OSError as error:
+        if error.errno is None:  # OmegaConf's word for a file that holds a number or a text
+            raise RecipeError(f"{path} is not a recipe: it holds no keys.") from None
+        raise
+    if not isinstance(content, DictConfig):
+        raise RecipeError(f"{path} is not a recipe: it holds no keys.")
+    _refuse_resolvers(str(path), content)
+    return content
+
+
+def _refuse_resolvers(source: str, content: DictConfig) -> None:
+    """Resolvers read the environment and run code; only references to other keys are left."""
+    for key, value in _values(OmegaConf.to_container(content, resolve=False)):
+        if _calls_resolver(value):
+            raise RecipeError(
+                f"{source}: {key} is {value!r}, but recipes may refer only to their own keys, as ${{name}}."
+            )
+
+
+def _values(node: object, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in nested dictionaries and lists, keys included, with the dotted key it belongs to."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield f"{prefix}{key}", str(key)
+            yield from _values(value, f"{prefix}{key}.")
+    elif isinstance(node, list):
+        for value in node:
+            yield from _values(value, prefix)
+    elif isinstance(node, str):
+        yield prefix.removesuffix("."), node
+
+
+def _calls_resolver(text: str) -> bool:
+    """Whether there is a colon inside of `${...}`, at any depth: `${oc.env:X}`, but also `${${a}.b:X}`."""
+    depth = 0
+    for token in re.findall(r"\$\{|\}|:", text):
+        if token == ":":
+            if depth:
+                return True
+        else:
+            depth = depth + 1 if token == "${" else max(depth - 1, 0)
+    return False
 
 
 def _explain(error: OmegaConfBaseException) -> str:
@@ -210,7 +321,7 @@ def _explain(error: OmegaConfBaseException) -> str:
         known = _all_keys(Recipe)
         nearest = difflib.get_close_matches(error.full_key, known, n=1, cutoff=0.0)
         return f"there is no key {error.full_key!r}; did you mean {nearest[0]!r}?"
-    return f"{error.full_key}: {str(error).splitlines()[0]}"
+    return f"{error.full_key}: {str(error).splitlines()[0]}" if error.full_key else str(error).splitlines()[0]
 
 
 def _all_keys(section: type, prefix: str = "") -> list[str]:

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from training_data import CONFIGS, overrides, write_everything
 from transformers import AutoModel
 
+from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.loop.setup import build_trainer
 from polyvid.train.loop.step_log import read_steps
 from polyvid.train.recipe import RecipeError, load_recipe
@@ -86,13 +87,13 @@ def test_the_image_projection_learns_twice_as_fast(folder, mmp, tmp_path):
 
 def test_a_model_of_another_shape_is_refused(folder, mmp, tmp_path):
     changes = overrides(folder, "vtt_en", tmp_path, model__init_from=mmp, model__embed_dim=32)
-    with pytest.raises(SystemExit, match=r"embed_dim=16, the recipe says model.embed_dim=32"):
+    with pytest.raises(PolyvidError, match=r"embed_dim=16, the recipe says model.embed_dim=32"):
         main(CONFIGS / "vtt_en.yaml", changes)
 
 
 def test_translations_that_are_not_there_are_refused(folder, tmp_path):
     changes = overrides(folder, "vtt_translated", tmp_path, data__translations="null")
-    with pytest.raises(SystemExit, match="no human captions in de fr cs zh ru vi sw es: pass translations="):
+    with pytest.raises(PolyvidError, match="no human captions in de fr cs zh ru vi sw es: pass translations="):
         main(CONFIGS / "vtt_translated.yaml", changes)
 
 

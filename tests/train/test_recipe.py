@@ -4,9 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from polyvid.train.recipe import RecipeError, load_recipe, save_recipe
-
-CONFIGS = Path(__file__).parents[2] / "train" / "configs"
+from polyvid.train.recipe import CONFIGS, RecipeError, load_recipe, save_recipe, shipped_recipes
 
 
 @pytest.fixture
@@ -56,9 +54,16 @@ def test_a_saved_recipe_reads_back_equal(recipe_file, tmp_path):
         (COMPLETE, ["data.languages=[en,tlh]"], r"data.languages: Unknown language 'tlh'"),
         ("name: x\n", [], r"gives no value for data.dataset, data.features, output_dir"),
         ("name: [", [], r"not valid YAML"),
-        ("just words", [], r"holds no keys"),
+        ("just words", [], r"there is no key 'just words'"),
+        ("[1, 2]", [], r"holds no keys"),
+        ("5", [], r"holds no keys"),
         ("base: missing.yaml", [], r"There is no recipe .*missing.yaml \(the base of .*recipe.yaml\)"),
         ("base: recipe.yaml", [], r"based on itself"),
+        ("base: 5", [], r"recipe.yaml: base is 5, but must be the file of another recipe"),
+        (COMPLETE + "model: {backbone: '${nothing}'}", [], r"recipe.yaml: model.backbone: .*'nothing' not found"),
+        (COMPLETE + "model: {backbone: '${'}", [], r"recipe.yaml: model.backbone: "),
+        (COMPLETE + "model: {backbone: '${model.backbone}'}", [], r"in a circle|Recursive interpolation"),
+        (COMPLETE, ["model.backbone=[a"], r"Command line, model.backbone=\[a"),
     ],
 )
 def test_a_recipe_that_cannot_be_run_is_refused_in_one_line(recipe_file, text, overrides, message):
@@ -67,13 +72,69 @@ def test_a_recipe_that_cannot_be_run_is_refused_in_one_line(recipe_file, text, o
     assert "\n" not in str(caught.value)
 
 
-BASES = ("pretrain.yaml", "finetune.yaml")
-RECIPES = [path for path in sorted(CONFIGS.glob("*.yaml")) if path.name not in BASES]
-RECIPES += sorted((CONFIGS / "demo").glob("*.yaml"))
+@pytest.mark.parametrize("value", ["${oc.env:SECRET}", "x-${oc.env:SECRET,none}", "${a.${oc.env:SECRET}}", "${${x}:y}"])
+def test_a_recipe_reads_no_environment_variables_and_calls_no_resolvers(recipe_file, value, monkeypatch):
+    monkeypatch.setenv("SECRET", "hidden")
+    for text, key in (
+        (f"name: '{value}'\n", "name"),
+        (f"data: {{languages: [en, '{value}']}}\n", "data.languages"),
+        (f"base: '{value}'\n", "base"),
+    ):
+        with pytest.raises(RecipeError, match=f"recipe.yaml: {key} is .*refer only to their own keys") as caught:
+            load_recipe(recipe_file(text))
+        assert "hidden" not in str(caught.value)
+    with pytest.raises(RecipeError, match="Command line: model.backbone is"):
+        load_recipe(recipe_file(COMPLETE), [f"model.backbone={value}"])
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_every_shipped_recipe_loads(path):
-    recipe = load_recipe(path, [f"output_dir={path.stem}"])
-    assert path.read_text(encoding="utf-8").startswith("#"), "a recipe begins with a line that says what it is for"
+def test_a_value_may_refer_to_another_key(recipe_file):
+    recipe = load_recipe(recipe_file("name: x\noutput_dir: outputs/${name}\ndata: {clips: c}\n"))
+    assert recipe.output_dir == "outputs/x"
+
+
+@pytest.mark.parametrize("name", ["../../evil", "a/b", "/tmp/x", "..", "", "a\\b", "a\nb"])
+def test_a_name_is_a_name(recipe_file, name):
+    with pytest.raises(RecipeError, match="name is .*letters, digits"):
+        load_recipe(recipe_file(COMPLETE), [f'name="{name}"'.replace("\\", "\\\\").replace("\n", "\\n")])
+
+
+def test_a_base_stays_within_the_recipes_own_folders(recipe_file, tmp_path, monkeypatch):
+    (tmp_path / "inner").mkdir()
+    recipe_file(COMPLETE, "outer.yaml")
+    path = recipe_file("base: ../outer.yaml\n", "inner/recipe.yaml")
+    with pytest.raises(RecipeError, match=r"base '../outer.yaml' is outside of .*inner"):
+        load_recipe(path)
+    monkeypatch.chdir(tmp_path)  # in one's own working folder, folders may share a base
+    assert load_recipe(path).name == "x"
+    (tmp_path / "inner" / "link.yaml").symlink_to("/etc/hostname")
+    with pytest.raises(RecipeError, match="is outside of"):
+        load_recipe(recipe_file("base: link.yaml\n", "inner/recipe.yaml"))
+
+
+def test_a_recipe_that_ships_is_named_from_anywhere(recipe_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe("demo/mmp") == load_recipe("demo/mmp.yaml") == load_recipe(CONFIGS / "demo" / "mmp.yaml")
+    assert load_recipe(recipe_file("base: vtt_en\nname: mine\n")).data.dataset == "msrvtt"
+    with pytest.raises(RecipeError, match="no recipe demo/mmmp.*did you mean demo/mmp.*These ship: demo/finetune "):
+        load_recipe("demo/mmmp")
+    with pytest.raises(RecipeError, match="no recipe ablation/vtt"):
+        load_recipe("ablation/vtt")
+    with pytest.raises(RecipeError, match="no recipe"):
+        load_recipe("../configs/vtt_en")
+
+
+def test_a_file_in_the_working_folder_comes_before_a_recipe_that_ships(recipe_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe_file(COMPLETE.replace("name: x", "name: mine"), "vtt_en.yaml")
+    assert load_recipe("vtt_en.yaml").name == "mine"
+
+
+BASES = ("pretrain", "finetune")
+
+
+@pytest.mark.parametrize("name", [name for name in shipped_recipes() if name not in BASES])
+def test_every_shipped_recipe_loads(name):
+    recipe = load_recipe(name, [f"output_dir={Path(name).name}"])
+    text = (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8")
+    assert text.startswith("#"), "a recipe begins with a line that says what it is for"
     assert recipe.name

@@ -7,6 +7,8 @@ import pytest
 from emoji_features import write_features
 
 from polyvid.dataset_scripts.fluent_emoji_9 import build
+from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.train import cli
 from polyvid.train.train import main
 from tiny import tiny_model, tiny_processor
 
@@ -61,17 +63,23 @@ def test_a_recipe_trains_a_model_and_a_second_run_finds_it_finished(overrides, t
         ("model.video_feature_dim=11", "11"),
     ],
 )
-def test_bad_input_is_one_clear_line(overrides, change, message, monkeypatch, tmp_path):
+def test_bad_input_is_one_clear_line(overrides, change, message, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # else it retries for half a minute
-    with pytest.raises(SystemExit) as caught:
-        main(RECIPE, [*overrides, change])
-    text = str(caught.value)
+    text = refused([*overrides, change], capsys)
     assert text.startswith("error: ") and message in text and "\n" not in text
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
+def refused(overrides: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The last line `polyvid train` writes before it ends with exit code 1."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["train", "--config", str(RECIPE), *overrides])
+    assert caught.value.code == 1
+    return capsys.readouterr().err.rstrip("\n").split("\n")[-1]
+
+
 def test_a_missing_clip_is_named(overrides, tmp_path):
     shutil.copytree(FOLDER, tmp_path / "data", ignore=shutil.ignore_patterns("1f418.mp4"))
-    with pytest.raises(SystemExit, match="error: The clip of 1f418 is missing"):
+    with pytest.raises((PolyvidError, OSError), match="The clip of 1f418 is missing"):
         for split in ("finetune", "pretrain", "test"):
             main(RECIPE, [*overrides, f"data.data_dir={tmp_path / 'data'}", f"data.train_split={split}"])

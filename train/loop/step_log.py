@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.recipe import TrainingRecipe
 
 
-class TrainingFailed(ArithmeticError):
+class TrainingFailed(PolyvidError):
     """Going on makes no sense: gradients that are not finite, or a loss that grows."""
 
 

@@ -10,8 +10,9 @@ import torch
 from accelerate.utils import DistributedType
 from tiny_trainer import spoil_loss, tiny_trainer, videos_and_features
 
-from polyvid.train import train
+from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.data.captions import PivotSampler
+from polyvid.train.errors import explain
 from polyvid.train.loop.processes import _asked_of_accelerate, check_launch, check_sharding
 from polyvid.train.loop.step_log import TrainingFailed, read_steps
 from polyvid.train.loop.trainer import Stopped
@@ -129,20 +130,19 @@ def test_a_finished_model_of_another_recipe_is_not_taken_for_this_ones(tmp_path)
 def test_a_dead_worker_is_named(tmp_path, monkeypatch):
     trainer = tiny_trainer(tmp_path, num_workers=1)
     monkeypatch.setattr(PivotSampler, "__getitem__", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-    monkeypatch.setattr("polyvid.train.loop.setup.build_trainer", lambda recipe: trainer)
-    monkeypatch.setattr(train, "load_recipe", lambda *_: trainer.recipe)
-    with pytest.raises(SystemExit, match=r"DataLoader worker .* lower training.num_workers. The same command goes on"):
-        train.main("recipe.yaml")
+    with pytest.raises(RuntimeError) as caught:
+        trainer.fit()
+    line = explain(caught.value)
+    assert "DataLoader worker" in line and "lower training.num_workers. The same command resumes" in line
 
 
-def test_an_error_in_a_worker_is_one_line(tmp_path, monkeypatch):
+def test_an_error_in_a_worker_is_one_line(tmp_path):
     trainer = tiny_trainer(tmp_path, num_workers=1)
     trainer.train_set.features["video3"][:] = float("nan")
-    monkeypatch.setattr("polyvid.train.loop.setup.build_trainer", lambda recipe: trainer)
-    monkeypatch.setattr(train, "load_recipe", lambda *_: trainer.recipe)
-    with pytest.raises(SystemExit) as caught:
-        train.main("recipe.yaml")
-    assert str(caught.value).startswith("error: The row of video video3 (en)") and "\n" not in str(caught.value)
+    with pytest.raises(PolyvidError) as caught:
+        trainer.fit()
+    line = explain(caught.value)
+    assert line.startswith("The row of video video3 (en)") and "\n" not in line
 
 
 def test_an_empty_validation_is_refused():

@@ -1,0 +1,138 @@
+"""Which errors become one line, and what it says."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import requests
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, StrictDataclassFieldValidationError
+
+from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.train.errors import EXTRAS, explain
+
+
+class Refused(PolyvidError):
+    pass
+
+
+def raised(function, *arguments) -> Exception:
+    try:
+        function(*arguments)
+    except Exception as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (PolyvidError("clips/ is empty:\n  put videos there"), "clips/ is empty: put videos there"),
+        (Refused("no"), "no"),
+        (raised(open, "nowhere.txt"), "No such file or directory: nowhere.txt"),
+        (OSError("both.safetensors has no rows"), "both.safetensors has no rows"),
+        (ModuleNotFoundError("No module named 'av'", name="av"), "av is not installed: pip install 'polyvid[video]'"),
+        (ModuleNotFoundError("...", name="faiss.swigfaiss"), "faiss is not installed: pip install 'polyvid[search]'"),
+        (
+            ImportError("X needs sentencepiece:\n pip install sentencepiece"),
+            "X needs sentencepiece: pip install sentencepiece",
+        ),
+        (HFValidationError("Repo id must be in the form 'a/b'"), "Repo id must be in the form 'a/b'"),
+        (requests.ConnectionError("no route"), "no route"),
+        (
+            PolyvidError(
+                "Caught PolyvidError in DataLoader worker process 0.\nTraceback ...\nm.PolyvidError: video x: no"
+            ),
+            "video x: no",
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_a_user_can_put_right_is_one_line(error, line):
+    assert explain(error) == line
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("x"),
+        KeyError("x"),
+        RuntimeError("x"),
+        AssertionError("x"),
+        ImportError("cannot import name 'x' from 'polyvid'"),
+        ModuleNotFoundError("No module named 'polyvid.x'", name="polyvid.x"),
+        raised(json.loads, "{"),
+    ],
+    ids=repr,
+)
+def test_a_defect_of_the_program_is_not_explained(error):
+    assert explain(error) is None
+
+
+def test_an_error_of_the_copy_that_a_model_brings_counts_too():
+    namespace = {"__name__": "transformers_modules.some.model.errors_mmp"}
+    exec("class PolyvidError(ValueError): pass\nclass Derived(PolyvidError): pass", namespace)
+    assert explain(namespace["Derived"]("the index is of another model")) == "the index is of another model"
+    exec(
+        "class PolyvidError(ValueError): pass", {"__name__": "elsewhere"} | (other := {"__name__": "elsewhere"}), other
+    )
+    assert explain(other["PolyvidError"]("x")) is None
+
+
+def test_a_refused_configuration_says_why_without_its_wrapper():
+    cause = PolyvidError("output_layer=30, but the backbone has 12 layers")
+    error = StrictDataclassFieldValidationError("output_layer", cause)
+    error.__cause__ = cause
+    assert explain(error) == str(cause)
+
+
+def test_a_server_that_is_not_the_hub_is_named(monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    namespace = {"__name__": "huggingface_hub.hf_api"}
+    exec("import json\ndef model_info(text): return json.loads(text)['sha']", namespace)
+    for answer in ("<html>", "{}"):
+        line = explain(raised(namespace["model_info"], answer))
+        assert line.startswith("http://127.0.0.1:1 does not answer like the Hub"), line
+
+
+def test_a_repository_that_is_missing_is_one_line():
+    response = requests.Response()
+    response.status_code = 404
+    error = raised(lambda: (_ for _ in ()).throw(_not_found()))
+    assert "\n" not in explain(error) and "404" in explain(error)
+
+
+def _not_found() -> RepositoryNotFoundError:
+    import httpx
+
+    request = httpx.Request("GET", "https://huggingface.co/api/models/x/y")
+    return RepositoryNotFoundError(
+        "404 Client Error.\n\nRepository Not Found", response=httpx.Response(404, request=request)
+    )
+
+
+def test_every_extra_that_is_named_exists():
+    import tomllib
+    from pathlib import Path
+
+    import polyvid
+
+    project = tomllib.loads((Path(polyvid.__file__).parent / "pyproject.toml").read_text(encoding="utf-8"))
+    assert set(EXTRAS.values()) <= set(project["project"]["optional-dependencies"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["av", "PIL"])
+def test_extraction_without_its_extra_says_what_to_install(module, tmp_path):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "a.mp4").write_bytes(b"")
+    program = f"""
+from importlib.machinery import PathFinder
+found = PathFinder.find_spec
+PathFinder.find_spec = lambda name, *path: None if name.partition(".")[0] == {module!r} else found(name, *path)
+from polyvid.train.cli import main
+main(["extract", {str(tmp_path / "videos")!r}, {str(tmp_path / "out")!r}, "--encoder", "efficientnet-lite0"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 1 and "pip install 'polyvid[" in done.stderr.splitlines()[-1], done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
