@@ -1,4 +1,4 @@
-"""`polyvid` and `python -m polyvid`. Launchers of several processes use the latter: `accelerate launch -m polyvid train`.
+"""`polyvid` and `python -m polyvid`. Launchers of several processes use the latter: `accelerate launch -m polyvid`.
 
 Ctrl-C must be quiet from the first second, so a handler is set before anything else is imported.
 """

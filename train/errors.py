@@ -50,10 +50,12 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         return _joined(_operating_system(error))
     if any(_root(kind) in HUB_LIBRARIES for kind in type(error).__mro__):
-        return _joined(f"{str(error) or type(error).__name__}")
+        return _joined(str(error) or type(error).__name__)
     if isinstance(error, (json.JSONDecodeError, KeyError, TypeError)) and _raised_in(error, HUB_LIBRARIES):
         server = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
         return f"{server} does not answer like the Hub ({_joined(repr(error))}). Check HF_ENDPOINT and your proxy."
+    if isinstance(error, ValueError) and _modules(error)[-1].startswith("transformers.models.auto."):
+        return _joined(str(error))  # what was given as a model is none
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
         return _joined(
             f"{error} A process that reads data died, maybe for lack of memory: lower training.num_workers. "
@@ -93,8 +95,13 @@ def _of_worker(text: str) -> str:
 
 
 def _raised_in(error: BaseException, libraries: tuple[str, ...]) -> bool:
+    return any(module.partition(".")[0] in libraries for module in _modules(error))
+
+
+def _modules(error: BaseException) -> list[str]:
+    """Modules of the functions it passed through, that of the one which raised it last."""
     frames = traceback.walk_tb(error.__traceback__)
-    return any(frame.f_globals.get("__name__", "").partition(".")[0] in libraries for frame, _ in frames)
+    return [frame.f_globals.get("__name__", "") for frame, _ in frames] or [""]
 
 
 def _is_validation(error: BaseException) -> bool:

@@ -7,6 +7,7 @@ import sys
 import pytest
 import requests
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, StrictDataclassFieldValidationError
+from transformers import AutoModel
 
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.errors import EXTRAS, explain
@@ -111,6 +112,11 @@ def _not_found() -> RepositoryNotFoundError:
     )
 
 
+def test_a_folder_that_is_no_model_is_one_line(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    assert explain(raised(AutoModel.from_pretrained, tmp_path)).startswith(f"Unrecognized model in {tmp_path}")
+
+
 def test_every_extra_that_is_named_exists():
     import tomllib
     from pathlib import Path
@@ -129,7 +135,8 @@ def test_extraction_without_its_extra_says_what_to_install(module, tmp_path):
     program = f"""
 from importlib.machinery import PathFinder
 found = PathFinder.find_spec
-PathFinder.find_spec = lambda name, *path: None if name.partition(".")[0] == {module!r} else found(name, *path)
+missing = {{{module!r}}}
+PathFinder.find_spec = staticmethod(lambda name, *path: None if name.split(".")[0] in missing else found(name, *path))
 from polyvid.train.cli import main
 main(["extract", {str(tmp_path / "videos")!r}, {str(tmp_path / "out")!r}, "--encoder", "efficientnet-lite0"])
 """
