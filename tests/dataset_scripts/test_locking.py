@@ -1,0 +1,124 @@
+"""The lock of what a command writes, with real processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from polyvid.dataset_scripts.locking import LockedError, locked
+
+HOLDER = """
+import sys
+from polyvid.dataset_scripts.locking import locked
+with locked(sys.argv[1], "polyvid build"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+as_user = pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+
+
+@contextmanager
+def held_elsewhere(target: Path):
+    """Another process holds the lock of `target`."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(target)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "held\n"
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_a_second_process_is_refused_in_one_line_that_names_the_first(tmp_path):
+    with held_elsewhere(tmp_path / "vtt") as first, pytest.raises(LockedError) as refused:
+        with locked(tmp_path / "vtt", "polyvid join"):
+            pass
+    message = str(refused.value)
+    assert str(tmp_path / "vtt") in message
+    assert f"`polyvid build` (process {first.pid} on " in message and ", since 20" in message
+    assert "choose another folder" in message and "\n" not in message
+
+
+def test_refusing_leaves_the_description_of_the_owner_for_the_next_one(tmp_path):
+    with held_elsewhere(tmp_path / "vtt") as first:
+        for _ in range(2):
+            with pytest.raises(LockedError, match=f"process {first.pid} on"), locked(tmp_path / "vtt", "polyvid join"):
+                pass
+
+
+def test_the_lock_of_a_process_that_was_killed_is_taken_over(tmp_path):
+    with held_elsewhere(tmp_path / "vtt") as first:
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        with locked(tmp_path / "vtt", "polyvid join"):
+            owner = json.loads((tmp_path / ".vtt.lock").read_text())
+    assert owner["pid"] == os.getpid() and owner["command"] == "polyvid join"
+
+
+def test_waiting_for_a_process_that_ends(tmp_path):
+    with held_elsewhere(tmp_path / "vtt") as first:
+        first.stdin.close()  # it ends now, at its own speed
+        with locked(tmp_path / "vtt", "polyvid join", wait=60):
+            assert first.wait(timeout=60) == 0
+
+
+def test_the_same_process_may_enter_again_and_other_folders_are_free(tmp_path):
+    with held_elsewhere(tmp_path / "msvd"), locked(tmp_path / "vtt", "polyvid demo"):
+        with locked(tmp_path / "sub" / ".." / "vtt", "polyvid extract"):
+            pass
+        with pytest.raises(LockedError), locked(tmp_path / "msvd", "polyvid build"):
+            pass
+        # still held by the outer block
+        outcome = subprocess.run(
+            [sys.executable, "-c", HOLDER, str(tmp_path / "vtt")], stdin=subprocess.DEVNULL, capture_output=True
+        )
+        assert b"LockedError" in outcome.stderr and b"polyvid demo" in outcome.stderr
+
+
+def test_a_link_to_the_folder_is_the_folder(tmp_path):
+    (tmp_path / "vtt").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "vtt")
+    with held_elsewhere(tmp_path / "vtt"), pytest.raises(LockedError), locked(tmp_path / "link", "polyvid build"):
+        pass
+
+
+def test_an_error_inside_the_block_releases_the_lock(tmp_path):
+    with pytest.raises(RuntimeError), locked(tmp_path / "vtt", "polyvid build"):
+        raise RuntimeError
+    with held_elsewhere(tmp_path / "vtt"):
+        pass
+
+
+def test_a_parent_that_is_a_file_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"vtt cannot be written to \(.*\): choose another folder"):
+        with locked(tmp_path / "file" / "vtt", "polyvid build"):
+            pass
+
+
+@as_user
+def test_a_folder_without_permission_is_one_line(tmp_path):
+    (tmp_path / "vtt").mkdir(mode=0o500)
+    with pytest.raises(OSError, match="vtt cannot be written to"), locked(tmp_path / "vtt", "polyvid build"):
+        pass
+
+
+@as_user
+def test_a_writable_folder_in_a_read_only_parent_keeps_its_lock_inside(tmp_path):
+    (tmp_path / "mount" / "vtt").mkdir(parents=True)
+    (tmp_path / "mount").chmod(0o500)
+    try:
+        with held_elsewhere(tmp_path / "mount" / "vtt"), pytest.raises(LockedError):
+            with locked(tmp_path / "mount" / "vtt", "polyvid build"):
+                pass
+        assert (tmp_path / "mount" / "vtt" / ".lock").exists()
+    finally:
+        (tmp_path / "mount").chmod(0o700)
