@@ -1,11 +1,13 @@
-"""What stands beside the vectors of a [`VideoIndex`]: ids, seconds, metadata; and the filters over them."""
+"""What a [`VideoIndex`] knows of each vector: video id, seconds, metadata; and the filters over them."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, overload
 
 import torch
 
@@ -14,55 +16,119 @@ from .errors_mmp import PolyvidError
 RESERVED = {"video_id", "score", "start", "end"}
 
 
-class Texts(Sequence):
-    """Strings as one buffer of UTF-8 and where each begins: a million ids load at once and cost no Python objects."""
+class Texts(Sequence[str]):
+    """Strings as one buffer of UTF-8 and the offset of each: a million ids load at once, without Python objects."""
 
     def __init__(self, utf8: torch.Tensor, offsets: torch.Tensor):
         self.utf8, self.offsets = utf8, offsets
-        self._bytes, self._starts = memoryview(utf8.numpy()), memoryview(offsets.numpy())  # read fastest so
+        self._bytes, self._starts = memoryview(utf8.numpy()), memoryview(offsets.numpy())  # the fastest to read
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> Texts:
-        encoded = [text.encode("utf-8") for text in texts]
+        """
+        Raises:
+            PolyvidError: for a text that UTF-8 cannot hold.
+        """
+        encoded = [encoded_utf8(text) for text in texts]
         utf8 = torch.tensor(bytearray(b"".join(encoded)), dtype=torch.uint8)
         return cls(utf8, torch.tensor([0, *map(len, encoded)]).cumsum(0))
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, torch.Tensor], name: str) -> Texts:
+        """The texts that a file holds under `{name}.utf8` and `{name}.offsets`.
+
+        Raises:
+            PolyvidError: for offsets out of range or order, or within a character, and for bytes that are no UTF-8.
+        """
+        utf8 = stored(tensors, f"{name}.utf8", torch.uint8, (None,))
+        offsets = stored(tensors, f"{name}.offsets", torch.int64, (None,))
+        if len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != len(utf8) or not (offsets.diff() >= 0).all():
+            raise PolyvidError(f"the offsets of {name!r} are out of range")
+        starts = offsets[offsets < len(utf8)]
+        try:
+            str(memoryview(utf8.numpy()), "utf-8")
+        except UnicodeDecodeError:
+            raise PolyvidError(f"the texts of {name!r} are not UTF-8") from None
+        if (utf8[starts] & 0xC0 == 0x80).any():  # a byte that continues a character
+            raise PolyvidError(f"the offsets of {name!r} are out of range")
+        return cls(utf8, offsets)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def __getitem__(self, index: int) -> str:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return bytes(self._bytes[self._starts[index] : self._starts[index + 1]]).decode("utf-8")
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        position = index + len(self) if index < 0 else index
+        if not 0 <= position < len(self):
+            raise IndexError(f"There is no text {index}: there are {len(self)}.")
+        return str(self._bytes[self._starts[position] : self._starts[position + 1]], "utf-8")
+
+
+def encoded_utf8(text: str) -> bytes:
+    """
+    Raises:
+        PolyvidError: for half of a surrogate pair, which is no character; file names that are not UTF-8 have such.
+    """
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise PolyvidError(f"{text!r} is not valid Unicode: see its character {error.start}.") from None
+
+
+def stored(
+    tensors: Mapping[str, torch.Tensor], name: str, dtype: torch.dtype, shape: tuple[int | None, ...]
+) -> torch.Tensor:
+    """A tensor of a file.
+
+    Raises:
+        PolyvidError: if it is missing or not of this type and shape, where None is any length.
+    """
+    if name not in tensors:
+        raise PolyvidError(f"it has no {name!r}")
+    found = tensors[name]
+    fits = len(shape) == found.ndim and all(n is None or n == m for n, m in zip(shape, found.shape, strict=True))
+    if found.dtype != dtype or not fits:
+        raise PolyvidError(f"{name!r} is {found.dtype} {tuple(found.shape)}")
+    return found
 
 
 @dataclass(frozen=True)
 class Condition:
-    """Of one column: one of `values`, or where that is None `low <= x <= high`, an end that is None being open."""
+    """On one column: x is one of `values`; or, if that is None, `low <= x <= high`, where None leaves an end open."""
 
     column: str
-    values: tuple | None
-    low: object = None
-    high: object = None
+    values: tuple[Any, ...] | None
+    low: Any = None
+    high: Any = None
 
 
 def conditions(
-    kinds: Mapping[str, type], lang: str | None, where: Mapping[str, object] | None, seconds: tuple | None
+    kinds: Mapping[str, type],
+    lang: str | None,
+    where: Mapping[str, object] | None,
+    seconds: tuple[float | None, float | None] | None,
 ) -> list[Condition]:
     """The filters of a search, checked against the index's columns.
 
     Args:
         kinds: `str` or `float` for each metadata column; `start` and `end` too if the rows are moments.
         lang: short for `where={"language": lang}`.
-        where: `{column: value}`, `{column: [one, of, these]}` or `{column: (low, high)}`; both ends belong to the range
-            and None leaves one open. Texts compare as texts, so dates should be ISO: `("2019-01-01", None)`.
+        where: `{column: value}`, `{column: [one, of, these]}` or `{column: (low, high)}`. A range includes both ends;
+            None leaves one open. Texts compare as texts, so dates should be ISO: `("2019-01-01", None)`.
         seconds: (a, b): only moments between second a and second b of their video.
 
     Raises:
         PolyvidError: for a column the index does not have, and values of another kind than the column's.
     """
     wanted = dict(where or {}) | ({} if lang is None else {"language": lang})
-    found = []
+    found: list[Condition] = []
     if seconds is not None:
         if "start" not in kinds:
             raise PolyvidError("This index holds whole videos: to search by seconds, build it with moment_seconds.")
@@ -71,11 +137,12 @@ def conditions(
         if column not in kinds or column in RESERVED:
             known = " ".join(sorted(kinds.keys() - RESERVED)) or "none"
             raise PolyvidError(f"The index has no metadata {column!r} to filter by; it has: {known}.")
-        is_range = isinstance(value, tuple)
-        if is_range and len(value) != 2:
-            raise PolyvidError(f"A range of {column!r} is a pair (low, high), got {value!r}.")
-        values = tuple(value) if isinstance(value, list | set | frozenset) else (value,)
-        found.append(Condition(column, None, *value) if is_range else Condition(column, values))
+        if isinstance(value, tuple):
+            if len(value) != 2:
+                raise PolyvidError(f"A range of {column!r} is a pair (low, high), got {value!r}.")
+            found.append(Condition(column, None, *value))
+        else:
+            found.append(Condition(column, tuple(value) if isinstance(value, list | set | frozenset) else (value,)))
     for condition in found:
         ends = [end for end in (condition.low, condition.high) if end is not None]
         for value in ends if condition.values is None else condition.values:
@@ -97,7 +164,7 @@ class Column:
     codes: torch.Tensor
 
     @classmethod
-    def of(cls, name: str, values: Sequence) -> Column:
+    def of(cls, name: str, values: Sequence[Any]) -> Column:
         known = [value for value in values if value is not None and value == value]  # NaN is unknown, too
         kinds = {_kind(value) for value in known}
         if len(kinds) != 1 or None in kinds:
@@ -107,13 +174,35 @@ class Column:
         texts = Texts.of(json.dumps(value, ensure_ascii=False) for value in ordered)
         return cls(texts, torch.tensor([code.get(value, -1) for value in values], dtype=torch.int32))
 
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, torch.Tensor], name: str, videos: int) -> Column:
+        """
+        Raises:
+            PolyvidError: for offsets or codes out of range, and for values that `of` does not write.
+        """
+        values = Texts.from_tensors(tensors, f"metadata.{name}")
+        codes = stored(tensors, f"metadata.{name}.codes", torch.int32, (videos,))
+        if len(values) == 0 or codes.min() < -1 or codes.max() >= len(values):
+            raise PolyvidError(f"the codes of metadata {name!r} are out of range")
+        try:
+            parsed = [json.loads(value) for value in values]
+        except (ValueError, RecursionError):
+            parsed = [None]
+        kinds = {_kind(value) for value in parsed}
+        if len(kinds) != 1 or None in kinds:
+            raise PolyvidError(f"the values of metadata {name!r} are neither numbers nor texts")
+        if not all(a < b for a, b in itertools.pairwise(parsed)):
+            raise PolyvidError(f"the values of metadata {name!r} are not in order")
+        return cls(values, codes)
+
     @property
     def kind(self) -> type:
-        return _kind(json.loads(self.values[0]))
+        return str if isinstance(json.loads(self.values[0]), str) else float
 
     def __getitem__(self, video: int) -> str | float | None:
         code = int(self.codes[video])
-        return None if code < 0 else json.loads(self.values[code])
+        value: str | float | None = None if code < 0 else json.loads(self.values[code])
+        return value
 
     def allowed(self, condition: Condition) -> torch.Tensor:
         """(videos,) bool."""
@@ -138,7 +227,7 @@ class VideoRows:
         video_ids: of the videos.
         columns: their metadata.
         videos, spans: for moments: (rows,) int32, the video of each row, and (rows, 2) int32, its first second and the
-            second it ends before. None where each row is a whole video.
+            one after its last. None if each row is a whole video.
     """
 
     def __init__(
@@ -157,14 +246,14 @@ class VideoRows:
         """The same rows with `{video_id: {column: number or text}}`; what is missing or None is unknown.
 
         Raises:
-            PolyvidError: for a column of mixed kinds or called like a part of a hit.
+            PolyvidError: for a column of mixed kinds, or with the name of a part of a hit.
         """
         names = sorted({name for known in metadata.values() for name in known})
         if taken := RESERVED.intersection(names):
-            raise PolyvidError(f"Metadata cannot be called {min(taken)!r}: a hit has that already.")
+            raise PolyvidError(f"Metadata cannot be called {min(taken)!r}: a hit has a part of that name.")
         known = [metadata.get(video_id, {}) for video_id in self.video_ids]
         columns = {name: [row.get(name) for row in known] for name in names}
-        # Of a part of a collection, a column may say nothing.
+        # All values of a column may be unknown.
         columns = {
             name: Column.of(name, values) for name, values in columns.items() if any(v is not None for v in values)
         }
@@ -181,9 +270,9 @@ class VideoRows:
             return None
         allowed = torch.ones(len(self), dtype=torch.bool)
         for condition in filters:
-            if condition.column == "start":
+            if self.spans is not None and condition.column == "start":
                 allowed &= self.spans[:, 0] >= (0 if condition.low is None else condition.low)
-            elif condition.column == "end":
+            elif self.spans is not None and condition.column == "end":
                 if condition.high is not None:
                     allowed &= self.spans[:, 1] <= condition.high
             else:
@@ -191,10 +280,10 @@ class VideoRows:
                 allowed &= of_videos if self.videos is None else of_videos[self.videos.long()]
         return allowed
 
-    def hit(self, row: int, score: float) -> dict:
+    def hit(self, row: int, score: float) -> dict[str, Any]:
         """What a search returns for a row."""
         video = row if self.videos is None else int(self.videos[row])
-        hit = {"video_id": self.video_ids[video], "score": score}
+        hit: dict[str, Any] = {"video_id": self.video_ids[video], "score": score}
         if self.spans is not None:
             hit["start"], hit["end"] = self.spans[row].tolist()
         if self.columns:
@@ -205,11 +294,10 @@ class VideoRows:
     def cat(cls, parts: Sequence[VideoRows]) -> VideoRows:
         """The rows of all parts, in order, without metadata."""
         video_ids = Texts.of(video_id for part in parts for video_id in part.video_ids)
-        if parts[0].videos is None:
-            return cls(video_ids, {})
         first = torch.tensor([0, *(len(part.video_ids) for part in parts)]).cumsum(0).tolist()
-        videos = [part.videos + offset for part, offset in zip(parts, first, strict=False)]
-        return cls(video_ids, {}, torch.cat(videos), torch.cat([part.spans for part in parts]))
+        videos = [part.videos + n for part, n in zip(parts, first, strict=False) if part.videos is not None]
+        spans = [part.spans for part in parts if part.spans is not None]
+        return cls(video_ids, {}, torch.cat(videos), torch.cat(spans)) if videos else cls(video_ids, {})
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All of it as named tensors, as the file holds them."""
@@ -224,9 +312,22 @@ class VideoRows:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> VideoRows:
-        def texts(name: str) -> Texts:
-            return Texts(tensors[f"{name}.utf8"], tensors[f"{name}.offsets"])
-
+        """
+        Raises:
+            PolyvidError: for tensors that do not fit one another, and for offsets, codes, videos and seconds out of
+                range.
+        """
+        video_ids = Texts.from_tensors(tensors, "video_ids")
+        if len(video_ids) == 0:
+            raise PolyvidError("it has no videos")
         names = [name[len("metadata.") : -len(".codes")] for name in tensors if name.endswith(".codes")]
-        columns = {name: Column(texts(f"metadata.{name}"), tensors[f"metadata.{name}.codes"]) for name in sorted(names)}
-        return cls(texts("video_ids"), columns, tensors.get("videos"), tensors.get("spans"))
+        columns = {name: Column.from_tensors(tensors, name, len(video_ids)) for name in sorted(names)}
+        if "videos" not in tensors:
+            return cls(video_ids, columns)
+        videos = stored(tensors, "videos", torch.int32, (None,))
+        spans = stored(tensors, "spans", torch.int32, (len(videos), 2))
+        if len(videos) == 0 or videos.min() < 0 or videos.max() >= len(video_ids):
+            raise PolyvidError("the videos of its moments are out of range")
+        if spans.min() < 0 or not (spans[:, 0] < spans[:, 1]).all():
+            raise PolyvidError("the seconds of its moments are out of range")
+        return cls(video_ids, columns, videos, spans)

@@ -22,8 +22,8 @@ def check_storage(storage: str) -> None:
 class StoredVectors:
     """(rows, embed_dim) vectors of length 1, as float32, float16 or int8, in memory or mapped from a file.
 
-    int8 has a scale for each row, the row's largest magnitude becoming 127: a quarter of float32, and cosines differ by
-    less than 0.01 (measured in tests/test_search.py).
+    int8 has a scale for each row, by which the row's largest magnitude becomes 127. It takes a quarter of float32, and
+    cosines differ by less than 0.01 (measured in tests/modeling/test_search.py).
 
     Args:
         data: (rows, embed_dim).
@@ -70,7 +70,7 @@ class StoredVectors:
         """
         rows = None if allowed is None else allowed.nonzero()[:, 0]
         count = len(self) if rows is None else len(rows)
-        # One buffer for all blocks: to get fresh memory for each takes longer than to widen what goes into it.
+        # One buffer for all blocks: fresh memory for each block takes longer than widening what goes into it.
         buffer = torch.empty(max(1, BLOCK_BYTES // (4 * self.data.shape[1])), self.data.shape[1])
         scores, best = queries.new_empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.long)
         for start in range(0, count, len(buffer)):
@@ -93,7 +93,7 @@ class StoredVectors:
 
         Args:
             queries: as for `scan`.
-            candidates: (queries, candidates) int64 rows; -1 is nobody, and comes out with the score -inf.
+            candidates: (queries, candidates) int64 rows; -1 is no row and gets the score -inf.
         """
         scores = []
         step = max(1, BLOCK_BYTES // (4 * self.data.shape[1] * max(1, candidates.shape[1])))
@@ -105,12 +105,27 @@ class StoredVectors:
 
     @classmethod
     def cat(cls, parts: Sequence[StoredVectors]) -> StoredVectors:
-        scales = None if parts[0].scales is None else torch.cat([part.scales for part in parts])
-        return cls(torch.cat([part.data for part in parts]), scales)
+        scales = [part.scales for part in parts if part.scales is not None]
+        return cls(torch.cat([part.data for part in parts]), torch.cat(scales) if scales else None)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return {"video_embeds": self.data} | ({} if self.scales is None else {"video_embeds.scales": self.scales})
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> StoredVectors:
-        return cls(tensors["video_embeds"], tensors.get("video_embeds.scales"))
+        """
+        Raises:
+            PolyvidError: if the vectors are missing, empty or of another type, or their scales do not fit.
+        """
+        data, scales = tensors.get("video_embeds"), tensors.get("video_embeds.scales")
+        if data is None or data.ndim != 2 or 0 in data.shape or data.dtype not in STORAGES.values():
+            found = "missing" if data is None else f"{data.dtype} {tuple(data.shape)}"
+            raise PolyvidError(f"'video_embeds' is {found}")
+        if (data.dtype == torch.int8) != (scales is not None):
+            raise PolyvidError("'video_embeds.scales' belongs to int8 vectors, and to no others")
+        if scales is not None:
+            if (scales.dtype, scales.shape) != (torch.float32, data.shape[:1]):
+                raise PolyvidError(f"'video_embeds.scales' is {scales.dtype} {tuple(scales.shape)}")
+            if not (scales.isfinite() & (scales > 0)).all():
+                raise PolyvidError("'video_embeds.scales' are out of range")
+        return cls(data, scales)

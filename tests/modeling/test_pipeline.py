@@ -114,7 +114,7 @@ def test_bad_questions_get_clear_answers(search, query, arguments, message):
 
 
 def test_an_index_refuses_what_cannot_be_told_apart(tmp_path):
-    with pytest.raises(ValueError, match="Video id 'a' stands twice"):
+    with pytest.raises(ValueError, match="Video id 'a' appears twice"):
         VideoIndex(torch.ones(3, 4), ["a", "b", "a"])
     with pytest.raises(ValueError, match=r"2 video ids do not fit embeddings \(3, 4\)"):
         VideoIndex(torch.ones(3, 4), ["a", "b"])

@@ -137,7 +137,7 @@ def test_bad_commands_are_one_line(mmp, folder):
         ((*INDEX, "--metadata", "other.jsonl"), "error: Metadata in other.jsonl has no column video_id; it has id."),
         (
             (*INDEX, "--metadata", "twice.jsonl"),
-            "error: Metadata in twice.jsonl: video 'x' stands twice, again in row 2.",
+            "error: Metadata in twice.jsonl: video 'x' appears twice, the second time in row 2.",
         ),
         ((*INDEX, "--metadata", "broken.jsonl"), "error: Metadata in broken.jsonl cannot be read: JSON parse error"),
         ((*INDEX, "--engine", "lance"), "error: Engine 'lance': missing a required argument: 'uri'."),
