@@ -22,10 +22,11 @@ translators agreed on, and `keywords`, their search terms joined by commas, with
 
 
 class FluentEmoji9(datasets.GeneratorBasedBuilder):
-    """Config `split_0` is the benchmark; `split_1` distributes the same clips differently, to measure spread."""
+    """Config `split_0` is the benchmark; `split_1` to `split_3` split the same clips differently, to measure spread."""
 
     BUILDER_CONFIGS = [
-        datasets.BuilderConfig(name=name, version=datasets.Version("1.0.0")) for name in ("split_0", "split_1")
+        datasets.BuilderConfig(name=name, version=datasets.Version("1.0.0"))
+        for name in ("split_0", "split_1", "split_2", "split_3")
     ]
     DEFAULT_CONFIG_NAME = "split_0"
 
