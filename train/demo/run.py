@@ -1,6 +1,6 @@
 """The main job on the embedded benchmark: clips → features → pre-train → fine-tune → search in nine languages.
 
-`make demo` runs it. Every stage skips what is there already, so a stopped demo goes on where it was.
+`make demo` runs it. Every stage skips what is there already, so a demo that was stopped resumes.
 """
 
 import json
@@ -16,21 +16,16 @@ from transformers import AutoModel, AutoProcessor
 from polyvid.dataset_scripts.building import write_json
 from polyvid.dataset_scripts.schema import LANGUAGES
 from polyvid.train.data.videos import VideoFeatures, load_videos
+from polyvid.train.demo.baselines import score_baselines
+from polyvid.train.demo.models import CONFIGS, MODELS
 from polyvid.train.demo.offline_backbone import convert
-from polyvid.train.demo.report import (
-    ARMS,
-    plot_recall_by_language,
-    published_table,
-    recall_table,
-    seeds_table,
-)
+from polyvid.train.demo.report import plot_recall_by_language, published_table, recall_table, seeds_table
 from polyvid.train.extraction.extract import extract
 from polyvid.train.recipe import Recipe, load_recipe
 from polyvid.train.scoring.contact_sheet import plot_contact_sheet
 from polyvid.train.scoring.evaluation import TEXT_TO_VIDEO, Ranks, rank_benchmark
 
 TRAIN = Path(__file__).parents[1]
-CONFIGS = TRAIN / "configs" / "demo"
 RUNS = ("none", "mp_pretrain", "mp", "mmp_pretrain", "mmp")
 OUTPUT = Path("outputs/demo")
 SEEDS = TRAIN.parent / "hub_cards" / "results" / "demo_seeds.json"
@@ -38,7 +33,7 @@ CLIPS = TRAIN.parent / "dataset_scripts" / "fluent_emoji_9" / "clips"
 
 
 class Stages:
-    """Prints and keeps how long each stage took; a stage that was skipped keeps its time of the first run."""
+    """Prints and keeps how long each stage took; a stage that is skipped keeps the time of its first run."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -61,7 +56,7 @@ def main() -> None:
         with stage(f"train {run}"):
             train(CONFIGS / f"{run}.yaml")
     with stage("evaluate"):
-        results = evaluate_arms()
+        results = evaluate_models()
     with stage("report"):
         write_report(results, stage.seconds)
     print()
@@ -69,7 +64,7 @@ def main() -> None:
 
 
 def prepare() -> Stages:
-    """Text backbone and features of the clips, from which all arms start."""
+    """Text backbone and features of the clips, from which all models start."""
     OUTPUT.mkdir(parents=True, exist_ok=True)
     stage = Stages(OUTPUT / "seconds.json")
     with stage("text backbone"):
@@ -97,8 +92,13 @@ def train(config: Path) -> None:
         raise SystemExit(done.returncode)
 
 
-def evaluate_arms() -> dict:
-    """R@1, R@5, R@10 of each arm on the test clips, in each language, and the clip to show; kept in `results.json`."""
+def evaluate_models() -> dict:
+    """Scores of each model and baseline on the test clips, in each language, and the clip to show; kept in a file.
+
+    Returns:
+        What `results.json` holds: `protocol`, `scores` (model → language → scores), `baselines` (baseline → model whose
+        data it was fitted on → language → scores) and `shown_clip`.
+    """
     path = OUTPUT / "results.json"
     if path.exists():
         return json.loads(path.read_text())
@@ -106,28 +106,29 @@ def evaluate_arms() -> dict:
     videos = load_videos(recipe.data, "test")
     features = VideoFeatures(recipe.data.features)
     found = {}
-    for arm in ARMS:
-        model = AutoModel.from_pretrained(OUTPUT / arm)
-        processor = AutoProcessor.from_pretrained(OUTPUT / arm)
-        found[arm] = rank_benchmark(model, processor, videos, features, LANGUAGES)[TEXT_TO_VIDEO]
+    for name in MODELS:
+        model = AutoModel.from_pretrained(OUTPUT / name)
+        processor = AutoProcessor.from_pretrained(OUTPUT / name)
+        found[name] = rank_benchmark(model, processor, videos, features, LANGUAGES)[TEXT_TO_VIDEO]
     results = {
         "protocol": {"dataset": "fluent_emoji_9", "config": "split_0", "split": "test", "clips": len(videos)},
-        "scores": {arm: {name: ranks.scores() for name, ranks in found[arm].items()} for arm in ARMS},
-        "shown_clip": found_best(found["mmp"]),
+        "scores": {name: {lang: ranks.scores() for lang, ranks in found[name].items()} for name in MODELS},
+        "baselines": score_baselines(list(MODELS)),
+        "shown_clip": best_found_clip(found["mmp"]),
     }
     write_json(path, results)
     return results
 
 
-def found_best(found: dict[str, Ranks]) -> str:
+def best_found_clip(found: dict[str, Ranks]) -> str:
     """The video with the highest mean reciprocal rank over all languages."""
     reciprocal = sum(1 / ranks.ranks for ranks in found.values())  # one caption per clip and language
     return str(next(iter(found.values())).video_ids[reciprocal.argmax()])
 
 
 def write_report(results: dict, seconds: dict[str, float]) -> None:
-    """`report.md` and its two pictures from what `evaluate_arms` gives and the seconds of each stage."""
-    scores = results["scores"]
+    """`report.md` and its two pictures from what `evaluate_models` returns and the seconds of each stage."""
+    scores, baselines = results["scores"], results["baselines"]
     recipe: Recipe = load_recipe(CONFIGS / "mmp.yaml")
     videos = load_videos(recipe.data, "test")
     features = VideoFeatures(recipe.data.features)
@@ -141,23 +142,25 @@ def write_report(results: dict, seconds: dict[str, float]) -> None:
         f"""# Fluent-Emoji-9: zero-shot cross-lingual text-to-video search
 
 {len(videos)} test clips; every caption is a query over all of them (chance: R@1 {100 / len(videos):.2f}).
-All three arms were fine-tuned on English names only. {trained}
+All three models were fine-tuned on English names only. {trained}
+The baselines are closed forms without training: regression from a clip's mean features to the backbone's mean-pooled
+sentence vectors, fitted on exactly the clips and captions of the model named.
 
-{recall_table(scores, "R@1")}
+{recall_table(scores, "R@1", baselines)}
 
-{recall_table(scores, "R@5")}
+{recall_table(scores, "R@5", baselines)}
 
-{recall_table(scores, "R@10")}
+{recall_table(scores, "R@10", baselines)}
 
 The paper's Table 4 (XLM-R, VTT, another task and scale) for the shape:
 
 {published_table()}
 
-{spread()}
+{spread_over_seeds()}
 
 ![R@1 by language](recall_by_language.png)
 
-The test clip that MMP finds best, searched by its name in nine languages; the tables say how the others do.
+The test clip that MMP finds best, searched by its name in nine languages. It is the best case; the tables show all.
 
 ![One clip searched in nine languages](contact_sheet.png)
 
@@ -178,25 +181,28 @@ text_embeds = model.encode_texts(["ein Stück Pizza", "bánh pizza"], processor)
     )
 
 
-def spread() -> str:
+def spread_over_seeds() -> str:
     """What `make demo-seeds` found, if it has run."""
     if not SEEDS.exists():
         return "One split and one seed; `make demo-seeds` measures the spread over seeds and splits."
     measured = json.loads(SEEDS.read_text(encoding="utf-8"))
+    table = seeds_table(measured["runs"], measured.get("baselines"))
     return (
         "This is one split and one seed. Over several of both (mean ± standard deviation; keywords only: no names in "
-        f"pre-training; `{measured['command']}`):\n\n{seeds_table(measured['runs'])}"
+        f"pre-training; `{measured['command']}`):\n\n{table}"
     )
 
 
 def trained_parts(recipe: Recipe) -> str:
+    """A sentence that says what training changed."""
     model = recipe.model
     if model.freeze_below == model.output_layer:
         return (
-            f"Trained were the projections and the pooling heads; all {model.output_layer} layers of the text backbone "
-            "were frozen (`paper_*.yaml` train layers 10–12, as §5.2 does)."
+            f"Training changed the projections and the pooling heads; all {model.output_layer} layers of the text "
+            "backbone were frozen (`paper_*.yaml` train layers 10–12, as §5.2 does)."
         )
-    return f"Trained were layers {model.freeze_below + 1}–{model.output_layer}, the projections and the pooling heads."
+    layers = f"layers {model.freeze_below + 1}–{model.output_layer}"
+    return f"Training changed {layers} of the text backbone, the projections and the pooling heads."
 
 
 if __name__ == "__main__":

@@ -1,0 +1,53 @@
+"""Sentence vectors of the frozen text backbone: the mean of its output over the tokens of a text."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from polyvid.modeling import MMPModel, MMPProcessor
+from polyvid.train.loop.frozen_states import FrozenStates
+
+
+class SentenceVectors:
+    """Texts → (texts, hidden_size) float32, each text computed once.
+
+    Sentence encoders such as multilingual-e5 are trained with this mean, special tokens included.
+
+    Args:
+        model: whose backbone is used, up to `output_layer`; its projections and heads play no part.
+        processor: tokenizes, and cuts texts to its `max_text_length`.
+        states: outputs of frozen layers that training keeps. Used where the whole backbone is frozen.
+        batch_size: texts computed at a time.
+    """
+
+    def __init__(
+        self, model: MMPModel, processor: MMPProcessor, states: FrozenStates | None = None, batch_size: int = 64
+    ):
+        self.model, self.processor, self.batch_size = model, processor, batch_size
+        whole = model.config.freeze_below == model.config.output_layer
+        self.states = states if whole else None
+        self._vectors: dict[str, np.ndarray] = {}
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        missing = sorted({text for text in texts if text not in self._vectors}, key=lambda text: (len(text), text))
+        for start in range(0, len(missing), self.batch_size):
+            part = missing[start : start + self.batch_size]
+            self._vectors.update(zip(part, self._compute(part), strict=True))
+        return np.stack([self._vectors[text] for text in texts])
+
+    def _compute(self, texts: list[str]) -> np.ndarray:
+        batch = self.processor(text=texts, return_tensors="pt")
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        if self.states is not None:
+            hidden = self.states.lookup(ids, mask)
+        else:
+            device = self.model.device
+            was_training = self.model.training
+            self.model.eval()
+            with torch.no_grad():
+                output = self.model.text_model(input_ids=ids.to(device), attention_mask=mask.to(device))
+            self.model.train(was_training)
+            hidden = output.last_hidden_state.float().cpu()
+        real = mask[:, :, None].to(hidden.dtype)
+        return ((hidden * real).sum(1) / real.sum(1)).numpy()
