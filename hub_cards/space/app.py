@@ -1,26 +1,31 @@
 """The demo: find clips with words in nine languages, or with a video, by three models side by side."""
 
+import unicodedata
 from html import escape
 from pathlib import Path
 
 import gradio as gr
 from decoding import VideoError
+from fastapi.middleware import Middleware
+from limits import MAX_QUERY_CHARACTERS, MAX_UPLOAD_BYTES, WAITING_REQUESTS, RequestLimits
 from render import Page, notice
-from search import ARMS, LANGUAGES, Demo
+from search import LANGUAGES, MODELS, Demo
 
 FOLDER = Path(__file__).parent
-ALL_ARMS = "all"
+SIDE_BY_SIDE = "all"
 AUTOMATIC = "auto"
-ARM_CHOICES = [
+QUERY_KINDS = [("Search with words", "words"), ("Search with a video", "video")]
+UPLOAD = f"Upload a video: a clip of this page, or one of your own (up to {MAX_UPLOAD_BYTES >> 20} MB)."
+MODEL_CHOICES = [
     ("No pre-training", "none"),
     ("MP · English", "mp"),
     ("MMP · nine languages", "mmp"),
-    ("Side by side", ALL_ARMS),
+    ("Side by side", SIDE_BY_SIDE),
 ]
 HEADER = """<header class="hero"><h1>Find clips with words, in nine languages</h1>
 <p>Type what you look for; a model places your words and {clips} animated clips in one space and shows the nearest.
 Nothing is translated, and no caption is searched.</p></header>"""
-ABOUT_ARMS = """<p class="about">All three models were fine-tuned on <b>English</b> names only; before that, <b>MP</b>
+ABOUT_MODELS = """<p class="about">All three models were fine-tuned on <b>English</b> names only; before that, <b>MP</b>
 was pre-trained on other clips with English captions, <b>MMP</b> on the same clips with captions in nine languages, and
 the first not at all.</p>"""
 FOOTER = """<footer class="credits">Clips: Fluent Emoji animations, Microsoft, MIT. Names: Unicode CLDR, Unicode-3.0.
@@ -35,65 +40,76 @@ class App:
         self.demo = demo
         self.page = Page(demo.folder / "clips", demo.names, demo.stills)
 
-    def find_by_words(self, query: str, arm: str, names_in: str) -> str:
-        """The results page of a query, for one arm or for all; clips are named in the query's language by default."""
+    def find_by_words(self, query: str, model: str, names_in: str) -> str:
+        """The results page of a query, for one model or for all; clips are named in the query's language by default."""
         query = (query or "").strip()
         if not query:
             return notice("Type a few words, or choose an example.")
+        if len(query) > MAX_QUERY_CHARACTERS:  # the text box stops there too, but programs do not use it
+            return notice(f"The query has {len(query):,} characters: at most {MAX_QUERY_CHARACTERS} are read.")
+        if any(unicodedata.category(character) == "Cs" for character in query):
+            return notice("The query is not valid Unicode: it holds half of a surrogate pair.")
         language = self.demo.language_of(query) if names_in == AUTOMATIC else names_in
         right = self.demo.clips_named(query)
         note = f"<q>{escape(query)}</q>"
         if names_in == AUTOMATIC:
             note += f" read as {LANGUAGES[language]}"
         return self._results(
-            {a: self.demo.arms[a].rank_by_texts([query])[0] for a in _arms(arm)}, language, right, note
+            {name: self.demo.searchers[name].rank_by_texts([query])[0] for name in _models(model)},
+            language,
+            right,
+            note,
         )
 
-    def find_by_video(self, path: str | None, arm: str, names_in: str) -> str:
+    def find_by_video(self, path: str | None, model: str, names_in: str) -> str:
         """The results page of an uploaded video."""
         if not path:
-            return notice("Upload a video: a clip of this page, or one of your own.")
+            return notice(UPLOAD)
         try:
             features = self.demo.video_features(path)
         except VideoError as error:
             return notice(f"This file cannot be read: {error}.")
         seconds = len(features)
         note = f"your video, {'its first ' if seconds == self.demo.max_seconds else ''}{seconds} s"
-        rankings = {a: self.demo.arms[a].rank_by_video(features) for a in _arms(arm)}
+        rankings = {name: self.demo.searchers[name].rank_by_video(features) for name in _models(model)}
         return self._results(rankings, "en" if names_in == AUTOMATIC else names_in, set(), note)
 
     def _results(self, rankings: dict, language: str, right: set[str], note: str) -> str:
         best = rankings.get("mmp") or next(iter(rankings.values()))
         shown = next(hit["video_id"] for hit in best if not right or hit["video_id"] in right)
-        arm = ALL_ARMS if len(rankings) > 1 else next(iter(rankings))
-        if arm == ALL_ARMS:
+        model = SIDE_BY_SIDE if len(rankings) > 1 else next(iter(rankings))
+        if model == SIDE_BY_SIDE:
             clips = self.page.side_by_side(rankings, language, right, note)
         else:
-            clips = self.page.one_arm(arm, rankings[arm], language, right, note)
-        return clips + self.page.names_table(shown, language, self.demo.rank_by_name(shown), arm)
+            clips = self.page.one_model(model, rankings[model], language, right, note)
+        return clips + self.page.names_table(shown, language, self.demo.rank_by_name(shown), model)
 
     def blocks(self) -> gr.Blocks:
         """The page. Nothing is searched before a browser opens it."""
         names_choices = [("Names: as the query", AUTOMATIC)]
         names_choices += [(f"Names: {name}", code) for code, name in LANGUAGES.items()]
-        with gr.Blocks(title="Find clips with words, in nine languages", analytics_enabled=False) as blocks:
+        with gr.Blocks(
+            title="Find clips with words, in nine languages", analytics_enabled=False, delete_cache=(600, 1800)
+        ) as blocks:
             gr.HTML(HEADER.format(clips=len(self.demo.names)))
             with gr.Row(elem_classes="controls"):
-                arm = gr.Radio(
-                    ARM_CHOICES, value="mmp", label="Model", elem_id="arm", container=False, scale=4, min_width=320
+                model = gr.Radio(
+                    MODEL_CHOICES, value="mmp", label="Model", elem_id="model", container=False, scale=4, min_width=320
                 )
                 names_in = gr.Dropdown(
-                    names_choices, value=AUTOMATIC, label="Clips named in", container=False, scale=1, min_width=160
+                    names_choices, value=AUTOMATIC, label="Clips named in", container=False, scale=1, min_width=220
                 )
-            gr.HTML(ABOUT_ARMS)
-            with gr.Tab("Search with words"):
+            gr.HTML(ABOUT_MODELS)
+            # Not tabs: on a narrow screen Gradio hides the second one in a menu. style.css shows the chosen column.
+            gr.Radio(QUERY_KINDS, value="words", label="Search with", elem_id="kind", container=False, interactive=True)
+            with gr.Column(elem_id="with-words"):
                 with gr.Row(elem_classes="query"):
                     query = gr.Textbox(
                         self.demo.examples[0]["text"],
                         show_label=False,
                         container=False,
                         placeholder=" · ".join(LANGUAGES.values()),
-                        max_length=200,
+                        max_length=MAX_QUERY_CHARACTERS,
                         elem_id="query",
                         scale=5,
                     )
@@ -104,31 +120,33 @@ class App:
                         for e in self.demo.examples
                     ]
                 by_words = gr.HTML(elem_id="by-words")
-            with gr.Tab("Search with a video"):
+            with gr.Column(elem_id="with-video"):
                 video = gr.Video(sources=["upload"], label="Your video", elem_id="video", height=220)
-                by_video = gr.HTML(
-                    notice("Upload a video: a clip of this page, or one of your own."), elem_id="by-video"
-                )
+                by_video = gr.HTML(notice(UPLOAD), elem_id="by-video")
             gr.HTML(FOOTER)
-            ask = dict(fn=self.find_by_words, inputs=[query, arm, names_in], outputs=by_words, show_progress="minimal")
-            gr.on([button.click, query.submit, arm.change, names_in.change, blocks.load], **ask)
+            ask = dict(
+                fn=self.find_by_words, inputs=[query, model, names_in], outputs=by_words, show_progress="minimal"
+            )
+            gr.on([button.click, query.submit, model.change, names_in.change, blocks.load], **ask)
             for chip, example in zip(chips, self.demo.examples, strict=True):
                 typed = chip.click(
                     lambda text=example["text"]: text, outputs=query, show_progress="hidden", api_visibility="private"
                 )
                 typed.then(**ask, api_visibility="private")  # programs call find_by_words and find_by_video
             gr.on(
-                [video.change, arm.change, names_in.change],
+                [video.change, model.change, names_in.change],
                 self.find_by_video,
-                [video, arm, names_in],
+                [video, model, names_in],
                 by_video,
                 show_progress="minimal",
             )
+        # One search at a time uses the cores best. Without the queue, programs could start any number of them.
+        blocks.queue(max_size=WAITING_REQUESTS, default_concurrency_limit=1, api_open=False)
         return blocks
 
 
-def _arms(arm: str) -> tuple[str, ...]:
-    return ARMS if arm == ALL_ARMS else (arm,)
+def _models(model: str) -> tuple[str, ...]:
+    return MODELS if model == SIDE_BY_SIDE else (model,)
 
 
 def main() -> None:
@@ -154,7 +172,8 @@ def main() -> None:
         theme=theme,
         css_paths=FOLDER / "style.css",
         footer_links=[],
-        max_file_size="100mb",
+        max_file_size=MAX_UPLOAD_BYTES,
+        app_kwargs={"middleware": [Middleware(RequestLimits)]},
         ssr_mode=False,  # would need Node.js
     )
 

@@ -31,8 +31,10 @@ from polyvid.train.extraction.encoders import FrameEncoder, load_frame_encoder
 HERE = Path(__file__).parent
 PACKAGE = HERE.parents[1]
 DATASET = PACKAGE / "dataset_scripts" / "fluent_emoji_9"
-APP_FILES = [HERE / name for name in ("app.py", "search.py", "render.py", "style.css", "README.md", "requirements.txt")]
+APP_FILES = [HERE / name for name in ("app.py", "limits.py", "render.py", "search.py", "watch.py", "style.css")]
 APP_FILES += [
+    HERE / "README.md",
+    HERE / "requirements.txt",
     PACKAGE / "train" / "extraction" / "decoding.py",
     DATASET / "LICENSE-animations",
     DATASET / "LICENSE-captions",

@@ -3,16 +3,16 @@
 from html import escape
 from pathlib import Path
 
-from search import ARMS, LANGUAGES, Ranking, rank_of
+from search import LANGUAGES, MODELS, Ranking, rank_of
 
-ARM_NAMES = {"none": "No pre-training", "mp": "MP", "mmp": "MMP"}
-ARM_NOTES = {
+MODEL_NAMES = {"none": "No pre-training", "mp": "MP", "mmp": "MMP"}
+MODEL_NOTES = {
     "none": "fine-tuned in English only",
     "mp": "pre-trained in English",
     "mmp": "pre-trained in nine languages",
 }
 CLIPS_SHOWN = 12
-CLIPS_SHOWN_PER_ARM = 6
+CLIPS_SHOWN_SIDE_BY_SIDE = 6
 
 
 class Page:
@@ -27,30 +27,32 @@ class Page:
     def __init__(self, clips: Path, names: dict[str, dict[str, str]], stills: set[str]):
         self.clips, self.names, self.stills = clips.resolve(), names, stills
 
-    def one_arm(self, arm: str, ranking: Ranking, language: str, right: set[str], note: str) -> str:
+    def one_model(self, model: str, ranking: Ranking, language: str, right: set[str], note: str) -> str:
         """The nearest clips in a grid, below a line that says what was searched."""
         return (
-            f'<div class="status">{self._arm(arm)}<span>{note}</span>{self._found(right, ranking)}</div>'
-            f'<div class="clips" data-arm="{arm}">{self._cards(ranking[:CLIPS_SHOWN], language, right)}</div>'
+            f'<div class="status">{self._label(model)}<span>{note}</span>{self._found(right, ranking)}</div>'
+            f'<div class="clips" data-model="{model}">{self._cards(ranking[:CLIPS_SHOWN], language, right)}</div>'
         )
 
     def side_by_side(self, rankings: dict[str, Ranking], language: str, right: set[str], note: str) -> str:
-        """A row of clips for each arm."""
+        """A row of clips for each model."""
         rows = [f'<div class="status"><span>{note}</span></div>']
-        for arm, ranking in rankings.items():
-            cards = self._cards(ranking[:CLIPS_SHOWN_PER_ARM], language, right)
+        for model, ranking in rankings.items():
+            cards = self._cards(ranking[:CLIPS_SHOWN_SIDE_BY_SIDE], language, right)
             rows.append(
-                f'<section class="arm-row"><div class="status">{self._arm(arm)}<span>{ARM_NOTES[arm]}</span>'
-                f'{self._found(right, ranking)}</div><div class="clips" data-arm="{arm}">{cards}</div></section>'
+                f'<section class="model-row"><div class="status">{self._label(model)}<span>{MODEL_NOTES[model]}</span>'
+                f'{self._found(right, ranking)}</div><div class="clips" data-model="{model}">{cards}</div></section>'
             )
         return "".join(rows)
 
-    def names_table(self, video_id: str, language: str, ranks: dict[str, dict[str, int]], arm: str) -> str:
-        """A clip's names in all languages and the rank at which each arm finds it by them."""
-        head = "".join(f'<th class="{_chosen(a, arm)}">{ARM_NAMES[a]}</th>' for a in ARMS)
+    def names_table(self, video_id: str, language: str, ranks: dict[str, dict[str, int]], model: str) -> str:
+        """A clip's names in all languages and the rank at which each model finds it by them."""
+        head = "".join(f'<th class="{_chosen(m, model)}">{MODEL_NAMES[m]}</th>' for m in MODELS)
         rows = []
-        for code, by_arm in ranks.items():
-            cells = "".join(f'<td class="rank {_nearness(by_arm[a])} {_chosen(a, arm)}">{by_arm[a]}</td>' for a in ARMS)
+        for code, by_model in ranks.items():
+            cells = "".join(
+                f'<td class="rank {_nearness(by_model[m])} {_chosen(m, model)}">{by_model[m]}</td>' for m in MODELS
+            )
             rows.append(
                 f'<tr><th scope="row"><small>{LANGUAGES[code]}</small>'
                 f'<span lang="{code}">{escape(self.names[video_id][code])}</span></th>{cells}</tr>'
@@ -58,16 +60,16 @@ class Page:
         title = f'<span lang="{language}">{escape(self.names[video_id][language])}</span>'
         return (
             f'<section class="names"><div class="names-head">{self._video(video_id, title="")}'
-            f"<div><h3>{title} in nine languages</h3><p>The place, among {len(self.names)} clips, at which each model "
+            f"<div><h3>{title} in nine languages</h3><p>The rank, among {len(self.names)} clips, at which each model "
             "finds this clip by its name in each language. Lower is better.</p></div></div>"
             f"<table><thead><tr><td></td>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></section>"
         )
 
     def _cards(self, hits: Ranking, language: str, right: set[str]) -> str:
-        return "".join(self._card(place, hit, language, right) for place, hit in enumerate(hits, start=1))
+        return "".join(self._card(rank, hit, language, right) for rank, hit in enumerate(hits, start=1))
 
-    def _card(self, place: int, hit: dict, language: str, right: set[str]) -> str:
-        names, place_tag = self.names[hit["video_id"]], f'<span class="place">{place}</span>'
+    def _card(self, rank: int, hit: dict, language: str, right: set[str]) -> str:
+        names, rank_tag = self.names[hit["video_id"]], f'<span class="position">{rank}</span>'
         name = escape(names[language])
         english = "" if language == "en" else f'<small lang="en">{escape(names["en"])}</small>'
         is_right = hit["video_id"] in right
@@ -75,7 +77,7 @@ class Page:
         width = round(100 * max(0.0, min(1.0, hit["score"])))
         return (
             f'<figure class="clip{" right" if is_right else ""}" data-id="{hit["video_id"]}">'
-            f'<div class="frame">{self._video(hit["video_id"], names["en"])}{place_tag}{tag}</div>'
+            f'<div class="frame">{self._video(hit["video_id"], names["en"])}{rank_tag}{tag}</div>'
             f'<figcaption><strong lang="{language}">{name}</strong>{english}'
             f'<span class="score" title="cosine"><i style="width:{width}%"></i><b>{hit["score"]:.2f}</b></span>'
             "</figcaption></figure>"
@@ -86,14 +88,14 @@ class Page:
         loop = "" if video_id in self.stills else " loop"
         return f'<video src="{source}" aria-label="{escape(title)}" autoplay muted playsinline{loop}></video>'
 
-    def _arm(self, arm: str) -> str:
-        return f'<b class="arm {arm}">{ARM_NAMES[arm]}</b>'
+    def _label(self, model: str) -> str:
+        return f'<b class="model {model}">{MODEL_NAMES[model]}</b>'
 
     def _found(self, right: set[str], ranking: Ranking) -> str:
         if not right:
             return ""
-        place = rank_of(right, ranking)
-        return f'<span class="found {_nearness(place)}">right clip at place {place}</span>'
+        rank = rank_of(right, ranking)
+        return f'<span class="found {_nearness(rank)}">right clip at rank {rank}</span>'
 
 
 def notice(text: str) -> str:
@@ -101,9 +103,9 @@ def notice(text: str) -> str:
     return f'<div class="notice">{escape(text)}</div>'
 
 
-def _nearness(place: int) -> str:
-    return "first" if place == 1 else "near" if place <= 10 else "far"
+def _nearness(rank: int) -> str:
+    return "first" if rank == 1 else "near" if rank <= 10 else "far"
 
 
-def _chosen(arm: str, chosen: str) -> str:
-    return "chosen" if arm == chosen else ""
+def _chosen(model: str, chosen: str) -> str:
+    return "chosen" if model == chosen else ""

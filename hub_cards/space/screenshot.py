@@ -127,18 +127,18 @@ SHOWN = "return document.querySelectorAll('#by-words .clip').length > 0 && !docu
 def screenshot(
     space: Annotated[Path, typer.Argument(help="Folder of the built app, such as outputs/demo/space.")],
     picture: Annotated[Path, typer.Argument(help="PNG to write.")],
-    arm: Annotated[str, typer.Option(help="none, mp, mmp, or all for side by side.")] = "all",
+    model: Annotated[str, typer.Option(help="none, mp, mmp, or all for side by side.")] = "all",
     width: Annotated[int, typer.Option(help="Of the page in pixels; a phone has 390.")] = 1280,
 ) -> None:
     """Take a picture of the whole page, as it is after the first example."""
     with serve(space) as address, open_browser(width) as driver:
         driver.get(address)
         wait_for(driver, SHOWN)
-        driver.execute_script(f"document.querySelector('#arm input[value={arm}]').click()")
-        arms = 3 if arm == "all" else 1
-        wait_for(driver, f"return document.querySelectorAll('#by-words .clips').length == {arms}")
-        if arms == 1:
-            wait_for(driver, f"return document.querySelector('#by-words .clips').dataset.arm == '{arm}'")
+        driver.execute_script(f"document.querySelector('#model input[value={model}]').click()")
+        models = 3 if model == "all" else 1
+        wait_for(driver, f"return document.querySelectorAll('#by-words .clips').length == {models}")
+        if models == 1:
+            wait_for(driver, f"return document.querySelector('#by-words .clips').dataset.model == '{model}'")
         wait_for(driver, ALL_PLAY)
         time.sleep(1)  # animations of the page itself
         height = driver.execute_script("return document.documentElement.scrollHeight")

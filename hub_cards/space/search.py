@@ -3,21 +3,27 @@
 It runs without the polyvid package: each model brings its own code, and `build.py` put `decoding.py` beside this file.
 """
 
+import io
 import json
+import os
+import subprocess
+import sys
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import py3langid
 import torch
-from decoding import Sampling, Scaling, View, read_windows
+from decoding import VideoError
+from limits import DECODING_SECONDS
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
+from watch import UNREADABLE
 
-ARMS = ("none", "mp", "mmp")
+MODELS = ("none", "mp", "mmp")
 LANGUAGES = {
     "en": "English",
     "de": "Deutsch",
@@ -35,8 +41,8 @@ Ranking = list[dict]
 """`{"video_id", "score"}` of every clip, best first; the score is the cosine."""
 
 
-class Arm:
-    """One model and the clips as it sees them.
+class Searcher:
+    """One model and its embeddings of the clips.
 
     Args:
         folder: a Hub folder of the model: weights, processor and code.
@@ -72,10 +78,8 @@ class Demo:
         self.stills = {clip["video_id"] for clip in content["clips"] if clip["frames"] == 1}
         self.examples: list[dict[str, str]] = content["examples"]
         embeds = load_file(folder / "video_embeds.safetensors")
-        self.arms = {arm: Arm(folder / "models" / arm, embeds[arm], list(self.names)) for arm in ARMS}
-        self.max_seconds = self.arms["mmp"].processor.feature_extractor.max_length
-        view = json.loads((folder / "frame_encoder.json").read_text(encoding="utf-8"))
-        self._view = View(Sampling(**view["sampling"]), Scaling(**view["scaling"]))
+        self.searchers = {name: Searcher(folder / "models" / name, embeds[name], list(self.names)) for name in MODELS}
+        self.max_seconds = self.searchers["mmp"].processor.feature_extractor.max_length
         self._encode_frames = torch.export.load(folder / "frame_encoder.pt2").module()
         py3langid.set_languages(list(LANGUAGES))
         self._named: dict[str, set[str]] = {}  # text → clips of which it is a name
@@ -103,30 +107,49 @@ class Demo:
 
     @lru_cache(maxsize=512)  # noqa: B019 (there is one demo in a process)
     def rank_by_name(self, video_id: str) -> dict[str, dict[str, int]]:
-        """language → arm → at which rank, from 1, the arm finds the clip by its name in this language."""
+        """Language → model → the rank, from 1, at which the model finds the clip by its name in this language."""
         names = self.names[video_id]
         ranks: dict[str, dict[str, int]] = {language: {} for language in names}
-        for arm in ARMS:
-            rankings = self.arms[arm].rank_by_texts(list(names.values()))
+        for model in MODELS:
+            rankings = self.searchers[model].rank_by_texts(list(names.values()))
             for language, ranking in zip(names, rankings, strict=True):
-                ranks[language][arm] = rank_of({video_id}, ranking)
+                ranks[language][model] = rank_of({video_id}, ranking)
         return ranks
 
-    @lru_cache(maxsize=32)  # noqa: B019 (likewise); another arm asks for the same video again
+    @lru_cache(maxsize=32)  # noqa: B019 (likewise); another model asks for the same video again
     def video_features(self, path: str) -> torch.Tensor:
         """(seconds, video_feature_dim) of a video's first `max_seconds` seconds, made as those of the clips were.
 
         Raises:
-            decoding.VideoError: if the file is no video that can be read.
+            decoding.VideoError: if the file is no video that can be read, or one that takes too much time or memory.
         """
+        windows = watch(path, self.folder / "frame_encoder.json", self.max_seconds)
         with torch.inference_mode():
-            windows = islice(read_windows(path, [self._view]), self.max_seconds)
-            return torch.cat([self._encode_frames(torch.from_numpy(window[None])) for _, window in windows])
+            return torch.cat([self._encode_frames(torch.from_numpy(window[None])) for window in windows])
+
+
+def watch(path: str, view_file: Path, seconds: int) -> np.ndarray:
+    """What `watch.py` sees of a video: (seconds, window, height, width, 3) uint8.
+
+    Raises:
+        decoding.VideoError: if the file is no video that can be read, or one that takes too much time or memory.
+    """
+    command = [sys.executable, str(Path(__file__).with_name("watch.py")), path, str(view_file), str(seconds)]
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # each thread takes address space, which is limited
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, timeout=3 * DECODING_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise VideoError("it takes too long to decode") from None
+    if done.returncode == UNREADABLE:
+        raise VideoError(done.stderr.decode(errors="replace").strip().splitlines()[-1])
+    if done.returncode:
+        raise VideoError("it takes too much time or memory to decode")
+    return np.load(io.BytesIO(done.stdout), allow_pickle=False)
 
 
 def rank_of(video_ids: set[str], ranking: Ranking) -> int:
-    """The place, from 1, of the first of these clips."""
-    return next(place for place, hit in enumerate(ranking, start=1) if hit["video_id"] in video_ids)
+    """The rank, from 1, of the first of these clips."""
+    return next(rank for rank, hit in enumerate(ranking, start=1) if hit["video_id"] in video_ids)
 
 
 def _plain(text: str) -> str:

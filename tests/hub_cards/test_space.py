@@ -1,11 +1,15 @@
 """The demo app: built from three small models that really know eight clips, then used as its visitors do."""
 
+import http.client
 import importlib
 import json
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import av
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -104,7 +108,7 @@ def space(demo_dir, tmp_path_factory):
 def app(space):
     """The app as the built folder runs it, without its page."""
     sys.path.insert(0, str(space))
-    modules = ("app", "render", "search", "decoding")
+    modules = ("app", "render", "search", "decoding", "watch", "limits")
     try:
         module = importlib.import_module("app")
         yield module.App(importlib.import_module("search").Demo(space))
@@ -124,8 +128,16 @@ def shown(page):
 
 def test_a_built_folder_holds_what_the_app_needs_and_nothing_of_the_training(space, demo_dir):
     assert {path.name for path in space.iterdir()} == {
-        *("README.md", "requirements.txt", "app.py", "search.py", "render.py", "decoding.py", "style.css"),
-        *("LICENSE-animations", "LICENSE-captions", "clips", "clips.json", "models", "video_embeds.safetensors"),
+        *("README.md", "requirements.txt", "app.py", "search.py", "render.py", "decoding.py", "watch.py", "limits.py"),
+        *(
+            "style.css",
+            "LICENSE-animations",
+            "LICENSE-captions",
+            "clips",
+            "clips.json",
+            "models",
+            "video_embeds.safetensors",
+        ),
         *("frame_encoder.pt2", "frame_encoder.json"),
     }
     assert {path.stem for path in (space / "clips").iterdir()} == set(KNOWN)
@@ -199,7 +211,7 @@ def test_the_space_asks_for_the_versions_the_project_is_tested_with():
 # ── the search ──
 
 
-def test_every_clip_is_found_by_its_name_in_nine_languages_only_by_the_arm_that_knows_them(app):
+def test_every_clip_is_found_by_its_name_in_nine_languages_only_by_the_model_that_knows_them(app):
     for video_id in KNOWN:
         ranks = app.demo.rank_by_name(video_id)
         assert [ranks[language]["mmp"] for language in LANGUAGES] == [1] * 9
@@ -213,7 +225,7 @@ def test_scores_are_the_cosines_of_the_models_of_the_demo(app, demo_dir):
     for arm in ("none", "mp", "mmp"):
         model, processor = MMPModel.from_pretrained(demo_dir / arm), MMPProcessor.from_pretrained(demo_dir / arm)
         text = model.get_text_features(**processor(text=SWAHILI_FOR_EWE, return_tensors="pt"))
-        ranking = app.demo.arms[arm].rank_by_texts([SWAHILI_FOR_EWE])[0]
+        ranking = app.demo.searchers[arm].rank_by_texts([SWAHILI_FOR_EWE])[0]
         assert len(ranking) == len(KNOWN)
         for hit in ranking:
             video = model.get_video_features(**processor(videos=features[hit["video_id"]], return_tensors="pt"))
@@ -259,7 +271,7 @@ def test_a_swahili_query_shows_the_right_clip_first_with_its_swahili_name(app):
     assert shown(page)[0] == "1f411" and len(shown(page)) == len(KNOWN)
     first = page.split("<figure")[1]
     assert '<strong lang="sw">kondoo</strong>' in first and '<small lang="en">ewe</small>' in first
-    assert "right clip" in first and "read as Kiswahili" in page and "right clip at place 1" in page
+    assert "right clip" in first and "read as Kiswahili" in page and "right clip at rank 1" in page
     for names in names_of(["1f411"]).values():
         assert all(f">{name}<" in page for name in names.values())
 
@@ -269,10 +281,10 @@ def test_clips_are_named_in_the_language_asked_for(app):
     assert '<strong lang="zh">母羊</strong>' in page and "read as" not in page
 
 
-def test_side_by_side_has_the_three_arms_in_order(app):
+def test_side_by_side_has_the_three_models_in_order(app):
     page = app.find_by_words(SWAHILI_FOR_EWE, "all", "auto")
-    assert [part.split('"')[0] for part in page.split('data-arm="')[1:]] == ["none", "mp", "mmp"]
-    alone = {arm: shown(app.find_by_words(SWAHILI_FOR_EWE, arm, "auto"))[:6] for arm in ("none", "mp", "mmp")}
+    assert [part.split('"')[0] for part in page.split('data-model="')[1:]] == ["none", "mp", "mmp"]
+    alone = {name: shown(app.find_by_words(SWAHILI_FOR_EWE, name, "auto"))[:6] for name in ("none", "mp", "mmp")}
     assert shown(page) == [*alone["none"], *alone["mp"], *alone["mmp"]]
 
 
@@ -290,7 +302,7 @@ def test_programs_are_offered_the_two_searches_alone(app):
     endpoints = app.blocks().get_api_info()["named_endpoints"]
     assert list(endpoints) == ["/find_by_words", "/find_by_video"]
     parameters = endpoints["/find_by_words"]["parameters"]
-    assert [each["parameter_name"] for each in parameters] == ["query", "arm", "names_in"]
+    assert [each["parameter_name"] for each in parameters] == ["query", "model", "names_in"]
 
 
 def test_a_file_that_is_no_video_is_refused_with_the_reason(app, tmp_path):
@@ -323,8 +335,38 @@ def address(space):
         yield address
 
 
+WIDE_FONT = """
+    const style = document.createElement('style');
+    style.textContent = '* { letter-spacing: .12em !important }';
+    document.head.append(style)
+"""
+CUT_OFF = """
+    const outside = box => box.width == 0 || box.left < 0 || box.right > document.documentElement.clientWidth;
+    return [...document.querySelectorAll('#kind label, #model label, #search, .chips button')]
+        .filter(control => outside(control.getBoundingClientRect()) || control.scrollWidth > control.clientWidth + 1)
+        .map(control => control.innerText)
+"""
+needs_browser = pytest.mark.skipif(
+    find_browser() is None, reason="no Chromium: apt-get install chromium chromium-driver"
+)
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(find_browser() is None, reason="no Chromium: apt-get install chromium chromium-driver")
+@needs_browser
+@pytest.mark.parametrize("width", [1280, 768, 390])
+def test_in_a_browser_every_control_is_in_sight_whatever_the_width_of_letters(address, width):
+    with open_browser(width) as browser:
+        browser.get(address)
+        wait_for(browser, "return document.querySelector('#by-words .clip')")
+        for font in ("", WIDE_FONT):
+            browser.execute_script(font)
+            assert browser.execute_script(CUT_OFF) == []
+            fits = "return document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+            assert browser.execute_script(fits), "the page is wider than the screen"
+
+
+@pytest.mark.slow
+@needs_browser
 @pytest.mark.parametrize("width", [1280, 390])
 def test_in_a_browser_swahili_finds_the_clip_which_plays(address, width):
     with open_browser(width) as browser:
@@ -344,16 +386,15 @@ def test_in_a_browser_swahili_finds_the_clip_which_plays(address, width):
             window.times.add(video.currentTime);
             return video.readyState >= 2 && !video.paused && !video.error && window.times.size >= 3
         """
-        wait_for(browser, moved, seconds=20)
-        fits = "return document.documentElement.scrollWidth <= document.documentElement.clientWidth"
-        assert browser.execute_script(fits), "the page is wider than the screen"
+        wait_for(browser, moved)
 
         by_mmp = browser.execute_script(ORDER)
-        browser.find_element("css selector", "#arm input[value=none]").click()
-        wait_for(browser, "return document.querySelector('#by-words .clips').dataset.arm == 'none'")
+        browser.find_element("css selector", "#model input[value=none]").click()
+        wait_for(browser, "return document.querySelector('#by-words .clips').dataset.model == 'none'")
         assert browser.execute_script(ORDER) != by_mmp
 
-        browser.find_elements("css selector", "button[role=tab]")[1].click()
+        browser.find_element("xpath", "//*[@id='kind']//label[contains(., 'Search with a video')]").click()
+        wait_for(browser, "return document.querySelector('#with-words').getBoundingClientRect().height == 0")
         upload = wait_for(browser, "return document.querySelector('#video input[type=file]')")
         upload.send_keys(str(CLIPS / "1f697.mp4"))
         wait_for(browser, "return document.querySelector('#by-video .clip')")
@@ -362,3 +403,77 @@ def test_in_a_browser_swahili_finds_the_clip_which_plays(address, width):
             line for line in browser.get_log("browser") if line["level"] == "SEVERE" and address in line["message"]
         ]
         assert severe == []
+
+
+# ── what programs may ask of the server ──
+
+
+def call(address, data, endpoint="find_by_words"):
+    """What the API answers, as `(status, text)`."""
+    posted = httpx.post(f"{address}gradio_api/call/{endpoint}", json={"data": data}, timeout=60)
+    if posted.status_code != 200:
+        return posted.status_code, posted.text
+    answer = httpx.get(f"{address}gradio_api/call/{endpoint}/{posted.json()['event_id']}", timeout=60)
+    return answer.status_code, json.loads(answer.text.split("data: ", 1)[1].splitlines()[0])[0]
+
+
+def test_a_query_through_the_api_answers_like_the_page(address):
+    status, page = call(address, [SWAHILI_FOR_EWE, "mmp", "auto"])
+    assert status == 200 and shown(page)[0] == "1f411"
+
+
+def test_a_query_of_20_mb_is_refused_before_it_is_read(address):
+    """The connection sends the headers and not one byte of the body; a server that waits for it answers nothing."""
+    connection = http.client.HTTPConnection(address.removeprefix("http://").strip("/"), timeout=60)
+    connection.putrequest("POST", "/gradio_api/call/find_by_words")
+    connection.putheader("Content-Type", "application/json")
+    connection.putheader("Content-Length", str(20 << 20))
+    connection.endheaders()
+    answer = connection.getresponse()
+    assert answer.status == 413 and b"too large: at most 65,536 bytes" in answer.read()
+
+
+def test_a_body_without_a_length_is_cut_off_at_the_limit(address):
+    chunks = (b"x" * 65_536 for _ in range(320))
+    try:
+        status = httpx.post(f"{address}gradio_api/call/find_by_words", content=chunks, timeout=60).status_code
+    except httpx.TransportError:  # the server has hung up while we were sending
+        status = 413
+    assert status == 413
+
+
+def test_an_upload_larger_than_the_limit_is_refused(address):
+    from_program = httpx.post(f"{address}gradio_api/upload", files={"files": ("a.mp4", b"12")}, timeout=60)
+    assert from_program.status_code == 200
+    connection = http.client.HTTPConnection(address.removeprefix("http://").strip("/"), timeout=60)
+    connection.putrequest("POST", "/gradio_api/upload")
+    connection.putheader("Content-Length", str(21 << 20))
+    connection.endheaders()
+    assert connection.getresponse().status == 413
+
+
+def test_programs_cannot_go_around_the_queue(address):
+    data = {"data": [SWAHILI_FOR_EWE, "mmp", "auto"]}
+    assert httpx.post(f"{address}gradio_api/run/find_by_words", json=data, timeout=60).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "query, message", [("ab " * 100, "The query has 299 characters: at most 200"), ("\ud800", "not valid Unicode")]
+)
+def test_a_query_that_no_person_types_is_refused_in_one_line(app, query, message):
+    assert message in app.find_by_words(query, "mmp", "auto")
+
+
+def test_decoding_ends_at_its_limits_of_memory_and_time(space):
+    video, view = str(CLIPS / "1f697.mp4"), str(space / "frame_encoder.json")
+    for limits in ("limits.DECODING_BYTES = 1 << 20", "limits.DECODING_SECONDS = 0"):
+        code = f"import limits; {limits}; import watch; watch.main({video!r}, {view!r}, 36)"
+        done = subprocess.run([sys.executable, "-c", code], cwd=space, capture_output=True)
+        assert done.returncode != 0 and done.stdout == b""
+
+
+def test_a_video_on_which_decoding_was_ended_is_refused_with_the_reason(app, monkeypatch, tmp_path):
+    (tmp_path / "endless.mp4").write_bytes(b"")
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    page = app.find_by_video(str(tmp_path / "endless.mp4"), "mmp", "auto")
+    assert "This file cannot be read: it takes too much time or memory to decode" in page
