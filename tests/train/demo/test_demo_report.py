@@ -4,11 +4,11 @@ import statistics
 
 import numpy as np
 
+from polyvid.dataset_scripts.building import write_json
+from polyvid.dataset_scripts.schema import LANGUAGES
 from polyvid.train.demo.report import recall_table, seeds_table
 from polyvid.train.demo.run import best_found_clip
 from polyvid.train.demo.seeds import collect
-from polyvid.dataset_scripts.building import write_json
-from polyvid.dataset_scripts.schema import LANGUAGES
 from polyvid.train.scoring.evaluation import Ranks
 
 
