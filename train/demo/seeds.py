@@ -53,7 +53,7 @@ def score_run(model: str, split: str, seed: int) -> dict[str, dict[str, float]]:
 
 
 def run_split(split: str, seeds: int, scores: Path) -> None:
-    """All runs and baselines of a split that are missing, one after the other: they share what frozen layers computed."""
+    """All missing runs and baselines of a split, one after the other: they share what frozen layers computed."""
     import torch
 
     from polyvid.train.demo.baselines import score_baselines
