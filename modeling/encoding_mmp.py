@@ -43,7 +43,7 @@ class MMPEncodingMixin:
             batch = [torch.tensor(rows[i]) for i in indices]
             input_ids = pad_sequence(batch, batch_first=True, padding_value=processor.tokenizer.pad_token_id)
             attention_mask = pad_sequence([torch.ones_like(row) for row in batch], batch_first=True)
-            return self.get_text_features(input_ids.to(self.device), attention_mask.to(self.device))
+            return self.get_text_features(input_ids.to(self.device), attention_mask.to(self.device)).pooler_output
 
         return self._encode(embed, [len(row) for row in rows], tokens_per_batch, progress)
 
@@ -79,7 +79,7 @@ class MMPEncodingMixin:
                 max_video_length=limit,
                 return_tensors="pt",
             ).to(self.device)
-            return self.get_video_features(batch["video_features"], batch["video_mask"])
+            return self.get_video_features(batch["video_features"], batch["video_mask"]).pooler_output
 
         return self._encode(embed, [min(len(video), limit) for video in videos], seconds_per_batch, progress)
 

@@ -21,7 +21,7 @@ class _Tower(nn.Module):
         self.eval()
 
     def forward(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        return self.embed(values, mask)
+        return self.embed(values, mask).pooler_output
 
 
 def export_text_tower(model: MMPModel) -> ExportedProgram:

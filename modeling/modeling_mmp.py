@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import can_return_tuple
 
 from .backbone_mmp import layers_of, load_backbone, load_backbone_config, new_backbone, resume, run_frozen
 from .configuration_mmp import MMPConfig
@@ -17,6 +20,7 @@ from .errors_mmp import PolyvidError
 from .inputs_mmp import backbone_mask, check_finite, check_same, checked_mask, checked_width
 from .losses_mmp import MMPObjective
 from .outputs_mmp import MMPOutput
+from .paths_mmp import check_local_path
 from .pooling_mmp import MMPPoolingHead
 
 if TYPE_CHECKING:  # never runs: `save_pretrained` copies what it sees imported, and a saved model needs its pipeline
@@ -39,9 +43,9 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
     base_model_prefix = "mmp"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
+    # The pooling heads have these two ("eager" is always there). A text backbone may run another one:
+    # attn_implementation={"": "sdpa", "text_config": "flash_attention_2"}.
     _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
     _no_split_modules = ["MMPPoolingLayer"]
 
     # §5.6: the layer that maps image features to video features learns at twice the rate of the rest.
@@ -76,15 +80,23 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
             init.zeros_(module.bias)
 
     @classmethod
-    def from_pretrained(cls, *args, **kwargs):
-        """`PreTrainedModel.from_pretrained`, which makes all weights trainable, and then [`freeze`]."""
-        loaded = super().from_pretrained(*args, **kwargs)
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """`PreTrainedModel.from_pretrained`, which makes all weights trainable, followed by [`freeze`].
+
+        Raises:
+            FileNotFoundError: for a path at which there is nothing; the Hub is not asked.
+        """
+        if pretrained_model_name_or_path is not None:
+            check_local_path(pretrained_model_name_or_path, "model")
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         (loaded[0] if isinstance(loaded, tuple) else loaded).freeze()
         return loaded
 
     @classmethod
     def from_backbone(cls, backbone: str, *, dtype: torch.dtype | str | None = None, **config_fields) -> MMPModel:
-        """A new model around a pre-trained text encoder; its projections and pooling heads are initialised at random.
+        """A new model around a pre-trained text encoder; its projections and pooling heads start at random.
 
         Args:
             backbone: a folder written by `save_pretrained`, or a Hub id such as `"FacebookAI/xlm-roberta-large"`.
@@ -99,7 +111,7 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
         """
         config = cls.config_class(text_config=load_backbone_config(backbone), **config_fields)
         text_model = load_backbone(backbone, config.text_config, dtype or torch.float32)
-        # Where the weights lay on this disk is nobody else's business.
+        # A published model must not show where the weights were on this disk.
         config.text_config._name_or_path = ""
         config.dtype = text_model.dtype
         model = cls(config, text_model)
@@ -214,23 +226,30 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
             )
         return self.text_pooler(token_embeds, attention_mask, second_embeds, video_mask)
 
+    @can_return_tuple
     def get_text_features(
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         frozen_hidden_states: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """c_x = Φ(x), the embeddings of texts: (batch, embed_dim), not normalised.
+    ) -> BaseModelOutputWithPooling:
+        """c_x = Φ(x), the embeddings of texts (§3.1), not normalised.
 
         Args:
             input_ids: (batch, tokens) integers.
             attention_mask: (batch, tokens), 1 = a token, 0 = padding, which must be on the right; default all ones.
             frozen_hidden_states: (batch, tokens, hidden_size) from [`encode_frozen_layers`], instead of `input_ids`.
 
+        Returns:
+            `pooler_output` (batch, embed_dim) is c_x, and `last_hidden_state` (batch, tokens, embed_dim) is e_x, from
+            which the pooling head made it. With `return_dict=False`, the tuple (e_x, c_x).
+
         Raises:
             PolyvidError: for shapes that do not fit and for a text without a single token.
         """
-        return self.pool_text(self.embed_tokens(input_ids, attention_mask, frozen_hidden_states), attention_mask)
+        token_embeds = self.embed_tokens(input_ids, attention_mask, frozen_hidden_states)
+        pooled = self.pool_text(token_embeds, attention_mask)
+        return BaseModelOutputWithPooling(last_hidden_state=token_embeds, pooler_output=pooled)
 
     def encode_text_given_video(
         self,
@@ -267,18 +286,27 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
         pooler = self.text_pooler if self.config.share_poolers else self.video_pooler
         return pooler(second_embeds, video_mask)
 
-    def get_video_features(self, video_features: torch.Tensor, video_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """c_v = Ψ(v), the embeddings of videos: (batch, embed_dim), not normalised.
+    @can_return_tuple
+    def get_video_features(
+        self, video_features: torch.Tensor, video_mask: torch.Tensor | None = None
+    ) -> BaseModelOutputWithPooling:
+        """c_v = Ψ(v), the embeddings of videos (§3.1), not normalised.
 
         Args:
             video_features: (batch, seconds, video_feature_dim), one vector a second; or, for images, (batch, regions,
                 image_feature_dim), which pass through `image_projection` first (§5.6).
             video_mask: (batch, seconds), 1 = real, 0 = padding, which must be on the right; default all ones.
 
+        Returns:
+            `pooler_output` (batch, embed_dim) is c_v, and `last_hidden_state` (batch, seconds, embed_dim) is e_v, from
+            which the pooling head made it. With `return_dict=False`, the tuple (e_v, c_v).
+
         Raises:
             PolyvidError: for shapes that do not fit, a video of zero seconds, and NaN or infinity in the features.
         """
-        return self.pool_video(self.embed_seconds(video_features, video_mask), video_mask)
+        second_embeds = self.embed_seconds(video_features, video_mask)
+        pooled = self.pool_video(second_embeds, video_mask)
+        return BaseModelOutputWithPooling(last_hidden_state=second_embeds, pooler_output=pooled)
 
     # ---- both ----
 

@@ -76,7 +76,7 @@ class TextToVideoRetrievalPipeline(Pipeline):
         return self.processor(text=text, return_tensors="pt")
 
     def _forward(self, model_inputs):
-        return {"text_embeds": self.model.get_text_features(**model_inputs)}
+        return {"text_embeds": self.model.get_text_features(**model_inputs).pooler_output}
 
     def postprocess(self, model_outputs, index: VideoIndex | None = None, top_k: int = 10, **filters):
         if index is None:

@@ -109,7 +109,7 @@ class Naive:
             outputs[f"{prefix}text_embeds"] = self.heads.pool_text(tokens, batch["attention_mask"])
             outputs[f"{prefix}video_embeds"] = self.heads.get_video_features(
                 batch[f"{prefix}video_features"], batch["video_mask"]
-            )
+            ).pooler_output
         loss = MMPObjective()(outputs)["loss"]
         loss.backward()
         for parameter in self.parameters:

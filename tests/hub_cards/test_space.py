@@ -68,8 +68,8 @@ def train(model, processor, names, features, languages, steps=60):
     texts = {code: processor(text=[n[code] for n in names.values()], return_tensors="pt") for code in languages}
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     for step in range(steps):
-        video_embeds = model.get_video_features(**batch)
-        text_embeds = model.get_text_features(**texts[languages[step % len(languages)]])
+        video_embeds = model.get_video_features(**batch).pooler_output
+        text_embeds = model.get_text_features(**texts[languages[step % len(languages)]]).pooler_output
         optimizer.zero_grad()
         nce_loss(text_embeds, video_embeds).backward()
         optimizer.step()
@@ -224,11 +224,13 @@ def test_scores_are_the_cosines_of_the_models_of_the_demo(app, demo_dir):
     features = VideoFeatures(demo_dir / "features")
     for arm in ("none", "mp", "mmp"):
         model, processor = MMPModel.from_pretrained(demo_dir / arm), MMPProcessor.from_pretrained(demo_dir / arm)
-        text = model.get_text_features(**processor(text=SWAHILI_FOR_EWE, return_tensors="pt"))
+        text = model.get_text_features(**processor(text=SWAHILI_FOR_EWE, return_tensors="pt")).pooler_output
         ranking = app.demo.searchers[arm].rank_by_texts([SWAHILI_FOR_EWE])[0]
         assert len(ranking) == len(KNOWN)
         for hit in ranking:
-            video = model.get_video_features(**processor(videos=features[hit["video_id"]], return_tensors="pt"))
+            video = model.get_video_features(
+                **processor(videos=features[hit["video_id"]], return_tensors="pt")
+            ).pooler_output
             assert hit["score"] == pytest.approx(F.cosine_similarity(text, video).item(), abs=2e-3)
 
 

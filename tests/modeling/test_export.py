@@ -13,8 +13,8 @@ SIZES = [(3, 12, 9), (5, 3, 20), (1, 1, 1)]
 
 def towers(model):
     return [
-        (model.get_text_features, ("input_ids", "attention_mask")),
-        (model.get_video_features, ("video_features", "video_mask")),
+        (lambda *text: model.get_text_features(*text).pooler_output, ("input_ids", "attention_mask")),
+        (lambda *video: model.get_video_features(*video).pooler_output, ("video_features", "video_mask")),
     ]
 
 
@@ -75,6 +75,6 @@ def test_compiled_code_gives_the_same_embeddings():
             torch.testing.assert_close(torch.compile(tower, fullgraph=True)(*inputs), tower(*inputs))
         compiled = torch.compile(model.get_text_features, fullgraph=True)
         torch.testing.assert_close(
-            compiled(frozen_hidden_states=states, attention_mask=batch["attention_mask"]),
-            model.get_text_features(batch["input_ids"], batch["attention_mask"]),
+            compiled(frozen_hidden_states=states, attention_mask=batch["attention_mask"]).pooler_output,
+            model.get_text_features(batch["input_ids"], batch["attention_mask"]).pooler_output,
         )

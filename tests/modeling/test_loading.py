@@ -35,7 +35,7 @@ def test_half_precision(folder, batch, dtype):
     assert output.logits_per_text.dtype == torch.float32
     torch.testing.assert_close(output.logits_per_text, expected.logits_per_text, atol=0.1, rtol=0)  # cosines to 0.01
     states = model.encode_frozen_layers(batch["input_ids"], batch["attention_mask"]).float()
-    resumed = model.get_text_features(frozen_hidden_states=states, attention_mask=batch["attention_mask"])
+    resumed = model.get_text_features(frozen_hidden_states=states, attention_mask=batch["attention_mask"]).pooler_output
     assert torch.equal(resumed, output.text_embeds)
 
 
@@ -57,6 +57,15 @@ def test_attention_implementations_agree(folder, batch):
     model.set_attn_implementation("eager")
     assert model.text_pooler.layers[0].attention.config._attn_implementation == "eager"
     torch.testing.assert_close(model(**batch).logits_per_text, expected.logits_per_text)
+
+
+def test_attention_that_the_pooling_heads_do_not_have_is_refused_or_left_to_the_backbone(folder, batch):
+    for name in ("flash_attention_2", "flex_attention"):
+        with pytest.raises(ValueError, match="does not support|not yet supported|not supported"):
+            AutoModel.from_pretrained(folder, attn_implementation=name)
+    model = AutoModel.from_pretrained(folder, attn_implementation={"": "eager", "text_config": "sdpa"})
+    assert (model.config._attn_implementation, model.text_model.config._attn_implementation) == ("eager", "sdpa")
+    torch.testing.assert_close(model(**batch).logits_per_text, tiny_model()(**batch).logits_per_text)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -102,7 +111,7 @@ def test_device_map(folder, batch, tmp_path, on_disk):
     output = model(**batch)
     assert torch.equal(output.logits_per_text, tiny_model()(**batch).logits_per_text)
     states = model.encode_frozen_layers(batch["input_ids"], batch["attention_mask"])
-    resumed = model.get_text_features(frozen_hidden_states=states, attention_mask=batch["attention_mask"])
+    resumed = model.get_text_features(frozen_hidden_states=states, attention_mask=batch["attention_mask"]).pooler_output
     assert torch.equal(resumed, output.text_embeds)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from polyvid.modeling import MMPConfig, MMPModel, MMPObjective
 from tiny import BACKBONES, EMBED_DIM, VIDEO_FEATURE_DIM, tiny_batch, tiny_model
@@ -41,8 +42,8 @@ def test_padding_never_changes_an_embedding(backbone, batch):
         tokens, seconds = batch["attention_mask"][row].sum(), batch["video_mask"][row].sum()
         ids, features = batch["input_ids"][row : row + 1, :tokens], batch["video_features"][row : row + 1, :seconds]
         alone = {
-            "text_embeds": model.get_text_features(ids),
-            "video_embeds": model.get_video_features(features),
+            "text_embeds": model.get_text_features(ids).pooler_output,
+            "video_embeds": model.get_video_features(features).pooler_output,
             "text_given_video_embeds": model.encode_text_given_video(ids, None, features),
         }
         for name, embeds in alone.items():
@@ -86,7 +87,9 @@ def test_shared_pooling_heads_are_one_head(batch):
     size = sum(p.numel() for p in separate.text_pooler.parameters())
     assert shared.num_parameters() == separate.num_parameters() - size
     seconds = shared.embed_seconds(*videos(batch))
-    assert torch.equal(shared.get_video_features(*videos(batch)), shared.pool_text(seconds, batch["video_mask"]))
+    assert torch.equal(
+        shared.get_video_features(*videos(batch)).pooler_output, shared.pool_text(seconds, batch["video_mask"])
+    )
 
 
 def test_pooling_heads_may_differ_in_depth():
@@ -99,9 +102,12 @@ def test_image_regions_pass_through_their_own_projection(batch, tmp_path):
     tiny_model().save_pretrained(tmp_path)
     model = MMPModel.from_pretrained(tmp_path, image_feature_dim=20)
     regions = torch.randn(2, 36, 20)
-    expected = model.get_video_features(model.image_projection(regions))
-    assert torch.equal(model.get_video_features(regions), expected)
-    assert torch.equal(model.get_video_features(*videos(batch)), tiny_model().get_video_features(*videos(batch)))
+    expected = model.get_video_features(model.image_projection(regions)).pooler_output
+    assert torch.equal(model.get_video_features(regions).pooler_output, expected)
+    assert torch.equal(
+        model.get_video_features(*videos(batch)).pooler_output,
+        tiny_model().get_video_features(*videos(batch)).pooler_output,
+    )
     assert model.image_projection.weight.requires_grad
     assert model.learning_rate_multipliers == {"image_projection": 2.0}
 
@@ -115,18 +121,36 @@ def test_frozen_layers_may_be_computed_once_and_for_all(backbone, freeze_below, 
     model = tiny_model(backbone, freeze_below=freeze_below)
     states = model.encode_frozen_layers(*texts(batch))
     assert states.shape == (3, 12, 32) and not states.requires_grad
-    resumed = model.get_text_features(frozen_hidden_states=states, attention_mask=batch["attention_mask"])
-    assert torch.equal(resumed, model.get_text_features(*texts(batch)))
+    resumed = model.get_text_features(frozen_hidden_states=states, attention_mask=batch["attention_mask"]).pooler_output
+    assert torch.equal(resumed, model.get_text_features(*texts(batch)).pooler_output)
     # ... in training too, where only what is trained has dropout, and with the same gradient
     gradients = []
     for arguments in (dict(input_ids=batch["input_ids"]), dict(frozen_hidden_states=states)):
         model.train().zero_grad()
         torch.manual_seed(5)
-        model.get_text_features(attention_mask=batch["attention_mask"], **arguments).square().sum().backward()
+        model.get_text_features(
+            attention_mask=batch["attention_mask"], **arguments
+        ).pooler_output.square().sum().backward()
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradient, gradients[1][name], msg=name)
+
+
+def test_features_are_what_transformers_models_return(model, batch):
+    """`BaseModelOutputWithPooling`, or a tuple of the same where `return_dict` is False in the call or the config."""
+    for get, given, embed, pool in (
+        (model.get_text_features, texts(batch), model.embed_tokens, model.pool_text),
+        (model.get_video_features, videos(batch), model.embed_seconds, model.pool_video),
+    ):
+        output = get(*given)
+        assert type(output) is BaseModelOutputWithPooling
+        embeds = embed(*given)
+        assert torch.equal(output.last_hidden_state, embeds)
+        assert torch.equal(output.pooler_output, pool(embeds, given[1]))
+        as_tuple = get(*given, return_dict=False)
+        assert type(as_tuple) is tuple and len(as_tuple) == 2
+        assert all(torch.equal(a, b) for a, b in zip(as_tuple, output.to_tuple(), strict=True))
 
 
 def test_resuming_touches_no_frozen_layer(model, batch):
@@ -144,7 +168,9 @@ def test_with_all_layers_frozen_the_backbone_is_not_run(batch):
     model = tiny_model(freeze_below=3)
     states = model.encode_frozen_layers(*texts(batch))
     model.text_model = None
-    assert model.get_text_features(frozen_hidden_states=states, attention_mask=batch["attention_mask"]).shape == (3, 16)
+    assert model.get_text_features(
+        frozen_hidden_states=states, attention_mask=batch["attention_mask"]
+    ).pooler_output.shape == (3, 16)
 
 
 def test_a_backbone_that_cannot_be_resumed_says_so(batch):
@@ -194,9 +220,13 @@ def test_frozen_parameters_get_neither_gradient_nor_optimizer_state(model, batch
 def test_frozen_layers_have_no_dropout_in_training(model, batch):
     model.train()
     assert torch.equal(model.encode_frozen_layers(*texts(batch)), model.encode_frozen_layers(*texts(batch)))
-    assert not torch.equal(model.get_text_features(*texts(batch)), model.get_text_features(*texts(batch)))
+    assert not torch.equal(
+        model.get_text_features(*texts(batch)).pooler_output, model.get_text_features(*texts(batch)).pooler_output
+    )
     model.eval()
-    assert torch.equal(model.get_text_features(*texts(batch)), model.get_text_features(*texts(batch)))
+    assert torch.equal(
+        model.get_text_features(*texts(batch)).pooler_output, model.get_text_features(*texts(batch)).pooler_output
+    )
 
 
 # ---- a batch ----
@@ -219,12 +249,12 @@ def test_the_views_of_a_batch_are_what_the_towers_make_of_each(model, batch):
     mask, pivot_mask, video_mask = batch["attention_mask"], batch["pivot_attention_mask"], batch["video_mask"]
     video = (batch["video_features"], video_mask)
     alone = {
-        "text_embeds": model.get_text_features(batch["input_ids"], mask),
-        "noisy_text_embeds": model.get_text_features(batch["noisy_input_ids"], mask),
-        "video_embeds": model.get_video_features(*video),
-        "noisy_video_embeds": model.get_video_features(batch["noisy_video_features"], video_mask),
-        "pivot_embeds": model.get_text_features(batch["pivot_input_ids"], pivot_mask),
-        "noisy_pivot_embeds": model.get_text_features(batch["noisy_pivot_input_ids"], pivot_mask),
+        "text_embeds": model.get_text_features(batch["input_ids"], mask).pooler_output,
+        "noisy_text_embeds": model.get_text_features(batch["noisy_input_ids"], mask).pooler_output,
+        "video_embeds": model.get_video_features(*video).pooler_output,
+        "noisy_video_embeds": model.get_video_features(batch["noisy_video_features"], video_mask).pooler_output,
+        "pivot_embeds": model.get_text_features(batch["pivot_input_ids"], pivot_mask).pooler_output,
+        "noisy_pivot_embeds": model.get_text_features(batch["noisy_pivot_input_ids"], pivot_mask).pooler_output,
         "text_given_video_embeds": model.encode_text_given_video(batch["input_ids"], mask, *video),
         "pivot_given_video_embeds": model.encode_text_given_video(batch["pivot_input_ids"], pivot_mask, *video),
     }

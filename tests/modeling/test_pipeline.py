@@ -32,9 +32,9 @@ def videos():
 def cosines(query, videos):
     """Of one query with each video, one pair at a time."""
     model, processor = tiny_model(), tiny_processor()
-    text = model.get_text_features(**processor(text=query, return_tensors="pt"))
+    text = model.get_text_features(**processor(text=query, return_tensors="pt")).pooler_output
     return {
-        name: F.cosine_similarity(text, model.get_video_features(torch.tensor(video[None]))).item()
+        name: F.cosine_similarity(text, model.get_video_features(torch.tensor(video[None])).pooler_output).item()
         for name, video in videos.items()
     }
 

@@ -138,7 +138,7 @@ def test_many_texts_are_embedded_as_one_by_one_and_in_order(processor, budget):
     embeds = model.encode_texts(TEXTS, processor, tokens_per_batch=budget)
     assert embeds.shape == (6, 16) and embeds.dtype == torch.float32
     for text, embed in zip(TEXTS, embeds, strict=True):
-        alone = model.get_text_features(**processor(text=text, return_tensors="pt"))[0]
+        alone = model.get_text_features(**processor(text=text, return_tensors="pt")).pooler_output[0]
         torch.testing.assert_close(embed, alone, atol=1e-5, rtol=0)
 
 
@@ -147,7 +147,7 @@ def test_many_videos_are_embedded_as_one_by_one_and_in_order(processor):
     videos = [features(seconds, seed) for seed, seconds in enumerate([3, 1, 200, 8, 2])]
     embeds = model.encode_videos(videos, processor, seconds_per_batch=20, max_video_length=36)
     for video, embed in zip(videos, embeds, strict=True):
-        alone = model.get_video_features(torch.tensor(video[None, :36]))[0]
+        alone = model.get_video_features(torch.tensor(video[None, :36])).pooler_output[0]
         torch.testing.assert_close(embed, alone, atol=1e-5, rtol=0)
 
 

@@ -242,7 +242,7 @@ def test_the_words_of_the_issue(folder, features, tmp_path):
     model, processor = tiny_model(), tiny_processor()
     text = model.encode_texts(["ein Hund spielt"], processor)[0]
     for hit in found:
-        video = model.get_video_features(torch.tensor(features[hit["video_id"]][None]))[0]
+        video = model.get_video_features(torch.tensor(features[hit["video_id"]][None])).pooler_output[0]
         assert hit["score"] == pytest.approx(F.cosine_similarity(text, video, dim=0).item(), abs=1e-3)
     index.save(tmp_path / "videos.safetensors")
     later = VideoIndex.load(tmp_path / "videos.safetensors")  # knows its model by name
@@ -259,7 +259,9 @@ def test_moments_are_found_within_seconds(folder, features):
     for name, video in features.items():
         for start in range(max(1, len(video) - 2)):
             clip = torch.tensor(video[None, start : start + 3])
-            expected[name, start] = F.cosine_similarity(text, model.get_video_features(clip)[0], dim=0).item()
+            expected[name, start] = F.cosine_similarity(
+                text, model.get_video_features(clip).pooler_output[0], dim=0
+            ).item()
     assert len(index) == len(expected)
 
     def order(found):

@@ -47,10 +47,10 @@ def naive(model, processor, videos, features, language):
     """One text and one video at a time, without batches, sorting or blocks; Python loops over cosines."""
 
     def text(caption):
-        return model.get_text_features(**processor(text=caption, return_tensors="pt"))[0]
+        return model.get_text_features(**processor(text=caption, return_tensors="pt")).pooler_output[0]
 
     def video(array):
-        return model.get_video_features(**processor(videos=[array], return_tensors="pt"))[0]
+        return model.get_video_features(**processor(videos=[array], return_tensors="pt")).pooler_output[0]
 
     with torch.inference_mode():
         shown = {v["video_id"]: video(features[v["video_id"]]) for v in videos if v["video_id"] in features}
