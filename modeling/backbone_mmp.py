@@ -15,6 +15,7 @@ from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig,
 from transformers.utils import logging
 
 from .errors_mmp import PolyvidError
+from .paths_mmp import check_local_path
 
 
 def new_backbone(text_config: PreTrainedConfig) -> PreTrainedModel:
@@ -23,13 +24,18 @@ def new_backbone(text_config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def load_backbone_config(name_or_path: str) -> PreTrainedConfig:
-    """The configuration of a pre-trained encoder. Raises an OSError of one clear sentence where there is none."""
+    """The configuration of a pre-trained encoder.
+
+    Raises:
+        OSError: if there is none; the message is one sentence.
+    """
+    check_local_path(name_or_path, "text backbone")
     try:
         return AutoConfig.from_pretrained(name_or_path)
     except OSError as error:
         raise OSError(
-            f"Cannot load the text backbone {str(name_or_path)!r}: it is no folder with a model in it, and not to be "
-            "had from the Hugging Face Hub. Check the spelling and the network, or pass a folder."
+            f"Cannot load the text backbone {str(name_or_path)!r}: it is not a folder with a model in it, and not "
+            "available from the Hugging Face Hub. Check the spelling and the network, or pass a folder."
         ) from error
 
 

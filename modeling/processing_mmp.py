@@ -1,5 +1,6 @@
 """Texts and features of videos to the batch an MMPModel takes."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,6 +8,8 @@ import torch
 from transformers import BatchFeature, ProcessorMixin, SequenceFeatureExtractor
 
 from .errors_mmp import PolyvidError
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class MMPFeatureExtractor(SequenceFeatureExtractor):
@@ -162,6 +165,8 @@ class MMPProcessor(ProcessorMixin):
             for index, item in enumerate(texts):
                 if not isinstance(item, str) or not item.strip():
                     raise PolyvidError(f"Text {index} must be a non-empty string, got {item!r}.")
+                if not item.isascii() and _SURROGATES.search(item):
+                    raise PolyvidError(f"Text {index} is not valid Unicode: {item!r} holds half of a surrogate pair.")
             encoded = self.tokenizer(
                 texts,
                 padding=padding,

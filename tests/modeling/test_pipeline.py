@@ -1,5 +1,7 @@
 """The `text-to-video-retrieval` pipeline and its index."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -78,6 +80,30 @@ def test_filters_and_moments_are_those_of_the_index(search, videos):
     assert {(hit["video_id"], hit["start"], hit["end"]) for hit in found} == {("v3", 1, 3), ("v3", 2, 4)}
 
 
+def test_only_the_best_moment_of_each_video(search, videos):
+    index = search.make_index(videos, moment_seconds=2)
+    found = search("a dog", index=index, one_per_video=True)
+    assert sorted(hit["video_id"] for hit in found) == sorted(videos)
+    assert found[0] == search("a dog", index=index, top_k=1)[0]
+
+
+def test_an_index_file_is_loaded_once_and_its_model_is_checked_once(search, videos, folder, tmp_path, monkeypatch):
+    path = tmp_path / "videos.safetensors"
+    search.make_index(videos).save(path)
+    loads, texts = [], []
+    pipe = pipeline("text-to-video-retrieval", model=str(folder), trust_remote_code=True)
+    index_class = sys.modules[type(pipe).__module__].VideoIndex  # of the code beside the model
+    load, encode = index_class.load, type(pipe.model).encode_texts
+    monkeypatch.setattr(index_class, "load", lambda path: loads.append(path) or load(path))
+    monkeypatch.setattr(type(pipe.model), "encode_texts", lambda *args: texts.append(args[1]) or encode(*args))
+    first = pipe("a dog", index=path)
+    assert pipe("a dog", index=str(path)) == first and pipe(["a dog"], index=path) == [first]
+    assert len(loads) == len(texts) == 1  # the probe
+    search.make_index({"other": videos["v3"]}).save(path)
+    assert [hit["video_id"] for hit in pipe("a dog", index=path)] == ["other"]  # not what was there before
+    assert len(loads) == 2
+
+
 def test_an_index_of_another_model_is_refused_though_it_has_the_same_width(search, videos):
     index = VideoIndex.build(tiny_model(seed=1), videos, processor=tiny_processor())
     with pytest.raises(ValueError, match="The index was made by another model"):
@@ -104,7 +130,12 @@ def test_the_pipeline_saves_a_folder_that_loads(search, videos, tmp_path):
         ("a dog", {"videos": {"x7": np.ones((0, 10))}}, "Video 'x7' must be an array of at least 1 second"),
         ("a dog", {"videos": {"x7": np.ones((1, 10))}, "top_k": 0}, "k must be at least 1, got 0"),
         ("a dog", {"index": "nowhere.safetensors"}, "'nowhere.safetensors' is not a video index that can be read"),
-        ("a dog", {"topk": 3}, "Unknown argument topk; known are videos, index, top_k, lang, where and seconds"),
+        (
+            "a dog",
+            {"topk": 3},
+            "Unknown argument topk; the arguments are videos, index, top_k, lang, where, seconds, one",
+        ),
+        ("a \ud800 dog", {"videos": {"v": np.ones((1, 10))}}, "Text 0 is not valid Unicode"),
         ("a dog", {"index": VideoIndex(torch.ones(1, 8), ["v"])}, r"made by another model: .* \(1, 8\).* \(1, 16\)"),
     ],
 )
