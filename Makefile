@@ -1,29 +1,46 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PACKAGE := __init__.py __main__.py py.typed modeling dataset_scripts train hub_cards
+CPU ?= default
+THREADS ?= 1
 
-.PHONY: demo demo-seeds app test test-fast browser lint clean
+.PHONY: demo demo-seeds app test test-fast test-all lint types browser wheel check-tag test-lowest test-newest test-setting clean
 
-# One marker file stands for "installed": it is older than what it depends on only when a pin or the package changed.
-$(VENV)/installed: pyproject.toml constraints.txt
+# A marker file stands for each extra that is installed; it is out of date when a pin or the package changed.
+$(VENV)/has-%: pyproject.toml setup.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[test]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$*]'
 	touch $@
 
-demo: $(VENV)/installed
-	$(BIN)/python -m polyvid.train.demo.run
+demo: $(VENV)/has-demo
+	$(BIN)/polyvid demo
 
-demo-seeds: $(VENV)/installed
+demo-seeds: $(VENV)/has-demo
 	$(BIN)/python -m polyvid.train.demo.seeds
 
-app: $(VENV)/installed
+app: $(VENV)/has-space
 	$(BIN)/polyvid demo-app
 
-test: $(VENV)/installed browser
-	$(BIN)/python -m pytest
+# What continuous integration runs, and nothing else: style, types, then all tests.
+test: lint types test-all
 
-test-fast: $(VENV)/installed
-	$(BIN)/python -m pytest -m "not slow"
+test-all: $(VENV)/has-test browser
+	$(BIN)/python -m pytest $(PYTEST)
+
+test-fast: $(VENV)/has-test
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST)
+
+lint: $(VENV)/has-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# The checkout is the package whatever its folder is called: mypy sees it through links.
+types: $(VENV)/has-test
+	rm -rf build/types
+	mkdir -p build/types/polyvid
+	for name in $(PACKAGE); do ln -s "$(CURDIR)/$$name" build/types/polyvid/$$name; done
+	$(BIN)/mypy --cache-dir $(VENV)/mypy
 
 # The page of the demo app is tested in Debian's Chromium. Only root can install it; without it that test is skipped.
 browser:
@@ -32,9 +49,30 @@ browser:
 	     && apt-get install -qq -y --no-install-recommends chromium chromium-driver; } >/dev/null 2>&1 \
 	|| echo "No Chromium: the page of the demo app is not tested. On Debian: apt-get install chromium chromium-driver"
 
-lint: $(VENV)/installed
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+wheel: $(VENV)/has-test
+	rm -rf build/lib build/bdist.* dist
+	$(BIN)/python -m build --outdir dist
+
+# Refuses a tag that is not the version: `make check-tag TAG=v0.1.0`.
+check-tag:
+	test "$(TAG)" = "v$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)"
+
+# The lowest versions that pyproject.toml allows, and the newest there are. Both in environments of their own.
+test-lowest: browser
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet 'uv>=0.5'
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest --resolution lowest-direct -e '.[test]'
+	.venv-lowest/bin/python -m pytest $(PYTEST)
+
+test-newest: browser
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --upgrade -e '.[test]'
+	.venv-newest/bin/python -m pytest $(PYTEST)
+
+# One setting of the machine, in random order and beside a busy core: `make test-setting CPU=avx2 THREADS=2`.
+test-setting: $(VENV)/has-test browser
+	( while :; do :; done ) & busy=$$!; trap "kill $$busy" EXIT; \
+	ATEN_CPU_CAPABILITY=$(CPU) OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -p randomly $(PYTEST)
 
 clean:
-	rm -rf $(VENV) outputs
+	rm -rf $(VENV) .venv-lowest .venv-newest build dist outputs *.egg-info
