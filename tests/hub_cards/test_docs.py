@@ -1,4 +1,4 @@
-"""The documentation is true: links lead somewhere, commands and recipes exist, Python compiles, tables hold the data."""
+"""The documentation is true: links resolve, commands and recipes exist, Python compiles, tables hold the data."""
 
 import ast
 import importlib.util
@@ -114,7 +114,9 @@ def test_every_command_shown_exists_with_its_options(name):
         if page != name or command in ("COMMAND", "--version", "--help", "..."):
             continue
         assert command in COMMANDS, f"{name}: polyvid {command}"
-        known = {flag for parameter in load_command(command).params for flag in parameter.opts + parameter.secondary_opts}
+        known = {
+            flag for parameter in load_command(command).params for flag in parameter.opts + parameter.secondary_opts
+        }
         for word in words:
             if re.match(r"--?[a-z]", word):
                 assert word in known | {"--debug", "--help", "-h"}, f"{name}: polyvid {command} has no {word}"
@@ -147,7 +149,9 @@ def test_every_recipe_shown_loads_with_its_changes():
 
 
 def test_every_change_to_a_recipe_in_the_text_is_valid():
-    keys = {change for text in GUIDES.values() for change in re.findall(r"`([a-z]+\.[a-z_]+=[^`…]+)`", text)} - {"section.key=value"}
+    keys = {change for text in GUIDES.values() for change in re.findall(r"`([a-z]+\.[a-z_]+=[^`…]+)`", text)} - {
+        "section.key=value"
+    }
     assert "model.init_from=null training.epochs=20" in keys
     for changes in keys:
         load_recipe("vtt_en", changes.split())
