@@ -1,13 +1,15 @@
 """The text backbone: building and loading it, and running its frozen and its trained layers apart.
 
 Neither part is a module of its own: both are *views*, shallow copies of the backbone that share every weight with it
-and differ only in their list of layers. So the backbone stays an ordinary `AutoModel` (same parameter names, same
-checkpoints), masks, position biases and final norms stay its own business, and nothing shared is changed while a
-forward runs, whatever other threads do.
+and differ only in their list of layers. So the backbone remains an ordinary `AutoModel` (same parameter names, same
+checkpoints) that handles its own masks, position biases and final norm, and no forward pass changes anything that other
+threads share.
 """
 
 import copy
 import inspect
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -63,13 +65,13 @@ def layers_of(backbone: PreTrainedModel) -> nn.ModuleList:
 
     Raises:
         PolyvidError: if there is no single stack of `num_hidden_layers` modules (ALBERT shares one layer, XLM spreads a
-            layer over several lists), so that "the layers below n" are no modules one could freeze.
+            layer over several lists), so that "the layers below n" are not modules that can be frozen.
     """
     return backbone.get_submodule(_path_of_layers(backbone))
 
 
 def run_frozen(backbone: PreTrainedModel, depth: int, input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Output of layer `depth` (counted from 1), running nothing above it but the backbone's final norm, if any.
+    """Output of layer `depth` (counted from 1); above it, only the backbone's final norm runs, if it has one.
 
     Raises:
         PolyvidError: if the backbone cannot be resumed from there, see [`resume`].
@@ -82,24 +84,28 @@ def resume(backbone: PreTrainedModel, depth: int, hidden_states: torch.Tensor, m
     """The backbone's output, computed from the output of layer `depth` instead of from tokens.
 
     Raises:
-        PolyvidError: if that gives another output than running the backbone whole, as it would where layer 1 computes a
-            position bias for all others. Tried once per backbone, on eight tokens.
+        PolyvidError: if the output differs from that of the whole backbone, as it would if layer 1 computed a position
+            bias for all others. This is checked once per backbone, on eight tokens.
     """
     return _resume(backbone, depth, hidden_states, mask, _outputs_per_layer(backbone, depth, mask.device))
 
 
-def _resume(backbone, depth: int, hidden_states: torch.Tensor, mask: torch.Tensor, num_outputs: int) -> torch.Tensor:
+def _resume(
+    backbone: PreTrainedModel, depth: int, hidden_states: torch.Tensor, mask: torch.Tensor, num_outputs: int
+) -> torch.Tensor:
     layers = list(layers_of(backbone))
     output = (hidden_states, *[None] * (num_outputs - 1)) if num_outputs else hidden_states
-    # The places below stay filled, so that what goes by a layer's index (window sizes, layer types) still holds.
+    # Stand-ins keep the positions of the lower layers, because window sizes and layer types go by a layer's index.
     stand_ins = [_StandIn(layer, output) for layer in layers[:depth]]
-    # Any token will do: what the embeddings make of it is thrown away by the first stand-in.
+    # Any token will do: the first stand-in discards its embedding.
     tokens = torch.zeros(hidden_states.shape[:2], dtype=torch.long, device=hidden_states.device)
     view = _with_layers(backbone, [*stand_ins, *layers[depth:]])
     return view(input_ids=tokens, attention_mask=mask).last_hidden_state
 
 
-def _record(backbone, depth: int, input_ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, int]:
+def _record(
+    backbone: PreTrainedModel, depth: int, input_ids: torch.Tensor, mask: torch.Tensor
+) -> tuple[torch.Tensor, int]:
     """The output of layer `depth`, and how many outputs it has; 0 where it returns a bare tensor."""
     layers = list(layers_of(backbone))
     recorder = _Recorder(layers[depth - 1])
@@ -111,7 +117,7 @@ def _record(backbone, depth: int, input_ids: torch.Tensor, mask: torch.Tensor) -
 
 @torch.no_grad()
 def _outputs_per_layer(backbone: PreTrainedModel, depth: int, device: torch.device) -> int:
-    """What `_record` says of a layer; the first time, checks that resuming gives what running the backbone gives."""
+    """How many outputs layer `depth` has; the first time, checks that resuming gives the whole backbone's output."""
     known = backbone.__dict__.setdefault("_mmp_outputs_per_layer", {})
     if depth in known:
         return known[depth]
@@ -139,38 +145,38 @@ def _outputs_per_layer(backbone: PreTrainedModel, depth: int, device: torch.devi
 
 
 def _no_pooler(text_config: PreTrainedConfig) -> dict[str, bool]:
-    """The argument that keeps BERT-like encoders from adding a pooler of their own; others do not know it."""
+    """The argument that keeps BERT-like encoders from adding a pooler of their own; other encoders do not have it."""
     known = inspect.signature(MODEL_MAPPING[type(text_config)].__init__).parameters
     return {"add_pooling_layer": False} if "add_pooling_layer" in known else {}
 
 
 class _InPlaceOf(nn.Module):
-    """Sits in a view where `layer` sits in the backbone; whatever else is asked of it, the layer answers."""
+    """Takes the position of `layer` in a view; all its other attributes are the layer's."""
 
     def __init__(self, layer: nn.Module):
         super().__init__()
         self.__dict__["layer"] = layer
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["layer"], name)
 
 
 class _Recorder(_InPlaceOf):
     """Runs the layer and keeps its output."""
 
-    def forward(self, *args, **kwargs):
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         self.output = self.layer(*args, **kwargs)
         return self.output
 
 
 class _StandIn(_InPlaceOf):
-    """Does no work and returns what it was given to return."""
+    """Computes nothing and returns a fixed output."""
 
-    def __init__(self, layer: nn.Module, output: torch.Tensor | tuple):
+    def __init__(self, layer: nn.Module, output: torch.Tensor | tuple[torch.Tensor | None, ...]):
         super().__init__(layer)
         self.output = output
 
-    def forward(self, *args, **kwargs):
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.output
 
 
@@ -189,9 +195,10 @@ def _path_of_layers(backbone: PreTrainedModel) -> str:
     return stacks[0]
 
 
-def _with_layers(backbone: PreTrainedModel, layers: list[nn.Module]) -> PreTrainedModel:
+def _with_layers(backbone: PreTrainedModel, layers: Sequence[nn.Module]) -> PreTrainedModel:
     """A view: the backbone with another list of layers."""
-    view = parent = _shallow(backbone)
+    view: Any = _shallow(backbone)
+    parent = view
     *owners, last = _path_of_layers(backbone).split(".")
     for name in owners:
         child = _shallow(parent._modules[name])

@@ -1,6 +1,7 @@
 """Configuration of the multilingual multimodal Transformer of §3.1 of the paper."""
 
 import copy
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -38,7 +39,7 @@ class MMPConfig(PreTrainedConfig):
         image_feature_dim (`int`, *optional*): width of region features (2048 for Faster R-CNN). When set, the model
             owns an `image_projection` to `video_feature_dim` and takes features of either width (§5.6, Multi30K).
         pooler_num_layers (`int`), pooler_num_heads (`int`): shape of a pooling head (Table 2).
-        video_pooler_num_layers (`int`, *optional*): depth of the video's head where it is not the text's (Table 2).
+        video_pooler_num_layers (`int`, *optional*): depth of the video's head, if it differs from the text's (Table 2).
         pooler_intermediate_size (`int`, *optional*): feed-forward width in a pooling layer; `None`: 4 x `embed_dim`.
         pooler_dropout (`float`): dropout rate in the pooling heads.
         share_poolers (`bool`): one pooling head for text and video (Table 2's 2*).
@@ -46,7 +47,7 @@ class MMPConfig(PreTrainedConfig):
         mask_ratio (`float`): share of text tokens and of video seconds masked in the noisy views (Eq. 3).
 
     Raises:
-        PolyvidError: where the numbers contradict one another; the message names both.
+        PolyvidError: if the numbers contradict one another; the message names both.
 
     Example:
 
@@ -60,7 +61,7 @@ class MMPConfig(PreTrainedConfig):
     model_type = "mmp"
     sub_configs_defaults = {"text_config": SubConfigSpec(config_class=AutoConfig, model_type="xlm-roberta")}
 
-    text_config: dict | PreTrainedConfig | None = None
+    text_config: dict[str, Any] | PreTrainedConfig | None = None
     output_layer: int = 12
     freeze_below: int = 9
     embed_dim: int = 1024
@@ -74,10 +75,10 @@ class MMPConfig(PreTrainedConfig):
     share_poolers: bool = False
     temperature: float | int = 0.1
     mask_ratio: float | int = 0.05
-    custom_pipelines: dict | None = None
+    custom_pipelines: dict[str, Any] | None = None
 
-    def __post_init__(self, **kwargs):
-        # Ours to cut: the caller's own configuration object stays as it was.
+    def __post_init__(self, **kwargs: Any) -> None:
+        # A copy, which is cut below: the caller's own configuration object stays as it is.
         self.text_config = copy.deepcopy(XLM_ROBERTA_LARGE if self.text_config is None else self.text_config)
         if self.pooler_intermediate_size is None:
             self.pooler_intermediate_size = 4 * self.embed_dim
@@ -92,17 +93,17 @@ class MMPConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         _cut_layers(self.text_config, self.output_layer)
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         output = super().to_dict()
         for task in output["custom_pipelines"].values():
             # `pipeline()` replaces the names in a loaded configuration by classes, which JSON cannot hold
             task["pt"] = [model if isinstance(model, str) else model.__name__ for model in task["pt"]]
         return output
 
-    def validate_architecture(self):
+    def validate_architecture(self) -> None:
         """Part of `@strict`'s validation: refuses shapes that cannot be built."""
         super().validate_architecture()
-        text = self.text_config
+        text: Any = self.text_config  # a configuration by now
         if text.is_encoder_decoder or getattr(text, "is_decoder", False):
             raise PolyvidError(
                 f"text_config: {text.model_type!r} has a decoder; MMP needs an encoder such as 'xlm-roberta'."
@@ -142,7 +143,7 @@ class MMPConfig(PreTrainedConfig):
 
 
 def _cut_layers(text_config: PreTrainedConfig, depth: int) -> None:
-    """Keeps the first `depth` layers in place, including what is listed per layer (ModernBERT's `layer_types`)."""
+    """Keeps the first `depth` layers, also in what is listed per layer (ModernBERT's `layer_types`); works in place."""
     full_depth = text_config.num_hidden_layers
     if depth >= full_depth:
         return

@@ -25,6 +25,6 @@ class R2Plus1DConfig(PreTrainedConfig):
     hidden_sizes: list[int] | tuple[int, ...] = (64, 128, 256, 512)
     batch_norm_eps: float = 1e-3
 
-    def validate_architecture(self):
+    def validate_architecture(self) -> None:
         if len(self.depths) != 4 or len(self.hidden_sizes) != 4:
             raise PolyvidError(f"R(2+1)D has four stages, got depths={self.depths}, hidden_sizes={self.hidden_sizes}.")

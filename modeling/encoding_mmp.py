@@ -1,8 +1,9 @@
-"""Many texts or videos to embeddings: what evaluation, search and the pipeline share."""
+"""Embeds many texts or videos: what evaluation, search and the pipeline share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -13,13 +14,21 @@ class MMPEncodingMixin:
     """`encode_texts` and `encode_videos` of [`MMPModel`].
 
     Both sort by length, so that a batch holds little padding, fill batches up to a number of positions rather than
-    rows, run in evaluation mode without graph, and give the embeddings back in the order of the input.
+    rows, run in evaluation mode without graph, and return the embeddings in the order of the input.
     """
+
+    config: Any
+    device: torch.device
+    training: bool
+    eval: Callable[[], Any]
+    train: Callable[[bool], Any]
+    get_text_features: Callable[..., Any]
+    get_video_features: Callable[..., Any]
 
     def encode_texts(
         self,
         texts: Sequence[str],
-        processor,
+        processor: Any,
         tokens_per_batch: int | None = None,
         max_text_length: int | None = None,
         progress: bool = False,
@@ -35,7 +44,7 @@ class MMPEncodingMixin:
             progress: show a bar.
 
         Raises:
-            ValueError: for an empty text, naming its index.
+            PolyvidError: for an empty text, naming its index.
         """
         rows = processor(text=texts, max_text_length=max_text_length, padding=False)["input_ids"] if len(texts) else []
 
@@ -49,11 +58,11 @@ class MMPEncodingMixin:
 
     def encode_videos(
         self,
-        videos: Sequence,
-        processor,
+        videos: Sequence[Any],
+        processor: Any,
         seconds_per_batch: int | None = None,
         max_video_length: int | None = None,
-        names: Sequence[str] | None = None,
+        names: Sequence[object] | None = None,
         progress: bool = False,
     ) -> torch.Tensor:
         """c_v of many videos: (videos, embed_dim) float32 on the CPU, not normalised.
@@ -64,11 +73,11 @@ class MMPEncodingMixin:
             processor: the [`MMPProcessor`] saved with the model.
             seconds_per_batch: size of a batch, padding included; it bounds the memory. Default as for texts.
             max_video_length: seconds kept of a video, by default the processor's own.
-            names: the videos' ids, to name them in errors; default their indices.
+            names: of the videos, for errors, such as their ids; default: their indices.
             progress: show a bar.
 
         Raises:
-            ValueError: for a video of zero seconds, of the wrong width, or with NaN or infinity, naming it.
+            PolyvidError: for a video of zero seconds, of the wrong width, or with NaN or infinity, naming it.
         """
         limit = max_video_length or processor.feature_extractor.max_length
 
@@ -101,10 +110,10 @@ class MMPEncodingMixin:
 
 
 def _batches(lengths: list[int], positions: int) -> Iterator[list[int]]:
-    """Indices from the longest to the shortest (out of memory? then at once), rows x longest row <= `positions`.
+    """Indices from the longest to the shortest, with rows x longest row <= `positions`.
 
-    A batch that holds a sixteenth of that ends where rows get shorter: what matrix products gain from more rows is less
-    than what padding costs them.
+    Starting with the longest, a lack of memory shows at once. A batch that holds a sixteenth of `positions` ends where
+    rows get shorter: more rows speed up matrix products by less than the padding costs.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     batch: list[int] = []

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from .modeling_mmp import MMPModel
 class _Tower(nn.Module):
     """A module whose forward is one method of the model."""
 
-    def __init__(self, model: MMPModel, embed: Callable):
+    def __init__(self, model: MMPModel, embed: Callable[..., Any]):
         super().__init__()
         self.model = model
         self.embed = embed
@@ -27,8 +28,8 @@ class _Tower(nn.Module):
 def export_text_tower(model: MMPModel) -> ExportedProgram:
     """Φ as a graph: (input_ids, attention_mask), both (batch, tokens) int64, to (batch, embed_dim).
 
-    Batch and length are dynamic. The model is put into evaluation mode. A graph does not check its input: what
-    [`MMPModel.get_text_features`] refuses, it takes.
+    Batch and length are dynamic. The model is put into evaluation mode. A graph does not check its input: it also takes
+    what [`MMPModel.get_text_features`] refuses.
     """
     values = torch.ones(2, 8, dtype=torch.long, device=model.device)
     return _export(model, model.get_text_features, values)
@@ -41,11 +42,11 @@ def export_video_tower(model: MMPModel) -> ExportedProgram:
     return _export(model, model.get_video_features, values)
 
 
-def export_onnx(model: MMPModel, folder: str | os.PathLike) -> list[Path]:
+def export_onnx(model: MMPModel, folder: str | os.PathLike[str]) -> list[Path]:
     """Writes `text_tower.onnx` and `video_tower.onnx`, with the inputs of the graphs above. Needs the `onnx` extra.
 
     Input names are `input_ids` and `attention_mask`, `video_features` and `video_mask`; the outputs are `text_embeds`
-    and `video_embeds`, not normalised. Weights over 2 GB go to a `.data` file beside.
+    and `video_embeds`, not normalised. Weights over 2 GB go to a `.data` file next to each.
 
     Raises:
         ImportError: without the packages of the `onnx` extra.
@@ -65,11 +66,12 @@ def export_onnx(model: MMPModel, folder: str | os.PathLike) -> list[Path]:
         raise ImportError("ONNX export needs more packages: pip install 'polyvid[onnx]'.") from error
     Path(folder).mkdir(parents=True, exist_ok=True)
     for path, graph in graphs.items():
+        assert graph is not None  # a file is only written here
         graph.save(path)
     return list(graphs)
 
 
-def _export(model: MMPModel, embed: Callable, values: torch.Tensor) -> ExportedProgram:
+def _export(model: MMPModel, embed: Callable[..., Any], values: torch.Tensor) -> ExportedProgram:
     mask = torch.ones(values.shape[:2], dtype=torch.long, device=values.device)
     dynamic = {0: Dim("batch", min=1, max=2**16), 1: Dim("length", min=1, max=2**16)}
     with torch.no_grad():

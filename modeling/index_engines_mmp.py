@@ -33,8 +33,12 @@ class Engine(Protocol):
     """
 
     name: str
-    vectors: StoredVectors | None
-    rows: VideoRows | None
+
+    @property
+    def vectors(self) -> StoredVectors | None: ...
+
+    @property
+    def rows(self) -> VideoRows | None: ...
 
     def __len__(self) -> int: ...
 

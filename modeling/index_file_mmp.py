@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -116,11 +117,11 @@ def _verify(path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor], a
                 raise PolyvidError(f"{name!r} does not match its checksum; it is damaged: copy it or build it again")
 
 
-def _digest_of(tensor: torch.Tensor, file: BinaryIO | None = None, length: int = 0) -> str:
+def _digest_of(tensor: torch.Tensor, file: BufferedReader | None = None, length: int = 0) -> str:
     """Of a tensor's type, shape and bytes, which are read from `file` if it is given."""
     digest = hashlib.blake2b(f"{tensor.dtype} {tuple(tensor.shape)}".encode(), digest_size=16)
     if file is None:
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     else:
         buffer = memoryview(bytearray(min(CHUNK_BYTES, length)))
         while length > 0 and (read := file.readinto(buffer[:length])):

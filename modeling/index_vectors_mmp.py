@@ -74,8 +74,8 @@ class StoredVectors:
         buffer = torch.empty(max(1, BLOCK_BYTES // (4 * self.data.shape[1])), self.data.shape[1])
         scores, best = queries.new_empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.long)
         for start in range(0, count, len(buffer)):
-            part = slice(start, min(start + len(buffer), count))
-            part = part if rows is None else rows[part]
+            block = slice(start, min(start + len(buffer), count))
+            part = block if rows is None else rows[block]
             stored = self.data[part]
             wide = stored if stored.dtype == torch.float32 else buffer[: len(stored)].copy_(stored)
             similarity = queries @ wide.T
@@ -83,7 +83,7 @@ class StoredVectors:
                 similarity *= self.scales[part]
             # The best of the block first: a merge of all its scores would copy them.
             block_scores, block_best = similarity.topk(min(k, similarity.shape[1]), dim=-1)
-            block_rows = block_best + start if rows is None else part[block_best]
+            block_rows = block_best + start if rows is None else rows[block][block_best]
             scores, order = torch.cat([scores, block_scores], -1).topk(min(k, scores.shape[1] + block_scores.shape[1]))
             best = torch.cat([best, block_rows], -1).gather(1, order)
         return scores, best

@@ -1,8 +1,8 @@
-"""What an MMPModel refuses, and in which words.
+"""Checks of an MMPModel's input, and their error messages.
 
-Shapes are always checked. Values are where that costs little: not under `torch.compile` and `torch.export`, which have
-none to look at, and in training only on a CPU, because a look at an accelerator's memory waits for all it has to do.
-There, NaN in the input makes the loss NaN, which is seen without waiting.
+Shapes are always checked. Values are checked where that is cheap: not under `torch.compile` and `torch.export`, which
+have no values, and in training only on a CPU, because reading an accelerator's memory waits for all its queued work.
+There, NaN in the input makes the loss NaN, which is noticed without waiting.
 """
 
 import torch
@@ -33,7 +33,7 @@ def checked_mask(
 
 
 def checked_width(name: str, values: torch.Tensor | None, positions: str, *widths: int | None) -> torch.Tensor:
-    """`values`, if they are (batch, positions, one of `widths`); a width of `None` is not to be had."""
+    """`values`, if they are (batch, positions, one of `widths`); widths that are `None` do not count."""
     allowed = [width for width in widths if width is not None]
     if values is None or values.ndim != 3 or values.shape[-1] not in allowed:
         expected = " or ".join(map(str, allowed))
@@ -53,10 +53,10 @@ def check_finite(name: str, values: torch.Tensor, training: bool = False) -> Non
 
 
 def backbone_mask(backbone: PreTrainedModel, mask: torch.Tensor, training: bool) -> torch.Tensor:
-    """The mask to call the backbone with: (batch, tokens), or where a look at it is to be avoided its expanded form.
+    """The mask to call the backbone with: (batch, tokens), or its expanded form where its values must not be read.
 
-    Transformers looks whether a mask is all ones and can be left out; it does not look at one that is expanded. Of the
-    backbones only those are given one that attend everywhere and use the mask for nothing else.
+    Transformers reads a mask to see if it is all ones and can be left out; it does not read an expanded one. Only those
+    backbones get an expanded mask that attend everywhere and use the mask for nothing else.
     """
     config = backbone.config
     plain = config.model_type in ("bert", "xlm-roberta") and config._attn_implementation in ("sdpa", "eager")

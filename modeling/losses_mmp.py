@@ -5,7 +5,10 @@ pairs make which term), `FORMS` (what one pair of embedding matrices costs), `_g
 processes become one).
 """
 
-from collections.abc import Mapping
+import functools
+import operator
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -39,7 +42,7 @@ def nce_loss(
     and all (a_i, b_j) and (a_j, b_i), j != i. `form="symmetric"` is CLIP's mean of two cross-entropies, for comparison.
 
     Args:
-        a: `(batch, dim)`; need not be normalised. A zero vector has cosine 0 with everything.
+        a: `(batch, dim)`, normalised or not. A zero vector has cosine 0 with everything.
         b: `(batch, dim)`; row i is the positive of row i of `a`.
         temperature: > 0.
         form: `"joint"` or `"symmetric"`.
@@ -74,7 +77,7 @@ def triplet_loss(
     return _loss_of_pair(a, b, video_index, form=f"triplet_{negatives}", margin=margin)
 
 
-def _loss_of_pair(a: Tensor, b: Tensor, video_index: Tensor | None, **options) -> Tensor:
+def _loss_of_pair(a: Tensor, b: Tensor, video_index: Tensor | None, **options: Any) -> Tensor:
     objective = MMPObjective(**options, mask_same_video=video_index is not None, gather=False)
     return objective({"text_embeds": a, "video_embeds": b}, video_index)["loss"]
 
@@ -83,12 +86,12 @@ class MMPObjective:
     """The training objective: inter-modal, intra-modal and cross-lingual terms and their sum (§3.2, §3.3).
 
     Called with a model's outputs, it returns `{"inter", "intra", "cross", "loss"}`, scalars with graph. A term is
-    the sum of the losses of those of its pairs (`TERMS`) whose two embeddings are there; a term without any is left
+    the sum of the losses of those of its pairs (`TERMS`) whose two embeddings are given; a term without any is left
     out. So the outputs decide: no noised views, no `intra`; no pivot language, no `cross`.
 
     In a job of several processes the pairs of all of them are gathered with gradient and are each other's negatives.
-    A process gets its own rows' share, scaled so that the *mean* over processes is the loss of the global batch: DDP,
-    which averages gradients, then yields exactly the gradient of one process with the whole batch, also where
+    A process gets the share of its own rows, scaled so that the *mean* over processes is the loss of the global batch:
+    DDP, which averages gradients, then yields exactly the gradient of one process with the whole batch, even if the
     processes hold different numbers of rows. Every process must make the call, with at least one row.
 
     Args:
@@ -100,11 +103,11 @@ class MMPObjective:
             by default, as in the paper, where such rows are rare (1.2 pairs in a batch of 128 from VTT's 6,513 videos)
             and because we saw no gain beyond noise: trained on 700 emoji clips in three languages, one seed, mean
             R@1/R@10 went from 4.8/22.2 to 4.9/23.2 with 2 such pairs a batch of 64, from 3.5/21.8 to 3.1/22.5 with 63.
-        gather: False keeps to this process's rows also where there are others.
+        gather: False uses only this process's rows, even if there are other processes.
         raise_non_finite: False: terms are NaN where an embedding is, on the process that holds the row at least, and
             nothing waits for the device.
-        group: processes of the default group that have a CPU backend, to tell each other their numbers of rows
-            without waiting for an accelerator. None: the default group.
+        group: a group of all processes with a CPU backend, through which they exchange their numbers of rows without
+            waiting for an accelerator. None: the default group.
 
     Raises:
         PolyvidError: for a temperature that is not positive, a negative margin, an unknown form or term.
@@ -144,7 +147,7 @@ class MMPObjective:
         Raises:
             NonFiniteEmbeddingsError: if an embedding holds NaN or infinity, on every process; nothing was computed.
                 Not with `raise_non_finite=False`.
-            PolyvidError: where shapes do not fit, no term has its embeddings, or `mask_same_video` lacks `video_index`.
+            PolyvidError: if shapes do not fit, no term has its embeddings, or `mask_same_video` lacks `video_index`.
         """
         pairs = {
             term: present
@@ -175,21 +178,21 @@ class MMPObjective:
             # (batch, global batch), true at (i, j) where j is not a negative of i: itself, or the same video
             ignored = torch.ones(own.shape[1], everyone.shape[1], dtype=torch.bool, device=device)
             ignored = ignored.triu(start).tril(start)
-            if self.mask_same_video:
+            if self.mask_same_video and video_index is not None:
                 index = video_index.to(device)[None, :, None]
                 ignored = index[0] == _gather(index, sizes)[0][0].T
 
-            own, everyone = dict(zip(embeds, own, strict=True)), dict(zip(embeds, everyone, strict=True))
+            ours, theirs = dict(zip(embeds, own, strict=True)), dict(zip(embeds, everyone, strict=True))
 
             def loss(a: str, b: str) -> Tensor:
-                rows, columns = own[a] @ everyone[b].T, own[b] @ everyone[a].T  # s(a_i, b_j), s(a_j, b_i)
+                rows, columns = ours[a] @ theirs[b].T, ours[b] @ theirs[a].T  # s(a_i, b_j), s(a_j, b_i)
                 negatives = torch.stack([rows, columns]).masked_fill(ignored, float("-inf"))
                 losses = FORMS[self.form](rows.diagonal(start), negatives, self.scale)  # (batch,)
                 # The mean of this over processes is the mean of the losses over the global batch.
-                return losses.sum() * (len(sizes or [1]) / everyone[a].shape[0])
+                return losses.sum() * (len(sizes or [1]) / everyone.shape[1])
 
-            terms = {term: sum(loss(a, b) for a, b in present) for term, present in pairs.items()}
-            return terms | {"loss": sum(terms.values())}
+            terms = {term: _sum(loss(a, b) for a, b in present) for term, present in pairs.items()}
+            return terms | {"loss": _sum(terms.values())}
 
 
 class NonFiniteEmbeddingsError(ArithmeticError):
@@ -239,6 +242,10 @@ def _triplet_all(pairs: Tensor, negatives: Tensor, margin: float) -> Tensor:
 FORMS = {"joint": _joint, "symmetric": _symmetric, "triplet_hard": _triplet_hard, "triplet_all": _triplet_all}
 
 
+def _sum(losses: Iterable[Tensor]) -> Tensor:
+    return functools.reduce(operator.add, losses)
+
+
 def _normalize(embeds: Tensor) -> Tensor:
     """Rows of length 1, at least float32; a row of zeros stays zero and gets a finite gradient.
 
@@ -272,7 +279,7 @@ class _Gather(torch.autograd.Function):
     """One collective each way: rows padded to the largest batch forward, the sum of all processes' gradients back."""
 
     @staticmethod
-    def forward(ctx, own: Tensor, sizes: list[int]) -> Tensor:
+    def forward(ctx: Any, own: Tensor, sizes: list[int]) -> Tensor:
         ctx.sizes = sizes
         padded = F.pad(own, (0, 0, 0, max(sizes) - own.shape[1])).contiguous()
         parts = [torch.empty_like(padded) for _ in sizes]
@@ -280,7 +287,7 @@ class _Gather(torch.autograd.Function):
         return torch.cat([part[:, :size] for part, size in zip(parts, sizes, strict=True)], dim=1)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         gradient = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(gradient)
         return gradient.split(ctx.sizes, dim=1)[dist.get_rank()], None

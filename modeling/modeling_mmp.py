@@ -23,19 +23,19 @@ from .outputs_mmp import MMPOutput
 from .paths_mmp import check_local_path
 from .pooling_mmp import MMPPoolingHead
 
-if TYPE_CHECKING:  # never runs: `save_pretrained` copies what it sees imported, and a saved model needs its pipeline
+if TYPE_CHECKING:  # never runs, but `save_pretrained` copies what is imported, and a saved model needs its pipeline
     from .pipeline_mmp import TextToVideoRetrievalPipeline  # noqa: F401
 
 
 class MMPModel(MMPEncodingMixin, PreTrainedModel):
     """Text tower Φ and video tower Ψ of §3.1.
 
-    Text: a multilingual encoder built only up to `config.output_layer`, a linear map to `embed_dim` where widths
-    differ, and a Transformer pooling head. Video: a linear map over concatenated features of each second, and a
+    Text: a multilingual encoder built only up to `config.output_layer`, a linear map to `embed_dim` if the widths
+    differ, and a Transformer pooling head. Video: a linear map of the concatenated features of each second, and a
     pooling head of its own. Either embedding is the first output token of its head.
 
     The embeddings and layers 1 ... `config.freeze_below` of the backbone are frozen: no gradient, and no dropout in
-    training, so that what they compute for a text is always the same and may be cached ([`encode_frozen_layers`]).
+    training, so that their output for a text is always the same and can be cached ([`encode_frozen_layers`]).
     """
 
     config: MMPConfig
@@ -53,9 +53,10 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
 
     def __init__(self, config: MMPConfig, text_model: PreTrainedModel | None = None):
         super().__init__(config)
-        # `text_model` is for `from_backbone`; nothing is ever loaded in here, where all may be on the meta device.
+        # `text_model` is for `from_backbone`. Nothing may be loaded here, where everything can be on the meta device.
         self.text_model = text_model or new_backbone(config.text_config)
-        text_width = config.text_config.hidden_size
+        text_config: Any = config.text_config  # a configuration by now
+        text_width = text_config.hidden_size
         self.text_projection = (
             nn.Identity() if text_width == config.embed_dim else nn.Linear(text_width, config.embed_dim)
         )
@@ -70,8 +71,8 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
         self.freeze()
 
     @torch.no_grad()
-    def _init_weights(self, module: nn.Module):
-        # Vaswani et al. use Xavier's bounds; with them an untrained head neither shrinks nor blows up its input.
+    def _init_weights(self, module: nn.Module) -> None:
+        # Xavier's bounds, as in Vaswani et al.: an untrained head neither shrinks its input nor blows it up.
         if isinstance(module, nn.Linear):
             init.xavier_uniform_(module.weight)
             init.zeros_(module.bias)
@@ -95,7 +96,7 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
         return loaded
 
     @classmethod
-    def from_backbone(cls, backbone: str, *, dtype: torch.dtype | str | None = None, **config_fields) -> MMPModel:
+    def from_backbone(cls, backbone: str, *, dtype: torch.dtype | str | None = None, **config_fields: Any) -> MMPModel:
         """A new model around a pre-trained text encoder; its projections and pooling heads start at random.
 
         Args:
@@ -112,7 +113,8 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
         config = cls.config_class(text_config=load_backbone_config(backbone), **config_fields)
         text_model = load_backbone(backbone, config.text_config, dtype or torch.float32)
         # A published model must not show where the weights were on this disk.
-        config.text_config._name_or_path = ""
+        text_config: Any = config.text_config
+        text_config._name_or_path = ""
         config.dtype = text_model.dtype
         model = cls(config, text_model)
         for name, module in model.named_children():
@@ -147,7 +149,7 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
         Only re-entrant checkpoints need it, which are refused.
         """
 
-    def _set_gradient_checkpointing(self, enable: bool = True, **kwargs) -> None:
+    def _set_gradient_checkpointing(self, enable: bool = True, **kwargs: Any) -> None:
         if enable and getattr(kwargs.get("gradient_checkpointing_func"), "keywords", {}).get("use_reentrant"):
             raise PolyvidError("use_reentrant=True would lose the gradient above the frozen layers: set it to False.")
         super()._set_gradient_checkpointing(enable, **kwargs)
@@ -162,9 +164,9 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
 
     @torch.no_grad()
     def encode_frozen_layers(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """What the frozen layers make of a text: the output of layer `freeze_below`, (batch, tokens, hidden_size).
+        """The output of the frozen layers, i.e. of layer `freeze_below`: (batch, tokens, hidden_size).
 
-        Depends on nothing that is trained, so it can be computed once and be passed to every method here as
+        It depends on nothing that is trained, so it can be computed once and passed to every method here as
         `frozen_hidden_states`. With `freeze_below == output_layer` it is the backbone's output, final norm included.
 
         Args:
@@ -191,13 +193,15 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
         """e_x: contextual embeddings of the tokens, (batch, tokens, embed_dim). Arguments as `get_text_features`."""
         if (input_ids is None) == (frozen_hidden_states is None):
             raise PolyvidError("Pass either input_ids or frozen_hidden_states.")
-        if frozen_hidden_states is None:
+        if input_ids is not None:
             mask = checked_mask("attention_mask", attention_mask, "input_ids", input_ids, self.training)
             mask = backbone_mask(self.text_model, mask, self.training)
             hidden = self.text_model(input_ids=input_ids, attention_mask=mask).last_hidden_state
         else:
-            width = self.config.text_config.hidden_size
-            checked_width("frozen_hidden_states", frozen_hidden_states, "tokens", width)
+            text_config: Any = self.config.text_config
+            frozen_hidden_states = checked_width(
+                "frozen_hidden_states", frozen_hidden_states, "tokens", text_config.hidden_size
+            )
             mask = checked_mask(
                 "attention_mask", attention_mask, "frozen_hidden_states", frozen_hidden_states, self.training
             )
@@ -261,8 +265,8 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
     ) -> torch.Tensor:
         """c_{x|v}, the embeddings of texts conditioned on the videos they describe (§3.3): (batch, embed_dim).
 
-        Arguments as in [`get_text_features`] and [`get_video_features`]. Where c_x or c_v of the same batch are needed
-        too, call `embed_tokens` and `embed_seconds` once and then the three `pool_...` methods.
+        Arguments as in [`get_text_features`] and [`get_video_features`]. If c_x or c_v of the same batch are needed as
+        well, call `embed_tokens` and `embed_seconds` once and then the three `pool_...` methods.
         """
         token_embeds = self.embed_tokens(input_ids, attention_mask, frozen_hidden_states)
         second_embeds = self.embed_seconds(video_features, video_mask)
@@ -270,10 +274,14 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
 
     # ---- video ----
 
-    def embed_seconds(self, video_features: torch.Tensor, video_mask: torch.Tensor | None = None) -> torch.Tensor:
+    def embed_seconds(
+        self, video_features: torch.Tensor | None, video_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """e_v: embeddings of a video's seconds, (batch, seconds, embed_dim). Arguments as `get_video_features`."""
         config = self.config
-        checked_width("video_features", video_features, "seconds", config.video_feature_dim, config.image_feature_dim)
+        video_features = checked_width(
+            "video_features", video_features, "seconds", config.video_feature_dim, config.image_feature_dim
+        )
         checked_mask("video_mask", video_mask, "video_features", video_features, self.training)
         check_finite("video_features", video_features, self.training)
         hidden = video_features.to(self.video_projection.weight.dtype)
@@ -328,11 +336,11 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
         video_index: torch.Tensor | None = None,
         return_loss: bool = False,
         return_dict: bool = True,
-    ) -> MMPOutput | tuple:
-        """Embeds whatever views of a batch are given, and with `return_loss` computes the objective (Eq. 1-6).
+    ) -> MMPOutput | tuple[Any, ...]:
+        """Embeds all views of a batch that are given, and with `return_loss` computes the objective (Eq. 1-6).
 
         A clean view and its noised one have the same mask and go through their tower in one pass. With a pivot
-        language and videos, the conditioned embeddings of Eq. 6 come along.
+        language and videos, the conditioned embeddings of Eq. 6 are computed too.
 
         Args:
             input_ids, attention_mask: texts x, as for [`get_text_features`]; without texts, only videos are embedded.
@@ -340,8 +348,8 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
             noisy_input_ids, noisy_video_features: x^m and v^m, shaped and masked like the clean ones.
             pivot_input_ids, pivot_attention_mask, noisy_pivot_input_ids: captions y of the same videos in another
                 language, (batch, pivot tokens).
-            frozen_hidden_states, noisy_..., pivot_..., noisy_pivot_...: from [`encode_frozen_layers`], each in place
-                of the `input_ids` of the same prefix.
+            frozen_hidden_states, noisy_..., pivot_..., noisy_pivot_...: from [`encode_frozen_layers`], each instead of
+                the `input_ids` with the same prefix.
             video_index: (batch,) integers, equal where two rows show the same video.
             return_loss: needs as many texts as videos; row i of one belongs to row i of the other.
 
@@ -366,7 +374,7 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
         for name, views in (("text", text), ("video", video), ("pivot", pivot)):
             for prefix, embeds in zip(("", "noisy_"), views, strict=False):
                 output[f"{prefix}{name}_embeds"] = embeds
-        if text and pivot and video:
+        if token_embeds is not None and pivot_token_embeds is not None and second_embeds is not None:
             output["text_given_video_embeds"] = self.pool_text_given_video(
                 token_embeds, attention_mask, second_embeds, video_mask
             )
@@ -386,14 +394,22 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
             output["loss_terms"] = terms
         return output if return_dict else output.to_tuple()
 
-    def _text_views(self, mask, ids, noisy_ids, states, noisy_states) -> tuple[list[torch.Tensor], torch.Tensor | None]:
+    def _text_views(
+        self,
+        mask: torch.Tensor | None,
+        ids: torch.Tensor | None,
+        noisy_ids: torch.Tensor | None,
+        states: torch.Tensor | None,
+        noisy_states: torch.Tensor | None,
+    ) -> tuple[list[torch.Tensor], torch.Tensor | None]:
         """[c_x, c_x of the noised view if there is one], and e_x of the clean one."""
-        if ids is None and states is None:
+        clean = states if ids is None else ids
+        noisy = noisy_states if noisy_ids is None else noisy_ids
+        if clean is None:
             return [], None
-        if noisy_ids is None and noisy_states is None:
+        if noisy is None:
             token_embeds = self.embed_tokens(ids, mask, states)
             return [self.pool_text(token_embeds, mask)], token_embeds
-        clean, noisy = (states if ids is None else ids), (noisy_states if noisy_ids is None else noisy_ids)
         check_same("the noised texts", noisy.shape[:2], "the clean ones", clean.shape[:2])
         if (ids is None) == (noisy_ids is None):
             both = torch.cat([clean, noisy])
@@ -404,7 +420,9 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
             )
         return list(self.pool_text(token_embeds, _twice(mask)).chunk(2)), token_embeds[: len(clean)]
 
-    def _video_views(self, mask, features, noisy_features) -> tuple[list[torch.Tensor], torch.Tensor | None]:
+    def _video_views(
+        self, mask: torch.Tensor | None, features: torch.Tensor | None, noisy_features: torch.Tensor | None
+    ) -> tuple[list[torch.Tensor], torch.Tensor | None]:
         """[c_v, c_v of the noised view if there is one], and e_v of the clean one."""
         if features is None:
             return [], None

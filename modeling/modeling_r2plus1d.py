@@ -5,6 +5,8 @@ The paper's first video network (§5.2): 34 layers, pre-trained on IG65M. Parame
 """
 
 import re
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -122,7 +124,9 @@ class R2Plus1DModel(PreTrainedModel):
         return BaseModelOutputWithPoolingAndNoAttention(last_hidden_state=hidden_states, pooler_output=pooled)
 
     @classmethod
-    def from_official_checkpoint(cls, path, sha256: str | None = None, **config_kwargs) -> "R2Plus1DModel":
+    def from_official_checkpoint(
+        cls, path: str | Path, sha256: str | None = None, **config_kwargs: Any
+    ) -> "R2Plus1DModel":
         """Loads IG65M weights as published by moabitcoin/ig65m-pytorch; only the classifier `fc` is left out.
 
         Args:
@@ -131,7 +135,8 @@ class R2Plus1DModel(PreTrainedModel):
             config_kwargs: for [`R2Plus1DConfig`]; `num_frames` is read off the file's name (`clip8`, `clip32`).
 
         Raises:
-            FileNotFoundError, ValueError: no such file, wrong checksum, or keys that differ (all are listed).
+            FileNotFoundError: there is no such file.
+            PolyvidError: wrong checksum, or keys that differ (all are listed).
         """
         path = OFFICIAL_CHECKPOINTS.get(str(path), path)
         state_dict = read_official_checkpoint(path, sha256)

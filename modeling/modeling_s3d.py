@@ -6,6 +6,8 @@ release, so that `s3d_howto100m.pth` loads as it is.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -45,7 +47,13 @@ class S3DOutput(ModelOutput):
 class S3DConv(nn.Module):
     """A convolution with batch norm and ReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size=1, padding=0):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int, int] = 1,
+        padding: int | tuple[int, int, int] = 0,
+    ):
         super().__init__()
         self.conv1 = nn.Conv3d(in_channels, out_channels, kernel_size, padding=padding, bias=False)
         self.bn1 = nn.BatchNorm3d(out_channels)
@@ -186,7 +194,7 @@ class S3DModel(PreTrainedModel):
         return S3DOutput(last_hidden_state=hidden_states, pooler_output=self.fc(pooled), mixed_5c=pooled)
 
     @classmethod
-    def from_official_checkpoint(cls, path, sha256: str | None = None, **config_kwargs) -> "S3DModel":
+    def from_official_checkpoint(cls, path: str | Path, sha256: str | None = None, **config_kwargs: Any) -> "S3DModel":
         """Loads `s3d_howto100m.pth` as published by antoine77340/S3D_HowTo100M; only its `text_module` is left out.
 
         Args:
@@ -195,7 +203,8 @@ class S3DModel(PreTrainedModel):
             config_kwargs: for [`S3DConfig`].
 
         Raises:
-            FileNotFoundError, ValueError: no such file, wrong checksum, or keys that differ (all are listed).
+            FileNotFoundError: there is no such file.
+            PolyvidError: wrong checksum, or keys that differ (all are listed).
         """
         state_dict = read_official_checkpoint(OFFICIAL_CHECKPOINTS.get(str(path), path), sha256)
         model = cls(S3DConfig(**config_kwargs))

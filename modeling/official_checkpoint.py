@@ -3,19 +3,21 @@
 import hashlib
 import pickle
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlparse
 
 import torch
+from torch import nn
 
 from .errors_mmp import PolyvidError
 
 
-def find_official_checkpoint(source):
+def find_official_checkpoint(source: str | Path) -> Path:
     """The local path of a checkpoint; a URL is downloaded, once, into `torch.hub`'s cache.
 
     Raises:
-        FileNotFoundError: no such local file.
+        FileNotFoundError: there is no such local file.
         ConnectionError: the download failed.
     """
     source = str(source)
@@ -36,7 +38,7 @@ def find_official_checkpoint(source):
     return path
 
 
-def read_official_checkpoint(source, sha256=None):
+def read_official_checkpoint(source: str | Path, sha256: str | None = None) -> dict[str, torch.Tensor]:
     """Reads a `.pth` state dict from a local path or a URL.
 
     Args:
@@ -68,7 +70,7 @@ def read_official_checkpoint(source, sha256=None):
     return state_dict
 
 
-def load_strictly(model, state_dict, ignored):
+def load_strictly(model: nn.Module, state_dict: Mapping[str, torch.Tensor], ignored: Sequence[str]) -> None:
     """Loads `state_dict` into `model`; every key must match, but for the prefixes in `ignored`.
 
     Raises:

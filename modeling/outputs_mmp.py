@@ -10,7 +10,7 @@ from transformers.utils import ModelOutput
 
 @dataclass
 class MMPOutput(ModelOutput):
-    """What [`MMPModel.forward`] returns; `None` where the batch did not hold what an entry needs.
+    """What [`MMPModel.forward`] returns; an entry is `None` if the batch lacks what it needs.
 
     Embeddings are (batch, embed_dim) and not normalised: losses and search take their cosine.
 

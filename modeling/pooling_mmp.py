@@ -50,8 +50,9 @@ class MMPPoolingLayer(GradientCheckpointingLayer):
         super().__init__()
         self.attention = MMPPoolingAttention(config)
         self.attention_norm = nn.LayerNorm(config.embed_dim)
-        self.intermediate = nn.Linear(config.embed_dim, config.pooler_intermediate_size)
-        self.output = nn.Linear(config.pooler_intermediate_size, config.embed_dim)
+        width = config.pooler_intermediate_size or 4 * config.embed_dim
+        self.intermediate = nn.Linear(config.embed_dim, width)
+        self.output = nn.Linear(width, config.embed_dim)
         self.output_norm = nn.LayerNorm(config.embed_dim)
         self.dropout = nn.Dropout(config.pooler_dropout)
 
@@ -65,10 +66,10 @@ class MMPPoolingHead(nn.Module):
     """Trans^(L): a stack of Transformer layers whose first output token is the embedding (§3.1).
 
     No positional embedding (App. C). With `context` it is the conditioned head of §3.3: query = e_x and
-    key = value = e_x || e_v. We read the extension as holding in every layer: layer l attends from the text's hidden
+    key = value = e_x || e_v. We apply the extension in every layer: layer l attends from the text's hidden
     states to those same states followed by e_v, which itself is not transformed by the text head.
 
-    Only the first output token of the last layer is ever used, so only it is computed: the same number for a fraction
+    Only the first output token of the last layer is used, so only that one is computed: the same result for a fraction
     of the work.
     """
 
@@ -86,7 +87,7 @@ class MMPPoolingHead(nn.Module):
         """Pools `embeds` (batch, length, embed_dim) to (batch, embed_dim).
 
         `mask` (batch, length) and `context_mask` (batch, context length) are not 0 where a position is real; `None`
-        means that all are. `context` is (batch, context length, embed_dim).
+        means that all positions are. `context` is (batch, context length, embed_dim).
         """
         if context is not None and (mask is not None or context_mask is not None):
             mask = embeds.new_ones(embeds.shape[:2]) if mask is None else mask

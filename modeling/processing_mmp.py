@@ -1,7 +1,8 @@
-"""Texts and features of videos to the batch an MMPModel takes."""
+"""Turns texts and features of videos into the batch that an MMPModel takes."""
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ class MMPFeatureExtractor(SequenceFeatureExtractor):
             (x - mean) / std before padding. They must come from training clips only.
 
     Raises:
-        PolyvidError: where mean and std do not fit `feature_size`, or a std is not positive.
+        PolyvidError: if mean and std do not fit `feature_size`, or a std is not positive.
     """
 
     model_input_names = ["video_features", "video_mask"]
@@ -35,7 +36,7 @@ class MMPFeatureExtractor(SequenceFeatureExtractor):
         feature_std: Sequence[float] | None = None,
         padding_value: float = 0.0,
         sampling_rate: int = 1,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
         if max_length < 1:
@@ -53,12 +54,12 @@ class MMPFeatureExtractor(SequenceFeatureExtractor):
 
     def __call__(
         self,
-        videos,
+        videos: Any,
         padding: bool | str = True,
         max_length: int | None = None,
         return_tensors: str | None = None,
-        names: Sequence | None = None,
-        **kwargs,
+        names: Sequence[object] | None = None,
+        **kwargs: Any,
     ) -> BatchFeature:
         """A batch from videos of different length.
 
@@ -67,7 +68,7 @@ class MMPFeatureExtractor(SequenceFeatureExtractor):
             padding: `True` pads to the longest video, `"max_length"` to `max_length`, `False` pads nothing.
             max_length: seconds kept, by default `self.max_length`.
             return_tensors: `"pt"` or `"np"`.
-            names: what to call the videos in errors, say their ids; default their indices.
+            names: of the videos, for errors, such as their ids; default: their indices.
 
         Returns:
             `video_features` (batch, seconds, feature_size) float32 and `video_mask` (batch, seconds), 1 = real.
@@ -94,7 +95,7 @@ class MMPFeatureExtractor(SequenceFeatureExtractor):
             mask[row, : len(array)] = 1
         return BatchFeature({"video_features": features, "video_mask": mask}, tensor_type=return_tensors)
 
-    def _as_array(self, name, video) -> np.ndarray:
+    def _as_array(self, name: object, video: Any) -> np.ndarray:
         array = video.detach().cpu().float().numpy() if isinstance(video, torch.Tensor) else np.asarray(video)
         if array.ndim != 2 or array.shape[1] != self.feature_size or array.shape[0] == 0:
             raise PolyvidError(
@@ -112,7 +113,7 @@ class MMPProcessor(ProcessorMixin):
 
     Args:
         feature_extractor: for the videos.
-        tokenizer: of the text backbone; set to pad on the right, where a pooling head can mask it.
+        tokenizer: of the text backbone. It is set to pad on the right, where a pooling head can mask the padding.
         max_text_length: tokens kept of a text: 192 in pre-training, 96 in fine-tuning (App. C).
 
     Example:
@@ -124,7 +125,7 @@ class MMPProcessor(ProcessorMixin):
     ```
     """
 
-    def __init__(self, feature_extractor=None, tokenizer=None, max_text_length: int = 192, **kwargs):
+    def __init__(self, feature_extractor: Any = None, tokenizer: Any = None, max_text_length: int = 192, **kwargs: Any):
         if max_text_length < 3:
             raise PolyvidError(f"max_text_length must be at least 3 (<s>, a token, </s>), got {max_text_length}.")
         self.max_text_length = max_text_length
@@ -134,14 +135,14 @@ class MMPProcessor(ProcessorMixin):
     def __call__(
         self,
         text: str | Sequence[str] | None = None,
-        videos=None,
+        videos: Any = None,
         padding: bool | str = True,
         max_text_length: int | None = None,
         max_video_length: int | None = None,
         return_tensors: str | None = None,
-        video_names: Sequence | None = None,
+        video_names: Sequence[object] | None = None,
     ) -> BatchFeature:
-        """A batch of texts, of videos, or of both (row i of one belonging to row i of the other).
+        """A batch of texts, of videos, or of both, where row i of one belongs to row i of the other.
 
         Args:
             text: one text or a list of them, in any language the backbone reads.
@@ -149,10 +150,10 @@ class MMPProcessor(ProcessorMixin):
             padding: `True` pads to the longest of the batch, `"max_length"` to the maximum, `False` pads nothing.
             max_text_length, max_video_length: tokens and seconds kept, by default the processor's own.
             return_tensors: `"pt"` or `"np"`.
-            video_names: what to call the videos in errors, say their ids; default their indices.
+            video_names: of the videos, for errors, such as their ids; default: their indices.
 
         Returns:
-            `input_ids`, `attention_mask` (batch, tokens) and `video_features`, `video_mask`, as far as asked for.
+            `input_ids`, `attention_mask` (batch, tokens) for texts, `video_features`, `video_mask` for videos.
 
         Raises:
             PolyvidError: for an empty text or a video that cannot be embedded, naming its index.
@@ -190,7 +191,7 @@ class MMPProcessor(ProcessorMixin):
         return ["input_ids", "attention_mask", *self.feature_extractor.model_input_names]
 
 
-def _as_list(videos) -> list:
+def _as_list(videos: Any) -> list[Any]:
     """A single video, (seconds, features), becomes a list of one; a list or an array of videos becomes a list."""
     if isinstance(videos, np.ndarray | torch.Tensor):
         return [videos] if videos.ndim == 2 else list(videos)

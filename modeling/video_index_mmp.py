@@ -109,8 +109,8 @@ class VideoIndex:
     @classmethod
     def build(
         cls,
-        model: MMPModel | str,
-        features: Mapping[str, object] | Sequence,
+        model: MMPModel | str | os.PathLike[str],
+        features: Mapping[str, Any] | Sequence[Any],
         *,
         processor: MMPProcessor | None = None,
         metadata: Mapping[str, Mapping[str, object]] | None = None,
@@ -146,8 +146,8 @@ class VideoIndex:
         if engine != "auto":
             engine_factory(engine, options)
         model, processor = _load(model, processor)
-        names = _unique(features if isinstance(features, Mapping) else range(len(features)))
-        videos = features.values() if isinstance(features, Mapping) else features
+        named = features if isinstance(features, Mapping) else dict(enumerate(features))
+        names, videos = _unique(named), named.values()
         clips, spans, owners = [], [], []
         for name, video in zip(names, videos, strict=True):
             starts = range(1 if moment_seconds is None else max(1, len(video) - moment_seconds + 1))
@@ -420,7 +420,7 @@ class VideoIndex:
         )
 
 
-def _unique(video_ids: Iterable[str]) -> list[str]:
+def _unique(video_ids: Iterable[object]) -> list[str]:
     names = [str(video_id) for video_id in video_ids]
     if not names:
         raise PolyvidError("The collection of videos is empty.")
@@ -431,14 +431,15 @@ def _unique(video_ids: Iterable[str]) -> list[str]:
 
 
 def _load(model: MMPModel | str | os.PathLike[str], processor: MMPProcessor | None) -> tuple[MMPModel, MMPProcessor]:
+    loaded: Any = model  # a model of another copy of this code is one, too
     if isinstance(model, str | os.PathLike):
         check_local_path(model, "model")
-        model = MMPModel.from_pretrained(model, dtype="float32").eval()
+        loaded = MMPModel.from_pretrained(model, dtype="float32").eval()
     if processor is None:
-        if not model.name_or_path:
+        if not loaded.name_or_path:
             raise PolyvidError("Pass the processor too: the model was not loaded from a folder that has one.")
-        processor = MMPProcessor.from_pretrained(model.name_or_path)
-    return model, processor
+        processor = MMPProcessor.from_pretrained(loaded.name_or_path)
+    return loaded, processor
 
 
 def _probe(model: MMPModel, processor: MMPProcessor) -> torch.Tensor:

@@ -116,7 +116,7 @@ class LanceEngine:
         return {name: kind for name, kind in fields.items() if name not in ("key", "vector", "video_id")}
 
     @property
-    def options(self) -> dict:
+    def options(self) -> dict[str, Any]:
         return {"uri": self.uri, "table": self.table, "codes": self.codes, "probes": self.probes}
 
     def nearest(self, queries: torch.Tensor, k: int, filters: Sequence[Condition]) -> list[list[dict[str, Any]]]:
@@ -182,7 +182,7 @@ def _batches(engine: ExactEngine, schema: pa.Schema) -> Iterator[pa.Table]:
 
 
 def _sql(condition: Condition) -> str:
-    def literal(value: object) -> str:
+    def literal(value: Any) -> str:
         if condition.column in ("start", "end"):  # whole seconds
             return str(math.ceil(value) if value is condition.low else math.floor(value))
         return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else repr(float(value))
@@ -195,7 +195,7 @@ def _sql(condition: Condition) -> str:
     return " AND ".join(low + high) or "true"
 
 
-def _hit(row: dict) -> dict:
+def _hit(row: dict[str, Any]) -> dict[str, Any]:
     hit = {"video_id": row.pop("video_id"), "score": 1.0 - row.pop("_distance")}
     hit |= {name: row.pop(name) for name in ("start", "end") if name in row}
     return hit | ({"metadata": row} if row else {})
