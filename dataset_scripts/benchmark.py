@@ -10,6 +10,7 @@ from pathlib import Path
 
 import datasets
 
+from polyvid.dataset_scripts.building import LocalBuilder
 from polyvid.dataset_scripts.protocols import check_counts, protocols_of
 from polyvid.dataset_scripts.schema import CAPTIONS, LANGUAGES, canonical_language
 from polyvid.dataset_scripts.translations import Translations
@@ -41,7 +42,7 @@ def configs(benchmark: str) -> list[BenchmarkConfig]:
     ]
 
 
-class BenchmarkBuilder(datasets.GeneratorBasedBuilder):
+class BenchmarkBuilder(LocalBuilder, datasets.GeneratorBasedBuilder):
     """Builds one benchmark from its official files, which must be in `data_dir` (searched recursively).
 
     A subclass sets `BENCHMARK`, `BUILDER_CONFIGS`, `DEFAULT_CONFIG_NAME` and writes `read_split`.

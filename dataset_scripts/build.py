@@ -1,18 +1,29 @@
 """From the official files of a dataset to a folder that the Hub can load: Parquet shards, card, report."""
 
+import json
 import os
 import re
+import shutil
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Annotated
 
 import typer
 import yaml
+from datasets import DatasetBuilder
 from huggingface_hub import DatasetCard
 
-from polyvid.dataset_scripts.building import load_builder, write_dataset
+from polyvid.dataset_scripts.building import (
+    atomic_path,
+    convert_config,
+    count_rows,
+    load_builder,
+    options_of,
+)
+from polyvid.dataset_scripts.locking import lock_path, locked
 from polyvid.modeling.errors_mmp import PolyvidError
 
 CONFIGS = re.compile(r"^configs:\n(?:(?:- | ).*\n)*", re.MULTILINE)
@@ -29,29 +40,74 @@ def build(
 ) -> None:
     """Build a dataset from its official files, ready for load_dataset and for `polyvid push dataset`.
 
-    A config appears when it is complete, and one that exists is kept: a run that was stopped goes on with the configs
-    that are missing. Delete <output-dir>/<config> to build it again. What was repaired or skipped is listed with
-    reasons and video ids in <output-dir>/reports/<config>.json.
+    A config appears when it is complete, and one that is complete is kept: a run that was stopped resumes with the
+    configs that are missing. Delete <output-dir>/<config> to build it again. What was repaired or skipped is listed
+    with reasons and video ids in <output-dir>/reports/<config>.json.
     """
     builder_class = load_builder(dataset)
     make = partial(builder_class, data_dir=str(data_dir), **parse_options(option or []))
     builders = [make(config_name=config) for config in configs]  # unknown names are refused before any work
-    todo = [builder.config.name for builder in builders if not (output_dir / builder.config.name).is_dir()]
-    jobs = partial(_build_config, make, output_dir=output_dir, num_shards=num_shards)
-    if num_proc > 1 and len(todo) > 1:
-        with ProcessPoolExecutor(num_proc, mp_context=get_context("spawn")) as pool:
-            list(pool.map(jobs, todo))
-    else:
-        for name in todo:
-            jobs(name)
-    write_card(Path(__file__).parent / dataset / "README.md", output_dir)
+    with locked(output_dir, "polyvid build"):
+        _remove_leftovers(output_dir)
+        todo = [builder.config.name for builder in builders if not _is_built(builder, output_dir)]
+        jobs = partial(_build_config, make, output_dir=output_dir, num_shards=num_shards)
+        if num_proc > 1 and len(todo) > 1:
+            with ProcessPoolExecutor(num_proc, get_context("spawn"), initializer=_end_with_parent) as pool:
+                list(pool.map(jobs, todo))
+        else:
+            for name in todo:
+                jobs(name)
+        write_card(Path(__file__).parent / dataset / "README.md", output_dir)
     for builder in builders:
         state = "built" if builder.config.name in todo else "was there already"
         print(f"{builder.config.name}: {state}, {output_dir / builder.config.name}")
 
 
+def _remove_leftovers(output_dir: Path) -> None:
+    """What a run that was killed left unfinished; the lock says that nobody is writing it now."""
+    for path in [*output_dir.glob(".*.incomplete"), *output_dir.glob("reports/.*.incomplete")]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _is_built(builder: DatasetBuilder, output_dir: Path) -> bool:
+    """Whether the config is there and whole: every shard can be opened, with as many rows as were recorded.
+
+    Raises:
+        PolyvidError: when it was built with other options.
+    """
+    name = builder.config.name
+    folder, report = output_dir / name, output_dir / "reports" / f"{name}.json"
+    if not folder.is_dir():
+        return False
+    try:
+        recorded = json.loads(report.read_text(encoding="utf-8")) if report.exists() else {}
+        rows = count_rows(folder)
+        if rows != recorded.get("rows", rows):
+            raise PolyvidError(f"{folder} holds {rows} rows where {recorded['rows']} were written.")
+    except (ValueError, OSError) as error:
+        print(f"{name}: {error} It is built again.")
+        return False
+    before, now = recorded.get("options", {}), options_of(builder)
+    if "options" in recorded and before != now:
+        raise PolyvidError(
+            f"{folder} was built with the options {before}, not {now}: delete it, or choose another --output-dir."
+        )
+    return True
+
+
 def _build_config(make: partial, name: str, output_dir: Path, num_shards: int | None) -> None:
-    write_dataset(make(config_name=name), output_dir, num_shards)
+    # Its own lock: a worker whose parent was killed may live on for a moment after the folder's lock became free.
+    folder = output_dir / name
+    with locked(folder, "polyvid build", wait=60):
+        try:
+            convert_config(make(config_name=name), output_dir, num_shards)
+        finally:  # may be deleted, as only workers of the run that holds the folder's lock wait for it
+            lock_path(folder.resolve()).unlink(missing_ok=True)
+
+
+def _end_with_parent() -> None:
+    """Let a worker end when the command itself is killed: nobody would wait for what it builds."""
+    Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
 
 
 def parse_options(options: list[str]) -> dict[str, object]:
@@ -79,4 +135,5 @@ def write_card(template: Path, output_dir: str | os.PathLike) -> None:
     content = output.read_text(encoding="utf-8") if output.exists() else template.read_text(encoding="utf-8")
     built = [config for config in source.data.configs if (output.parent / config["config_name"]).is_dir()]
     listed = yaml.safe_dump({"configs": built}, sort_keys=False)
-    output.write_text(CONFIGS.sub(lambda _: listed, content, count=1), encoding="utf-8")
+    with atomic_path(output) as temporary:
+        temporary.write_text(CONFIGS.sub(lambda _: listed, content, count=1), encoding="utf-8")

@@ -14,13 +14,17 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
+import datasets.builder
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ArrowBasedBuilder, DatasetBuilder, DownloadManager, Features
 from tqdm import tqdm
 
+from polyvid.dataset_scripts.locking import locked
 from polyvid.dataset_scripts.schema import ALIASES, shard_of
 from polyvid.modeling.errors_mmp import PolyvidError
 
@@ -28,10 +32,34 @@ BUFFER_BYTES = 32 << 20
 """Rows waiting to be written, over all shards. A row group is at most this large, which bounds readers' memory too."""
 
 
+_patching = Lock()
+
+
+class LocalBuilder:
+    """Mixin for builders that read local files only.
+
+    While a builder is made, datasets patches `open` and the like in its module, so that they also read remote files,
+    and for that it puts a lock file beside the package: into `site-packages`, where it has no business and may not
+    write. Builders of this package need no patch. The same file as a loading script is left to datasets.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        if not type(self).__module__.startswith("polyvid."):
+            super().__init__(*args, **kwargs)
+            return
+        with _patching:
+            patch = datasets.builder.extend_dataset_builder_for_streaming
+            datasets.builder.extend_dataset_builder_for_streaming = lambda builder: None
+            try:
+                super().__init__(*args, **kwargs)
+            finally:
+                datasets.builder.extend_dataset_builder_for_streaming = patch
+
+
 class AliasedConfigs:
     """Mixin for builders whose configs are languages: `"cz"` and `"CS"` open the config `"cs"`."""
 
-    def __init__(self, *args, config_name: str | None = None, **kwargs):
+    def __init__(self, *args: Any, config_name: str | None = None, **kwargs: Any):
         if config_name is not None:
             config_name = ALIASES.get(config_name.lower(), config_name)
             known = {config.name.lower(): config.name for config in self.BUILDER_CONFIGS}
@@ -44,7 +72,7 @@ def shard_name(split: str, index: int, num_shards: int) -> str:
     return f"{split}-{index:05d}-of-{num_shards:05d}.parquet"
 
 
-def find_shards(folder: str | os.PathLike, split: str = "train") -> list[Path]:
+def find_shards(folder: str | os.PathLike[str], split: str = "train") -> list[Path]:
     """The shards of a split, in order.
 
     Raises:
@@ -52,7 +80,7 @@ def find_shards(folder: str | os.PathLike, split: str = "train") -> list[Path]:
     """
     shards = sorted(Path(folder).glob(f"{split}-*-of-*.parquet"))
     if not shards:
-        raise FileNotFoundError(f"No {split}-*-of-*.parquet in {folder}: build the dataset first.")
+        raise FileNotFoundError(f"No {split}-*-of-*.parquet in {folder}: choose a folder of finished shards.")
     num_shards = int(shards[0].stem.rsplit("-", 1)[1])
     expected = [shard_name(split, index, num_shards) for index in range(num_shards)]
     if missing := sorted(set(expected) - {shard.name for shard in shards}):
@@ -60,6 +88,24 @@ def find_shards(folder: str | os.PathLike, split: str = "train") -> list[Path]:
     if len(shards) != num_shards:
         raise FileNotFoundError(f"{folder} holds shards of two builds (not all are -of-{num_shards:05d}): remove one.")
     return shards
+
+
+def count_rows(folder: str | os.PathLike[str]) -> dict[str, int]:
+    """Split -> number of rows of a folder of shards, from the footers of all of them; no row is read.
+
+    Raises:
+        FileNotFoundError: when there is no shard, or one is missing.
+        PolyvidError: when a shard is cut off or is no Parquet; names it.
+    """
+    splits = sorted({path.name.rsplit("-", 3)[0] for path in Path(folder).glob("*-*-of-*.parquet")})
+    return {split: sum(map(_rows_of_shard, find_shards(folder, split))) for split in splits or ["train"]}
+
+
+def _rows_of_shard(shard: Path) -> int:
+    try:
+        return pq.read_metadata(shard).num_rows
+    except (pa.ArrowInvalid, OSError) as error:
+        raise PolyvidError(f"{shard} is not a whole Parquet file ({error}).") from error
 
 
 @contextmanager
@@ -187,7 +233,7 @@ def load_builder(name: str) -> type[DatasetBuilder]:
 
 def write_dataset(
     builder: DatasetBuilder,
-    output_dir: str | os.PathLike,
+    output_dir: str | os.PathLike[str],
     num_shards: int | None = None,
     buffer_bytes: int = BUFFER_BYTES,
 ) -> dict[str, int]:
@@ -195,15 +241,27 @@ def write_dataset(
 
     Rows go from the raw files to the shards without an Arrow copy in between. The folder of the config appears when it
     is complete; a failure leaves nothing behind. A builder may say how many shards each split gets
-    (`default_num_shards`, else 1), and have a `report`, a JSON-able dict of what it repaired or skipped, which is
-    written to `output_dir/reports/<config>.json`.
+    (`default_num_shards`, else 1), and have a `report`, a JSON-able dict of what it repaired or skipped.
+    `output_dir/reports/<config>.json` holds that report and the number of rows of each split.
 
     Returns:
         the number of rows of each split.
 
     Raises:
+        LockedError: when another process writes to `output_dir`.
         OSError: when the disk is full, or `output_dir` cannot be written to.
     """
+    with locked(output_dir, "polyvid build"):
+        return convert_config(builder, output_dir, num_shards, buffer_bytes)
+
+
+def convert_config(
+    builder: DatasetBuilder,
+    output_dir: str | os.PathLike[str],
+    num_shards: int | None = None,
+    buffer_bytes: int = BUFFER_BYTES,
+) -> dict[str, int]:
+    """`write_dataset` for a process whose parent holds the lock of `output_dir`."""
     num_shards = num_shards or getattr(builder, "default_num_shards", 1)
     folder = Path(output_dir) / builder.config.name
     temporary = folder.with_name(f".{folder.name}.incomplete")
@@ -211,6 +269,7 @@ def write_dataset(
     rows = {}
     try:
         temporary.mkdir(parents=True)
+        builder.scratch_dir = temporary  # so that the next run removes what a killed one left there
         # The builder's own generators, not `as_streaming_dataset`, which needs torch and its 180 MB.
         for generator in builder._split_generators(DownloadManager(dataset_name=builder.name)):
             split = str(generator.name)
@@ -221,9 +280,9 @@ def write_dataset(
                     progress.update(table.num_rows)
                 progress.close()
             rows[split] = writer.num_rows
-        if report := getattr(builder, "report", None):
-            write_json(Path(output_dir) / "reports" / f"{builder.config.name}.json", report)
+        report = {"rows": rows, "options": options_of(builder)} | getattr(builder, "report", {})
         shutil.rmtree(folder, ignore_errors=True)
+        write_json(Path(output_dir) / "reports" / f"{builder.config.name}.json", report)
         os.replace(temporary, folder)
     except FileNotFoundError:
         raise
@@ -232,6 +291,12 @@ def write_dataset(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return rows
+
+
+def options_of(builder: DatasetBuilder) -> dict[str, Any]:
+    """The options a builder was made with, as they are recorded in the report: all but where the files were."""
+    options = {key: value for key, value in builder.config_kwargs.items() if key != "data_dir"}
+    return json.loads(json.dumps(options, default=str))
 
 
 def _tables(builder: DatasetBuilder, arguments: dict, schema: pa.Schema) -> Iterator[pa.Table]:

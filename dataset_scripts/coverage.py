@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import typer
 
 from polyvid.dataset_scripts.building import find_shards, load_builder, write_json
+from polyvid.dataset_scripts.locking import locked
 from polyvid.dataset_scripts.protocols import canonical_benchmark, protocols_of
 
 
@@ -99,4 +100,5 @@ def coverage(
     _, report = feature_coverage(builder.as_streaming_dataset(), feature_video_ids(features))
     print(to_markdown(report))
     if output is not None:
-        write_json(output, {split: vars(c) | {"with_features": c.with_features} for split, c in report.items()})
+        with locked(output, "polyvid coverage"):
+            write_json(output, {split: vars(c) | {"with_features": c.with_features} for split, c in report.items()})

@@ -11,6 +11,7 @@ import typer
 from tqdm import tqdm
 
 from polyvid.dataset_scripts.building import find_shards, shard_name, write_json, write_shard
+from polyvid.dataset_scripts.locking import locked
 from polyvid.dataset_scripts.schema import shard_of
 from polyvid.modeling.errors_mmp import PolyvidError
 
@@ -24,8 +25,8 @@ def join(
     """Put each video's features beside its subtitles or captions, shard by shard.
 
     Both must be sharded by the hash of the video id, as `polyvid build` and `polyvid extract` do, one number of shards
-    a multiple of the other; the output has the larger number. Finished shards in the output are kept, so the same
-    command resumes a run that was stopped.
+    a multiple of the other; the output has the larger number. Finished shards in the output are kept if they hold the
+    videos of these inputs, so the same command resumes a run that was stopped.
 
     Memory: the dataset's side of one output shard and one row group of features.
 
@@ -35,8 +36,13 @@ def join(
 
     Raises:
         FileNotFoundError: when a shard is missing on either side.
-        PolyvidError: when the numbers of shards do not divide.
+        PolyvidError: when the numbers of shards do not divide, or another process writes to `output_dir`.
     """
+    with locked(output_dir, "polyvid join"):
+        return _join(dataset_dir, features_dir, output_dir, feature_split)
+
+
+def _join(dataset_dir: Path, features_dir: Path, output_dir: Path, feature_split: str) -> dict[str, dict]:
     report = {}
     for split in sorted({path.name.split("-")[0] for path in Path(dataset_dir).glob("*-*-of-*.parquet")}) or ["train"]:
         rows, features = find_shards(dataset_dir, split), find_shards(features_dir, feature_split)
@@ -48,10 +54,10 @@ def join(
             )
         for index in tqdm(range(num_shards), desc=f"join {split}", unit=" shards"):
             output = Path(output_dir) / shard_name(split, index, num_shards)
-            if not output.exists():
-                schema = pa.unify_schemas([pq.read_schema(features[0]), pq.read_schema(rows[0])])
-                tables = _join_shard(rows[index % len(rows)], features[index % len(features)], index, num_shards)
-                write_shard(tables, output, schema)
+            schema = pa.unify_schemas([pq.read_schema(features[0]), pq.read_schema(rows[0])])
+            sources = rows[index % len(rows)], features[index % len(features)], index, num_shards
+            if not (output.exists() and _is_joined(output, schema, *sources)):
+                write_shard(_join_shard(*sources), output, schema)
         row_ids, feature_ids = list(_video_ids(rows)), list(_video_ids(features))
         report[split] = {
             "rows": len(set(row_ids) & set(feature_ids)),
@@ -65,6 +71,23 @@ def join(
         )
     write_json(Path(output_dir) / "join_report.json", report)
     return report
+
+
+def _is_joined(
+    output: Path, schema: pa.Schema, rows_path: Path, features_path: Path, index: int, num_shards: int
+) -> bool:
+    """Whether an output shard is whole and holds the videos that both sides have now."""
+    try:
+        found, columns = list(_video_ids([output])), pq.read_schema(output)
+    except (pa.ArrowInvalid, OSError) as error:
+        print(f"{output} is not a whole Parquet file ({error}); it is written again.")
+        return False
+    wanted = set(_video_ids([rows_path])) & set(_video_ids([features_path]))
+    wanted = {video_id for video_id in wanted if shard_of(video_id, num_shards) == index}
+    if len(found) == len(wanted) and set(found) == wanted and columns.equals(schema):
+        return True
+    print(f"{output} was made of other shards; it is written again.")
+    return False
 
 
 def _join_shard(rows_path: Path, features_path: Path, index: int, num_shards: int) -> Iterator[pa.Table]:

@@ -15,6 +15,7 @@ import typer
 from tqdm import tqdm
 
 from polyvid.dataset_scripts.building import atomic_path, find_shards, write_json
+from polyvid.dataset_scripts.locking import locked
 from polyvid.dataset_scripts.schema import LANGUAGE_NAMES, LANGUAGES
 from polyvid.modeling.errors_mmp import PolyvidError
 
@@ -32,6 +33,12 @@ def statistics(
     Writes statistics/<language>.json, statistics/languages_per_video.json, two PNGs and the card's section
     "Statistics". A language that was counted already (same tokenizer, same shards) is not counted again.
     """
+    with locked(dataset_dir, "polyvid statistics"):
+        counted = _write_statistics(dataset_dir, tokenizer)
+    print(f"{len(counted)} languages counted; see {dataset_dir / 'README.md'}")
+
+
+def _write_statistics(dataset_dir: Path, tokenizer: str) -> dict[str, dict]:
     sources = {language: source for language in LANGUAGES if (source := _source(dataset_dir, language))}
     if not sources:
         raise FileNotFoundError(f"{dataset_dir} holds no language of Multi-HowTo100M: run `polyvid build` first.")
@@ -48,7 +55,7 @@ def statistics(
     with atomic_path(card) as temporary:
         section = to_markdown(counted, languages_per_video, tokenizer)
         temporary.write_text(SECTION.sub(lambda _: section, text), encoding="utf-8")
-    print(f"{len(counted)} languages counted; see {card}")
+    return counted
 
 
 def _source(dataset_dir: Path, language: str) -> Path | None:

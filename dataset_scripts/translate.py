@@ -11,7 +11,7 @@ are appended to `{language}.jsonl.part` batch by batch: stop it at any moment, b
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +19,7 @@ import typer
 from tqdm import tqdm
 
 from polyvid.dataset_scripts.building import atomic_path, load_builder
+from polyvid.dataset_scripts.locking import locked
 from polyvid.dataset_scripts.protocols import canonical_benchmark, protocols_of
 from polyvid.dataset_scripts.schema import canonical_language
 from polyvid.modeling.errors_mmp import PolyvidError
@@ -131,6 +132,13 @@ def translate_captions(
             captions.
     """
     captions, path = list(captions), Path(output_dir) / f"{language}.jsonl"
+    with locked(path, "polyvid translate"):
+        return _translate_captions(captions, translator, language, path, batch_size)
+
+
+def _translate_captions(
+    captions: list[dict], translator: Callable[[list[str]], list[str]], language: str, path: Path, batch_size: int
+) -> Path:
     if path.exists():
         _check_same_work(path, _read_rows(path), captions, translator.source, complete=True)
         return path
@@ -202,8 +210,9 @@ def translate(
         for caption in row["captions"]
     ]
     for language in languages:
-        translator = Translator(model.format(language=language), language, revision, num_beams, device)
-        print(translate_captions(captions, translator, language, output_dir, batch_size))
+        with locked(output_dir / f"{language}.jsonl", "polyvid translate"):  # before the model is loaded
+            translator = Translator(model.format(language=language), language, revision, num_beams, device)
+            print(translate_captions(captions, translator, language, output_dir, batch_size))
 
 
 def _key(row: dict) -> tuple[str, str]:

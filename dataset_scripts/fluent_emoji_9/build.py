@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from polyvid.dataset_scripts.building import atomic_path
 from polyvid.dataset_scripts.fluent_emoji_9.families import assign_families, assign_splits, has_skin_tone
+from polyvid.dataset_scripts.locking import locked
 from polyvid.dataset_scripts.schema import LANGUAGES
 
 ANIMATION_PACKAGES = [f"@lobehub/fluent-emoji-anim-{part}@1.0.0" for part in (1, 2, 3, 4)]
@@ -196,7 +197,8 @@ def main(
             with tarfile.open(archive) as file:
                 file.extractall(Path(scratch) / archive.stem, filter="data")
         try:
-            build(Path(scratch), output)
+            with locked(output, "python -m polyvid.dataset_scripts.fluent_emoji_9.build"):
+                build(Path(scratch), output)
         except BuildError as error:
             raise SystemExit(f"error: {error}") from None
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import datasets
 import pyarrow.parquet as pq
 
+from polyvid.dataset_scripts.building import LocalBuilder
 from polyvid.dataset_scripts.schema import CAPTIONS, LANGUAGES
 
 SPLITS = ("pretrain", "finetune", "validation", "test")
@@ -21,7 +22,7 @@ translators agreed on, and `keywords`, their search terms joined by commas, with
 """
 
 
-class FluentEmoji9(datasets.GeneratorBasedBuilder):
+class FluentEmoji9(LocalBuilder, datasets.GeneratorBasedBuilder):
     """Config `split_0` is the benchmark; `split_1` to `split_3` split the same clips differently, to measure spread."""
 
     BUILDER_CONFIGS = [

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from polyvid.dataset_scripts.benchmark import read_lines
 from polyvid.dataset_scripts.building import shard_name, write_shard
 from polyvid.dataset_scripts.features import FEATURES, features_to_row, rows_to_table
+from polyvid.dataset_scripts.locking import locked
 from polyvid.modeling.errors_mmp import PolyvidError
 
 NPZ_KEYS = ("features", "x", "arr_0")
@@ -80,7 +81,8 @@ def convert_regions(
         for name, regions in tqdm(read_regions(path, image_list, dim), unit=" images")
     )
     tables = (rows_to_table(group) for group in iter(lambda: list(islice(rows, ROWS_PER_GROUP)), []))
-    return write_shard(tables, shard, FEATURES.arrow_schema.remove_metadata())
+    with locked(output_dir, "polyvid regions"):
+        return write_shard(tables, shard, FEATURES.arrow_schema.remove_metadata())
 
 
 def regions(

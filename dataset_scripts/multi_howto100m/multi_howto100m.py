@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from polyvid.dataset_scripts.building import AliasedConfigs
+from polyvid.dataset_scripts.building import AliasedConfigs, LocalBuilder
 from polyvid.dataset_scripts.multi_howto100m.language_join import join_languages
 from polyvid.dataset_scripts.multi_howto100m.subtitle_json import RepairReport, read_subtitles
 from polyvid.dataset_scripts.schema import LANGUAGES, canonical_language
@@ -58,12 +58,13 @@ class SubtitleConfig(datasets.BuilderConfig):
     languages: tuple[str, ...] = LANGUAGES
 
 
-class MultiHowTo100M(AliasedConfigs, datasets.ArrowBasedBuilder):
+class MultiHowTo100M(AliasedConfigs, LocalBuilder, datasets.ArrowBasedBuilder):
     """Configs: a language (rows `{video_id, text, start, end}`), `all` (`{video_id, en: {text, start, end}, ...}`,
     empty lists where a language lacks the video), and `howto100m` (the English original with its categories)."""
 
     BUILDER_CONFIG_CLASS = SubtitleConfig
     BUILDER_CONFIGS = [SubtitleConfig(name=name) for name in (*LANGUAGES, "all", "howto100m")]
+    scratch_dir: Path | None = None  # where the rows of `all` are spilled; default: the cache of datasets
 
     def _info(self) -> datasets.DatasetInfo:
         columns = SUBTITLE_COLUMNS
@@ -117,8 +118,9 @@ class MultiHowTo100M(AliasedConfigs, datasets.ArrowBasedBuilder):
         streams = {name: read_subtitles(path, reports[name]) for name, path in files.items()}
         if self.config.name == "all":
             partitions = _power_of_two(sum(os.path.getsize(path) for path in files.values()) / PARTITION_BYTES)
-            os.makedirs(self._cache_dir_root, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix="multi-howto100m-", dir=self._cache_dir_root) as folder:
+            scratch = self.scratch_dir or self._cache_dir_root
+            os.makedirs(scratch, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix="multi-howto100m-", dir=scratch) as folder:
                 yield from enumerate(join_languages(streams, folder, partitions))
         elif self.config.name == "howto100m":
             categories = Path(files["howto100m"]).with_name(CATEGORY_FILE)

@@ -131,7 +131,10 @@ def test_bad_commands_are_one_line(mmp, folder):
     mmp(*INDEX)
     for arguments, message in [
         ((*INDEX[:3], "--model", "features"), "error: Unrecognized model in features"),
-        (("index", "model", *INDEX[2:]), "error: No train-*-of-*.parquet in model: build the dataset first."),
+        (
+            ("index", "model", *INDEX[2:]),
+            "error: No train-*-of-*.parquet in model: choose a folder of finished shards.",
+        ),
         ((*INDEX, "--metadata", "m.xml"), "error: Metadata in m.xml: it must be one of .csv .jsonl .parquet."),
         ((*INDEX, "--metadata", "m.csv"), "error: No metadata at m.csv."),
         ((*INDEX, "--metadata", "other.jsonl"), "error: Metadata in other.jsonl has no column video_id; it has id."),
