@@ -5,7 +5,7 @@ PACKAGE := __init__.py __main__.py py.typed modeling dataset_scripts train hub_c
 CPU ?= default
 THREADS ?= 1
 
-.PHONY: demo demo-seeds app test test-fast test-all lint types browser wheel check-tag test-lowest test-newest test-setting clean
+.PHONY: demo demo-seeds app docs test test-fast test-all lint types browser wheel check-tag test-lowest test-newest test-setting clean
 
 # A marker file stands for each extra that is installed; it is out of date when a pin or the package changed.
 $(VENV)/has-%: pyproject.toml setup.py constraints.txt
@@ -21,6 +21,10 @@ demo-seeds: $(VENV)/has-demo
 
 app: $(VENV)/has-space
 	$(BIN)/polyvid demo-app
+
+# Guides and reference as a site, into outputs/site. A broken link or an undocumented page is an error.
+docs: $(VENV)/has-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict -f hub_cards/mkdocs.yml
 
 # What continuous integration runs, and nothing else: style, types, then all tests.
 test: lint types test-all
