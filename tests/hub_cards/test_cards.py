@@ -222,7 +222,7 @@ def test_limits_and_licences_are_those_of_the_data(run, card, tmp_path):
     card = card_of(tmp_path)
     assert (card.data.license, card.data.base_model) == ("other", "FacebookAI/xlm-roberta-large")
     assert card.data.language == ["en", "sw"]
-    for limit in ("(ASR)", "machine translations", "not balanced", "YouTube's and fall under its terms"):
+    for limit in ("(ASR)", "machine translations", "not balanced", "subject to its terms"):
         assert limit in card.text
     assert "| training data Multi-HowTo100M | howto100m (https://www.di.ens.fr/" in card.text
     assert "| `mmp` | Multi-HowTo100M | train | en sw | not recorded | not recorded |" in card.text
