@@ -1,4 +1,4 @@
-"""Puts the demo together as a folder that runs by itself: a Space on the Hub, or `polyvid demo-app` on this machine."""
+"""Builds the demo app as a folder that runs without the package: a Space on the Hub, or `polyvid demo-app` here."""
 
 import json
 import os
@@ -19,12 +19,12 @@ from tqdm import tqdm
 from transformers import AutoModel, AutoProcessor
 
 from polyvid.dataset_scripts.building import load_builder, write_json
+from polyvid.dataset_scripts.locking import locked
 from polyvid.dataset_scripts.schema import LANGUAGES
 from polyvid.hub_cards.publish.files import MODEL_FILES
 from polyvid.modeling import VideoIndex
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.data.videos import VideoFeatures
-from polyvid.train.demo.report import ARMS
 from polyvid.train.extraction.decoding import Sampling
 from polyvid.train.extraction.encoders import FrameEncoder, load_frame_encoder
 
@@ -40,38 +40,41 @@ APP_FILES += [
     DATASET / "LICENSE-captions",
 ]
 DEMO = Path("outputs/demo")
+MODELS = ("none", "mp", "mmp")  # folders of what `make demo` leaves
 EXAMPLES_TRIED = 60
 
 
 def build(output_dir: str | os.PathLike, demo_dir: str | os.PathLike = DEMO) -> None:
-    """The demo app with all it needs: code, three models, the test clips, their captions and embeddings.
+    """Build the demo app: code, three models, the test clips, their captions and embeddings.
 
-    The folder appears whole or not at all; an earlier build there is replaced. Weights are hard links where the file
-    system allows, else copies.
+    The folder appears complete or not at all, and replaces an earlier build. Weights are hard links where the file
+    system allows it, else copies.
 
     Args:
-        output_dir: new, empty, or made by this function.
-        demo_dir: what `make demo` left: `none`, `mp`, `mmp` and `features`.
+        output_dir: new, empty, or an earlier build.
+        demo_dir: the output of `make demo`: `none`, `mp`, `mmp` and `features`.
 
     Raises:
-        FileNotFoundError: if `make demo` has not been run to its end.
-        PolyvidError: if something else is in `output_dir`, or the features were made by several networks.
+        FileNotFoundError: if `make demo` has not finished.
+        PolyvidError: if something else is in `output_dir`, the features were made by several networks, or another
+            process builds there.
     """
     output_dir, demo_dir = Path(output_dir), Path(demo_dir)
-    needed = [*(f"{arm}/model.safetensors" for arm in ARMS), "features/extraction.json"]
+    needed = [*(f"{name}/model.safetensors" for name in MODELS), "features/extraction.json"]
     if missing := next((name for name in needed if not (demo_dir / name).is_file()), None):
         raise FileNotFoundError(f"{demo_dir} holds no finished demo ({missing} is missing): run `make demo` first.")
     if output_dir.exists() and any(output_dir.iterdir()) and not (output_dir / "clips.json").is_file():
         raise PolyvidError(f"{output_dir} is not empty and holds no demo app: choose another folder.")
     temporary = output_dir.with_name(f".{output_dir.name}.incomplete")
-    shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
-    try:
-        temporary.mkdir(parents=True)
-        _fill(temporary, demo_dir)
-        shutil.rmtree(output_dir, ignore_errors=True)
-        os.replace(temporary, output_dir)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with locked(output_dir, "polyvid demo-app"):
+        shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
+        try:
+            temporary.mkdir(parents=True)
+            _fill(temporary, demo_dir)
+            shutil.rmtree(output_dir, ignore_errors=True)
+            os.replace(temporary, output_dir)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def demo_app(
@@ -85,25 +88,25 @@ def demo_app(
     if not _is_current(folder, demo):
         build(folder, demo)
     environment = os.environ | ({"GRADIO_SERVER_PORT": str(port)} if port else {})
-    # Not by import: the app runs as on the Hub, with the models' own code.
+    # A new process, not an import: the app runs as on the Hub, with the models' own code.
     os.execve(sys.executable, [sys.executable, str(folder / "app.py")], environment)
 
 
 def _is_current(folder: Path, demo_dir: Path) -> bool:
     """Whether the folder was built after everything it is built from."""
     last = folder / "clips.json"  # the last file of a build
-    sources = [Path(__file__), *APP_FILES, *demo_dir.glob("features/*"), *(demo_dir / arm for arm in ARMS)]
-    sources += [file for arm in ARMS for pattern in MODEL_FILES for file in (demo_dir / arm).glob(pattern)]
+    sources = [Path(__file__), *APP_FILES, *demo_dir.glob("features/*"), *(demo_dir / name for name in MODELS)]
+    sources += [file for name in MODELS for pattern in MODEL_FILES for file in (demo_dir / name).glob(pattern)]
     return last.is_file() and all(file.stat().st_mtime < last.stat().st_mtime for file in sources if file.exists())
 
 
 def _fill(folder: Path, demo_dir: Path) -> None:
     for file in APP_FILES:
         shutil.copy(file, folder)
-    for arm in ARMS:
+    for name in MODELS:
         for pattern in MODEL_FILES:
-            for file in (demo_dir / arm).glob(pattern):
-                _link(file, folder / "models" / arm / file.name)
+            for file in (demo_dir / name).glob(pattern):
+                _link(file, folder / "models" / name / file.name)
     _export_frame_encoder(demo_dir / "features", folder)
     videos = _test_clips(demo_dir / "features")
     (folder / "clips").mkdir()
@@ -113,9 +116,9 @@ def _fill(folder: Path, demo_dir: Path) -> None:
     video_ids = [video["video_id"] for video in videos]
     features = VideoFeatures(demo_dir / "features")
     embeds = {}
-    for arm in ARMS:
-        model, processor = AutoModel.from_pretrained(demo_dir / arm), AutoProcessor.from_pretrained(demo_dir / arm)
-        embeds[arm] = model.encode_videos([features[name] for name in video_ids], processor, names=video_ids)
+    for name in MODELS:
+        model, processor = AutoModel.from_pretrained(demo_dir / name), AutoProcessor.from_pretrained(demo_dir / name)
+        embeds[name] = model.encode_videos([features[video] for video in video_ids], processor, names=video_ids)
     save_file(embeds, folder / "video_embeds.safetensors")
     examples = _examples(videos, model, processor, VideoIndex(embeds["mmp"], video_ids))
     write_json(folder / "clips.json", {"examples": examples, "clips": videos})
@@ -142,16 +145,18 @@ class _Encoder(nn.Module):
 
 
 def _export_frame_encoder(features: Path, folder: Path) -> None:
-    """The network that made the features, as a program that needs torch alone, and what it wants to see."""
+    """Save the network that made the features as a program that needs only torch, and which frames it expects."""
     extraction = json.loads((features / "extraction.json").read_text(encoding="utf-8"))
     names = [described["name"] for described in extraction["encoders"]]
     if len(names) != 1 or extraction["per"] != "second":
-        raise PolyvidError(f"{features} was made by {', '.join(names)}: the demo app takes one network, per second.")
+        raise PolyvidError(
+            f"{features} was made by {', '.join(names)}: the demo app supports one network, one vector a second."
+        )
     sampling = Sampling(*(extraction["encoders"][0][key] for key in ("fps", "window", "stride")))
     encoder = load_frame_encoder(names[0], sampling)
     scaling = encoder.view.scaling
     if scaling is None:
-        raise PolyvidError(f"{names[0]} brings a processor of its own, which cannot be exported into the demo app.")
+        raise PolyvidError(f"{names[0]} has an image processor of its own, which cannot be exported to the demo app.")
     window = torch.zeros(1, sampling.window, scaling.crop, scaling.crop, 3, dtype=torch.uint8)
     torch.export.save(torch.export.export(_Encoder(encoder), (window,)), folder / "frame_encoder.pt2")
     write_json(
@@ -191,10 +196,10 @@ def _to_h264(source: Path, target: Path) -> int:
 
 
 def _examples(videos: Sequence[dict], model, processor, index: VideoIndex) -> list[dict[str, str]]:
-    """For each language the name of a test clip that MMP finds, each of another clip: `{"language", "text"}`.
+    """For each language the name of a test clip that MMP finds, a different clip each: `{"language", "text"}`.
 
-    Chosen among some of the animated clips (more would take minutes): first by the place at which the clip is found,
-    then shortness.
+    Chosen among some of the animated clips (more would take minutes): by the rank at which the clip is found, then by
+    length.
     """
     animated = [video for video in videos if video["frames"] > 1]
     tried = animated[:: max(1, len(animated) // EXAMPLES_TRIED)]
@@ -204,8 +209,8 @@ def _examples(videos: Sequence[dict], model, processor, index: VideoIndex) -> li
         rankings = index.search(model.encode_texts(names, processor), len(index))
         found = []
         for video, name, ranking in zip(tried, names, rankings, strict=True):
-            place = [hit["video_id"] for hit in ranking].index(video["video_id"])
-            found.append((video["video_id"] in used, place, len(name), name, video["video_id"]))
+            rank = [hit["video_id"] for hit in ranking].index(video["video_id"])
+            found.append((video["video_id"] in used, rank, len(name), name, video["video_id"]))
         *_, name, video_id = min(found)
         used.add(video_id)
         examples.append({"language": language, "text": name})

@@ -24,6 +24,7 @@ from polyvid.hub_cards.space import build as build_module
 from polyvid.hub_cards.space.build import build
 from polyvid.hub_cards.space.screenshot import find_browser, open_browser, serve, wait_for
 from polyvid.modeling import MMPConfig, MMPFeatureExtractor, MMPModel, MMPProcessor, nce_loss
+from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.data.videos import VideoFeatures
 from polyvid.train.extraction.extract import extract
 from tiny import BACKBONES, SPECIAL
@@ -194,8 +195,28 @@ def test_a_build_that_fails_leaves_the_earlier_one(tmp_path, demo_dir, monkeypat
     monkeypatch.setattr(build_module, "_to_h264", full_disk)
     with pytest.raises(OSError, match="no space left"):
         build(folder, demo_dir)
-    assert [path.name for path in tmp_path.iterdir()] == ["space"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".space.lock", "space"]
     assert (folder / "clips.json").read_text() == "the earlier one"
+
+
+HOLD = """
+import sys
+from polyvid.dataset_scripts.locking import locked
+
+with locked(sys.argv[1], "polyvid demo-app"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_build_of_one_folder_is_refused_while_the_first_is_at_work(tmp_path, demo_dir):
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "space")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout.readline() == "held\n"
+        with pytest.raises(PolyvidError, match=f"process {first.pid} "):
+            build(tmp_path / "space", demo_dir)
+        first.stdin.close()
+    assert not (tmp_path / "space").exists()
 
 
 def test_the_space_asks_for_the_versions_the_project_is_tested_with():
