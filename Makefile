@@ -73,7 +73,7 @@ test-newest: browser
 	.venv-newest/bin/python -m pip install --quiet --upgrade -e '.[test]'
 	.venv-newest/bin/python -m pytest $(PYTEST)
 
-# One setting of the machine, in random order and beside a busy core: `make test-setting CPU=avx2 THREADS=2`.
+# One setting of the machine, in random order and next to a busy core: `make test-setting CPU=avx2 THREADS=2`.
 test-setting: $(VENV)/has-test browser
 	( while :; do :; done ) & busy=$$!; trap "kill $$busy" EXIT; \
 	ATEN_CPU_CAPABILITY=$(CPU) OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -p randomly $(PYTEST)

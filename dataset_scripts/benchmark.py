@@ -24,7 +24,7 @@ class BenchmarkConfig(datasets.BuilderConfig):
     Args:
         languages: which languages to keep, `"all"` for the nine; default: those people wrote captions in.
         translations: file or folder of translated captions (see `translations.py`), for the languages without.
-        splits: which splits to build (default: all of the protocol), for whoever has only some of the files.
+        splits: which splits to build, if you have only some of the files; default: all of the protocol.
         check_counts: refuse files whose counts differ from the protocol's.
     """
 
@@ -171,7 +171,7 @@ class BenchmarkBuilder(LocalBuilder, datasets.GeneratorBasedBuilder):
                 f"{self.BENCHMARK} {split}: expected {expected:,} translated captions "
                 f"({' '.join(translations.languages)}), found {expected - len(missing):,} in {translations.path}; the "
                 f"first missing or empty one is {language}, video {video_id}, caption {caption_id}. "
-                "Finish the translation, or build with what is there by check_counts=False."
+                "Finish the translation, or build from what exists with check_counts=False."
             )
 
 

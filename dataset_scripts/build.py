@@ -128,7 +128,7 @@ def parse_options(options: list[str]) -> dict[str, object]:
 def write_card(template: Path, output_dir: str | os.PathLike) -> None:
     """Put the dataset's card into its folder, `configs:` cut down to those that are built there.
 
-    A card that is there already keeps its text (it may hold statistics).
+    An existing card keeps its text (it may hold statistics).
     """
     output = Path(output_dir) / "README.md"
     source = DatasetCard.load(template)

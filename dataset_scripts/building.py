@@ -39,7 +39,7 @@ class LocalBuilder:
     """Mixin for builders that read local files only.
 
     While a builder is made, datasets patches `open` and the like in its module, so that they also read remote files,
-    and for that it puts a lock file beside the package: into `site-packages`, where it has no business and may not
+    and for that it puts a lock file next to the package: into `site-packages`, where it does not belong and may not
     write. Builders of this package need no patch. The same file as a loading script is left to datasets.
     """
 
@@ -110,7 +110,7 @@ def _rows_of_shard(shard: Path) -> int:
 
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary path beside `path`; it takes the name `path` when the block succeeds and is removed when it fails."""
+    """A temporary path next to `path`; it takes the name `path` when the block succeeds and is removed when it fails."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.incomplete")

@@ -22,7 +22,7 @@ def join(
     output_dir: Annotated[Path, typer.Argument(help="Where the joined shards go.")],
     feature_split: Annotated[str, typer.Option(help="The split that holds the features of all videos.")] = "train",
 ) -> dict[str, dict]:
-    """Put each video's features beside its subtitles or captions, shard by shard.
+    """Put each video's features in one row with its subtitles or captions, shard by shard.
 
     Both must be sharded by the hash of the video id, as `polyvid build` and `polyvid extract` do, one number of shards
     a multiple of the other; the output has the larger number. Finished shards in the output are kept if they hold the

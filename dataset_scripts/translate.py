@@ -4,7 +4,7 @@ Any sequence-to-sequence translator of transformers does: Marian (`Helsinki-NLP/
 model), NLLB, M2M-100, mBART-50 (many). Each sentence keeps its id, so the translation is aligned with the original,
 and every row says which model in which revision wrote it.
 
-The output is `{output_dir}/{language}.jsonl`, which the builders read (`translations=`). While the work goes on, rows
+The output is `{output_dir}/{language}.jsonl`, which the builders read (`translations=`). During the work, rows
 are appended to `{language}.jsonl.part` batch by batch: stop it at any moment, by any signal, and run it again.
 """
 
@@ -125,7 +125,7 @@ def translate_captions(
         translator: a `Translator`, or anything with `source` and a call `list of texts -> list of texts`.
 
     Returns:
-        the finished `{output_dir}/{language}.jsonl`; left as it is if it was there already.
+        the finished `{output_dir}/{language}.jsonl`; left as it is if it existed.
 
     Raises:
         PolyvidError: if the unfinished or finished file there was written by another model or revision, or is of other

@@ -32,7 +32,7 @@ class Translations:
         """
         Args:
             path: a file or a folder (searched recursively) of the shapes above.
-            languages: only these are kept; default: what is there.
+            languages: only these are kept; default: all that are found.
 
         Raises:
             FileNotFoundError: if there is no such path, or no translation in it, or none into one of `languages`.

@@ -4,7 +4,7 @@ In: token ids and features of seconds (or files that hold them). Out: embeddings
 Nothing here imports another room.
 
 Using any name of this package registers the model with the Auto classes of transformers, so that `AutoModel` loads it
-without `trust_remote_code`, and tells `save_pretrained` to put this code beside the weights. Importing the package
+without `trust_remote_code`, and tells `save_pretrained` to put this code next to the weights. Importing the package
 alone imports neither torch nor transformers.
 """
 

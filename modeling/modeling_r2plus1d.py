@@ -111,7 +111,7 @@ class R2Plus1DModel(PreTrainedModel):
         """
         Args:
             pixel_values (`torch.Tensor` of shape (batch, frames, 3, height, width)): RGB, scaled and normalised by
-                the processor beside the weights.
+                the processor next to the weights.
 
         Returns:
             `last_hidden_state` (batch, 512, frames / 8, height / 16, width / 16) and its average over time and space,

@@ -28,7 +28,7 @@ def check_local_path(name: str | os.PathLike[str], what: str) -> None:
 
     Args:
         name: a path or a Hub id.
-        what: stands there, for the error: `"model"`, `"video index"`.
+        what: the kind of thing expected, for the error: `"model"`, `"video index"`.
 
     Raises:
         FileNotFoundError: if `name` is a path and nothing exists there.

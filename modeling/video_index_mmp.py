@@ -170,7 +170,7 @@ class VideoIndex:
 
         Raises:
             PolyvidError: without parts, if a part is in a database, for parts that do not fit (of another width, model
-                or storage, videos beside moments), and for a video that is in two of them.
+                or storage, videos mixed with moments), and for a video that is in two of them.
         """
         if not parts:
             raise PolyvidError("There is no index to join.")

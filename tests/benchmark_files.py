@@ -8,7 +8,7 @@ from pathlib import Path
 from polyvid.dataset_scripts.building import load_builder
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
-"""Real data, where the checkout has it beside it."""
+"""Real data, where they are next to the checkout."""
 
 
 def write_msrvtt(folder: Path, parts: dict[str, range], captions_per_video: int = 20, merged: bool = False) -> None:

@@ -303,7 +303,7 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
         def batch(self, wanted: dict) -> None:
             objects = []
             for one in wanted["objects"]:
-                if one["oid"] not in hub.objects:  # what is there need not be sent again
+                if one["oid"] not in hub.objects:  # what has arrived need not be sent again
                     base = f"{hub.endpoint}/{self.path.strip('/').removesuffix('/batch')}"
                     upload, verify = {"href": f"{hub.endpoint}/storage/{one['oid']}"}, {"href": f"{base}/verify"}
                     one["actions"] = {"upload": upload, "verify": verify}

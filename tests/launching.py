@@ -27,7 +27,7 @@ class Launch:
             rank.start()
 
     def wait(self, seconds: float = 240) -> list[int | None]:
-        """Exit codes; whoever is not done by then is killed and None."""
+        """Exit codes; a process that is not done by then is killed, and None."""
         end = time.monotonic() + seconds
         for rank in self.ranks:
             rank.join(max(0.0, end - time.monotonic()))

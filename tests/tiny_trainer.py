@@ -37,7 +37,7 @@ def tiny_trainer(
 
 
 def spoil_loss(trainer, steps: set[int], factor: float = torch.inf) -> None:
-    """The loss of these steps is infinite, or so many times what it is; everything else is as it was."""
+    """The loss of these steps is infinite, or multiplied by `factor`; everything else is unchanged."""
     objective = trainer.objective
 
     def spoiled(outputs, video_index):

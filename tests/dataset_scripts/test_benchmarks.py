@@ -70,7 +70,7 @@ def test_the_papers_names_of_benchmarks_are_understood():
 
 @pytest.mark.slow
 def test_the_protocols_accept_files_of_the_official_size(tmp_path):
-    """VTT with 200,000 captions and the real 1k-A list, where it is at hand; VATEX with 580,000."""
+    """VTT with 200,000 captions and the real 1k-A list, where it is available; VATEX with 580,000."""
     write_msrvtt(tmp_path, {"train": range(6513), "validate": range(6513, 7010), "test": range(7010, 10_000)})
     real_list = SHARED / "msrvtt" / "MSRVTT_JSFUSION_test.csv"
     if real_list.exists():
@@ -213,7 +213,7 @@ def test_a_broken_msvd_mapping_or_table_is_named_with_its_line(tmp_path):
 
 def real(name):
     folder = SHARED / name
-    return pytest.mark.skipif(not folder.exists(), reason=f"no real files of {name} beside the checkout")
+    return pytest.mark.skipif(not folder.exists(), reason=f"no real files of {name} next to the checkout")
 
 
 @real("msrvtt")

@@ -127,7 +127,7 @@ def test_translations_circulate_as_lists_by_video_in_the_order_of_the_english_ca
             assert all(texts[i, "de"] == f"de:{text}" for (i, language), text in texts.items() if language == "en")
     assert splits["test"]["video9"][1][3] == "file:test_de.json"
 
-    # Another order is understood where the English file of the same release lies beside it.
+    # Another order is understood if the English file of the same release is next to it.
     for name in ("ref_captions_en.json", "ref_captions_de.json"):
         content = {v: [text.removeprefix("de:") for text in texts[::-1]] for v, texts in lists.items()}
         if "_de" in name:

@@ -120,7 +120,7 @@ def test_the_results_of_a_card_go_along(hub, model, push, tmp_path):
     assert push("model", model, "--repo-id", "lab/mmp", "--results", tmp_path / "a")[0] == 0
     files = hub.files("models", "lab/mmp")
     kept = json.loads(files["results/fluent_emoji_9-split_0-test.json"])
-    assert kept["scores"] == {"text_to_video": {"sw": scores}}  # of this arm alone
+    assert kept["scores"] == {"text_to_video": {"sw": scores}}  # of this model alone
     assert ModelCard(files["README.md"].decode()).data.eval_results[0].metric_value == 6.25
     code, _, error = push("model", model, "--repo-id", "lab/mmp", "--results", tmp_path)
     assert code == 1 and "is a second result for results/fluent_emoji_9-split_0-test.json" in error

@@ -87,14 +87,14 @@ def demo_dir(tmp_path_factory):
     processor, words = processor_for([n for by in names.values() for n in by.values()], features.values())
     shape = BACKBONES["bert"] | {"vocab_size": words}
     config = dict(output_layer=2, freeze_below=0, embed_dim=32, video_feature_dim=1280, pooler_dropout=0.0)
-    for arm, languages in (("none", ()), ("mp", ("en",)), ("mmp", LANGUAGES)):
+    for name, languages in (("none", ()), ("mp", ("en",)), ("mmp", LANGUAGES)):
         torch.manual_seed(0)
         model = MMPModel(MMPConfig(text_config=shape, **config)).eval()
         if languages:
             train(model, processor, names, features, languages, steps=20 + 10 * len(languages))
-        model.save_pretrained(demo / arm)
-        processor.save_pretrained(demo / arm)
-        (demo / arm / "trainer_state.json").write_text("{}")
+        model.save_pretrained(demo / name)
+        processor.save_pretrained(demo / name)
+        (demo / name / "trainer_state.json").write_text("{}")
     return demo
 
 
@@ -142,9 +142,9 @@ def test_a_built_folder_holds_what_the_app_needs_and_nothing_of_the_training(spa
         *("frame_encoder.pt2", "frame_encoder.json"),
     }
     assert {path.stem for path in (space / "clips").iterdir()} == set(KNOWN)
-    for arm in ("none", "mp", "mmp"):
-        expected = {path.name for path in (demo_dir / arm).iterdir()} - {"trainer_state.json"}
-        assert {path.name for path in (space / "models" / arm).iterdir()} == expected
+    for name in ("none", "mp", "mmp"):
+        expected = {path.name for path in (demo_dir / name).iterdir()} - {"trainer_state.json"}
+        assert {path.name for path in (space / "models" / name).iterdir()} == expected
     content = json.loads((space / "clips.json").read_text(encoding="utf-8"))
     assert {clip["video_id"]: clip["names"] for clip in content["clips"]} == names_of(KNOWN)
     assert sorted(example["language"] for example in content["examples"]) == sorted(LANGUAGES)
@@ -243,10 +243,10 @@ def test_every_clip_is_found_by_its_name_in_nine_languages_only_by_the_model_tha
 
 def test_scores_are_the_cosines_of_the_models_of_the_demo(app, demo_dir):
     features = VideoFeatures(demo_dir / "features")
-    for arm in ("none", "mp", "mmp"):
-        model, processor = MMPModel.from_pretrained(demo_dir / arm), MMPProcessor.from_pretrained(demo_dir / arm)
+    for name in ("none", "mp", "mmp"):
+        model, processor = MMPModel.from_pretrained(demo_dir / name), MMPProcessor.from_pretrained(demo_dir / name)
         text = model.get_text_features(**processor(text=SWAHILI_FOR_EWE, return_tensors="pt")).pooler_output
-        ranking = app.demo.searchers[arm].rank_by_texts([SWAHILI_FOR_EWE])[0]
+        ranking = app.demo.searchers[name].rank_by_texts([SWAHILI_FOR_EWE])[0]
         assert len(ranking) == len(KNOWN)
         for hit in ranking:
             video = model.get_video_features(

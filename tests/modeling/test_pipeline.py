@@ -92,7 +92,7 @@ def test_an_index_file_is_loaded_once_and_its_model_is_checked_once(search, vide
     search.make_index(videos).save(path)
     loads, texts = [], []
     pipe = pipeline("text-to-video-retrieval", model=str(folder), trust_remote_code=True)
-    index_class = sys.modules[type(pipe).__module__].VideoIndex  # of the code beside the model
+    index_class = sys.modules[type(pipe).__module__].VideoIndex  # of the code next to the model
     load, encode = index_class.load, type(pipe.model).encode_texts
     monkeypatch.setattr(index_class, "load", lambda path: loads.append(path) or load(path))
     monkeypatch.setattr(type(pipe.model), "encode_texts", lambda *args: texts.append(args[1]) or encode(*args))

@@ -111,7 +111,7 @@ def test_two_views_of_one_decoding(tmp_path):
 
 
 def test_scaling_agrees_with_the_published_processor(tmp_path):
-    """FFmpeg scales in place of the transformers processor beside the weights: same size, same crop, same picture."""
+    """FFmpeg scales in place of the transformers processor next to the weights: same size, same crop, same picture."""
     from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
 
     from polyvid.modeling.modeling_r2plus1d import PREPROCESSING

@@ -27,7 +27,7 @@ def shipped():
 
 @pytest.fixture
 def rows_and_recipes(shipped):
-    """Table → the labels of each of its rows, and the recipe of the run that stands there."""
+    """Table → the labels of each of its rows, and the recipe of the run shown there."""
 
     def pairs(table: str):
         named = zip(published_tables()[table].rows, shipped.rows[table], strict=True)

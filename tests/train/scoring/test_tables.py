@@ -35,7 +35,7 @@ def number(cell: str) -> float | None:
     return None if cell in ("", "-", "—") else float(cell)
 
 
-@pytest.mark.skipif(not PAPER.exists(), reason="the paper's text is not at hand")
+@pytest.mark.skipif(not PAPER.exists(), reason="the paper's text is not available")
 @pytest.mark.parametrize("table_number", TABLES)
 def test_every_published_cell_is_the_papers(table_number):
     table = published_tables()[f"table_{table_number}"]
