@@ -110,7 +110,7 @@ def _rows_of_shard(shard: Path) -> int:
 
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary path next to `path`; it takes the name `path` when the block succeeds and is removed when it fails."""
+    """A temporary path next to `path`, renamed to `path` when the block succeeds and removed when it fails."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.incomplete")

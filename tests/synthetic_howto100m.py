@@ -90,7 +90,7 @@ def write_release(folder: Path, num_videos: int, languages=LANGUAGES, mean_secon
 
 
 def features(number: int, dim: int = 8, mean_seconds: float = 60.0) -> np.ndarray:
-    """[seconds, dim] float16; column 0 is the second, column 1 the video's number, so a slice shows where it is from."""
+    """[seconds, dim] float16; column 0 is the second, column 1 the video's number, so a slice shows its origin."""
     array = np.random.default_rng(number).normal(size=(duration(number, mean_seconds), dim)).astype(np.float16)
     array[:, 0], array[:, 1] = np.arange(len(array)), number % 2048
     return array

@@ -53,9 +53,9 @@ def find_evaluations(folder: Path, name: str, given: Sequence[Path] = ()) -> lis
     """The results of the model in `folder`, whose run is called `name`.
 
     Args:
-        given: files or folders to read; without them, `outputs/results/<name>/` as `polyvid evaluate` fills it, if its
-            results say that they are this folder's, and the `results.json` next to the folder, as `make demo` writes it,
-            if `polyvid evaluate` has not searched the same videos.
+        given: files or folders to read. Default: `outputs/results/<name>/` as `polyvid evaluate` fills it, if its
+            results say that they are this folder's, and the `results.json` next to the folder, which `make demo`
+            writes, if `polyvid evaluate` has not searched the same videos.
 
     Raises:
         FileNotFoundError: if a given path holds no results.

@@ -1,6 +1,6 @@
 """The search behind the demo: three models, the embeddings of the clips, and the network that sees uploaded videos.
 
-It runs without the polyvid package: each model brings its own code, and `build.py` puts `decoding.py` next to this file.
+It runs without the polyvid package: each model brings its own code, and `build.py` copies `decoding.py` here.
 """
 
 import io

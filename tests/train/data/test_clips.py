@@ -1,4 +1,4 @@
-"""Clips of §5.3: random times, a drawn language, the subtitles nearest in time; the same in every process that draws them."""
+"""Clips of §5.3: random times, a drawn language, the subtitles nearest in time; the same in every process."""
 
 import json
 from collections import Counter
