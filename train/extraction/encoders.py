@@ -1,7 +1,7 @@
 """Networks that turn windows of frames into feature vectors, each with the preprocessing it was trained with.
 
-`FrameEncoder` is the one door: R(2+1)D and S3D (several frames a window), any vision model of the Hub and the demo's
-EfficientNet (one frame at a time, averaged over the window) all pass through it to `train/extraction.py`.
+All of them become a `FrameEncoder`: R(2+1)D and S3D (several frames a window), any vision model of the Hub, and the
+demo's EfficientNet (one frame at a time, averaged over the window).
 """
 
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from transformers.models.videomae.image_processing_pil_videomae import VideoMAEI
 
 from polyvid.modeling import modeling_r2plus1d, modeling_s3d
 from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.modeling.paths_mmp import check_local_path
 from polyvid.train.extraction.decoding import Sampling, Scaling, View
 from polyvid.train.extraction.fast_inference import flatten_convolutions, fold_batch_norm
 
@@ -107,11 +108,11 @@ def load_frame_encoder(
         model_class, module = NETWORKS[family]
         model = model_class.from_official_checkpoint(name)
         return _video_network(name, model, VideoMAEImageProcessorPil(**module.PREPROCESSING), window, feature)
-    family = PreTrainedConfig.get_config_dict(name, revision=revision)[0].get("model_type")
+    network = network_of(name, revision)
     processor = AutoImageProcessor.from_pretrained(name, revision=revision, backend="pil")
     label = name if revision is None else f"{name}@{revision}"
-    if family in NETWORKS:
-        model = NETWORKS[family][0].from_pretrained(name, revision=revision).eval()
+    if network in NETWORKS:
+        model = NETWORKS[network][0].from_pretrained(name, revision=revision).eval()
         return _video_network(label, model, processor, window, feature)
     return FrameEncoder(
         name=label,
@@ -119,6 +120,24 @@ def load_frame_encoder(
         view=View(sampling or IMAGE_SAMPLING, transform=_HubTransform(processor)),
         batch_size=_image_batch_size(sampling or IMAGE_SAMPLING),
     )
+
+
+def network_of(name: str, revision: str | None = None) -> str | None:
+    """The kind of network behind a name that `load_frame_encoder` takes: `"s3d"`, `"r2plus1d"`, `"clip"`, ...
+
+    Official checkpoints are known by their names, all others by the `model_type` of their configuration.
+
+    Raises:
+        OSError: if there is no such folder or Hub id.
+        PolyvidError: as `family_of`.
+    """
+    if name == "efficientnet-lite0":
+        return name
+    if family := family_of(name):
+        return family
+    check_local_path(name, "encoder")
+    network: str | None = PreTrainedConfig.get_config_dict(name, revision=revision)[0].get("model_type")
+    return network
 
 
 def family_of(name: str) -> str | None:

@@ -150,7 +150,7 @@ def import_features(
             yield video_id, load(video_id)
 
     videos = {video_id: sources[0] for video_id in sorted(set().union(*opened))}
-    shards.fill(videos, compute, range(num_shards), retry_failed=True)
+    shards.fill(videos, compute, range(num_shards), "polyvid import-features", retry_failed=True)
     failures = shards.failures()
     typer.echo(f"{output}: {len(videos)} videos, {len(failures)} failed" + (" (failures.jsonl)." if failures else "."))
     if len(failures) == len(videos):

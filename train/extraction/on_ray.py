@@ -1,11 +1,11 @@
-"""`polyvid extract` on a Ray cluster: Ray Data deals the shards to actors; the folder they write to is shared."""
+"""`polyvid extract` on a Ray cluster: Ray Data assigns the shards to actors, which write to a shared folder."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from polyvid.train.extraction.extract import Extraction
+from polyvid.train.extraction.job import Extraction
 
 try:
     import ray
@@ -15,23 +15,23 @@ except ImportError as error:
 
 
 class ShardExtractor:
-    """One actor: loads the networks once, then extracts one shard after the other."""
+    """One actor: loads the networks once, then extracts one shard after another."""
 
     def __init__(self, job: Extraction, videos: dict[str, Path]):
         self.job, self.videos, self.encoders = job, videos, job.load_encoders()
 
-    def __call__(self, row: dict) -> dict:
+    def __call__(self, row: dict[str, int]) -> dict[str, int]:
         self.job.run([int(row["shard"])], self.encoders, self.videos)
         return row
 
 
 def run_on_ray(job: Extraction, videos: dict[str, Path], workers: int) -> None:
-    """Extracts all shards of `job` with `workers` actors of the running cluster, or of a local one it starts.
+    """Extract all shards of `job` with `workers` actors of the running cluster, or of a local one that it starts.
 
-    Each actor asks for one GPU where there are any, and for the CPU cores its decoding processes need.
+    Each actor asks for one GPU, if the cluster has any, and for the CPU cores that its decoding processes need.
 
     Raises:
-        RuntimeError: the cluster has not the resources, or an actor failed for another reason than a bad video.
+        RuntimeError: if the cluster lacks the resources, or an actor failed for another reason than a bad video.
     """
     # Actors have another working directory.
     encoders = tuple(str(Path(name).resolve()) if Path(name).exists() else name for name in job.encoders)

@@ -1,4 +1,4 @@
-"""The folder that `polyvid extract` and `polyvid import-features` fill: Parquet shards, dealt as Multi-HowTo100M's are.
+"""The folder that `polyvid extract` and `polyvid import-features` fill: Parquet shards, split like Multi-HowTo100M's.
 
 The unit of work is a video, the unit of output a shard. A finished video waits as a one-row Parquet file under
 `.extraction/` until its shard is complete; then the shard is written in order of video ids. So a run that is killed
@@ -9,8 +9,10 @@ shared the work.
 import hashlib
 import heapq
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from tqdm import tqdm
 
 from polyvid.dataset_scripts.building import BUFFER_BYTES, atomic_path, shard_name, write_json, write_shard
 from polyvid.dataset_scripts.features import FEATURES, features_to_row, rows_to_table
+from polyvid.dataset_scripts.locking import locked
 from polyvid.dataset_scripts.schema import shard_of
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.extraction.decoding import VideoError
@@ -37,7 +40,7 @@ class FeatureShards:
 
     Args:
         folder: holds `train-?????-of-?????.parquet`, `failures.jsonl` and `extraction.json` (what was extracted how).
-        num_shards: videos are dealt to shards by `shard_of`.
+        num_shards: videos are assigned to shards by `shard_of`.
     """
 
     folder: Path
@@ -68,23 +71,43 @@ class FeatureShards:
         videos: dict[str, Path],
         compute: Callable[[Jobs], Results],
         shards: Sequence[int],
+        command: str,
         retry_failed: bool = False,
     ) -> None:
-        """Brings the given shards up to date with `videos`: computes what is not there and writes what changed.
+        """Bring the given shards up to date with `videos`: compute what is missing and write what changed.
+
+        Each shard is locked while it is worked on: the processes of one launch have different shards, and a second
+        launch on the same folder is refused.
 
         Args:
             videos: `{video_id: path}`.
             compute: `[(video_id, path)] -> (video_id, features [seconds, dim] or VideoError)`, in any order.
             shards: indices; those of the other processes are left alone.
+            command: what other runs are told about this one, such as `"polyvid extract"`.
             retry_failed: ask again for the videos that failed in an earlier run.
+
+        Raises:
+            LockedError: if another run works on one of the shards.
         """
-        dealt: dict[int, list[str]] = {shard: [] for shard in shards}
+        with ExitStack() as locks:
+            for shard in shards:
+                locks.enter_context(locked(self._progress(shard), command))
+            self._fill(videos, compute, shards, retry_failed)
+
+    def _fill(
+        self,
+        videos: dict[str, Path],
+        compute: Callable[[Jobs], Results],
+        shards: Sequence[int],
+        retry_failed: bool,
+    ) -> None:
+        assigned: dict[int, list[str]] = {shard: [] for shard in shards}
         for video_id in videos:
-            if (shard := shard_of(video_id, self.num_shards)) in dealt:
-                dealt[shard].append(video_id)
+            if (shard := shard_of(video_id, self.num_shards)) in assigned:
+                assigned[shard].append(video_id)
         todo: dict[str, int] = {}
         left: dict[int, int] = {}  # videos to do in a shard
-        for shard, video_ids in dealt.items():
+        for shard, video_ids in assigned.items():
             known = self._waiting(shard).keys() | self._written(shard)
             if not retry_failed:
                 known |= {failure["video_id"] for failure in self._failures(shard)}
@@ -93,7 +116,7 @@ class FeatureShards:
             left[shard] = len(missing)
             if not missing:
                 self._finish(shard)
-        done = sum(map(len, dealt.values())) - len(todo)
+        done = sum(map(len, assigned.values())) - len(todo)
         with tqdm(total=done + len(todo), initial=done, unit=" videos") as progress:
             for video_id, features in compute([(video_id, videos[video_id]) for video_id in todo]):
                 shard = todo[video_id]
@@ -144,7 +167,11 @@ class FeatureShards:
         except ValueError as error:
             features, row = error, None
         if row is None:
-            reason = {"video_id": video_id, "path": str(path), "reason": str(features)}
+            reason = {
+                "video_id": video_id,
+                "path": os.fsencode(path).decode("utf-8", "backslashreplace"),
+                "reason": str(features),
+            }
             write_json(self._progress(shard) / f"{name}.json", reason)
         else:
             write_shard([rows_to_table([row])], self._progress(shard) / f"{name}.parquet", SCHEMA)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,13 +32,20 @@ from transformers.models.videomae.image_processing_pil_videomae import VideoMAEI
 from video_files import KillsItsProcess, read_number, resampled_by_ffmpeg, write_audio, write_video
 
 from polyvid.dataset_scripts.building import find_shards
+from polyvid.dataset_scripts.locking import LockedError
 from polyvid.dataset_scripts.schema import shard_of
+from polyvid.modeling import modeling_s3d
 from polyvid.modeling.configuration_r2plus1d import R2Plus1DConfig
+from polyvid.modeling.configuration_s3d import S3DConfig
+from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.modeling_r2plus1d import PREPROCESSING, R2Plus1DModel
+from polyvid.modeling.modeling_s3d import S3DModel
 from polyvid.train.extraction.decoding import Sampling, Scaling, VideoError, View
 from polyvid.train.extraction.encode import Timings, encode_videos
 from polyvid.train.extraction.encoders import FrameEncoder, load_frame_encoder
-from polyvid.train.extraction.extract import extract, list_videos
+from polyvid.train.extraction.extract import extract
+from polyvid.train.extraction.job import Extraction
+from polyvid.train.extraction.listing import list_videos
 
 SHARED_VIDEOS = Path(__file__).parents[3].parent / "shared" / "data" / "videos"
 
@@ -271,7 +279,7 @@ def test_running_again_does_only_what_is_missing(videos, r2plus1d, tmp_path, mon
         asked.extend(video_id for video_id, _ in jobs)
         return encode_videos(jobs, *rest)
 
-    monkeypatch.setattr("polyvid.train.extraction.extract.encode_videos", encode)
+    monkeypatch.setattr("polyvid.train.extraction.job.encode_videos", encode)
     extract(listing, tmp_path / "out", [r2plus1d], num_shards=2, workers=0)
     assert asked == []
     extract(videos, tmp_path / "out", [r2plus1d], num_shards=2, workers=0)  # eight more videos have come
@@ -318,15 +326,84 @@ def test_features_of_two_kinds_do_not_mix(videos, r2plus1d, tmp_path):
 
 
 def test_lists_of_videos_that_cannot_be(tmp_path):
-    with pytest.raises(FileNotFoundError, match="No folder or list"):
+    with pytest.raises(FileNotFoundError, match="There is no folder and no list"):
         list_videos(tmp_path / "absent")
-    with pytest.raises(ValueError, match="No video in"):
+    with pytest.raises(ValueError, match="There is no video in"):
         list_videos(tmp_path)
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "same.mp4").touch()
-    with pytest.raises(ValueError, match="Two videos are called 'same'"):
+    with pytest.raises(ValueError, match="Two videos have the id .same."):
         list_videos(tmp_path)
+
+
+def test_a_file_name_that_is_not_utf8_is_one_failure(videos, r2plus1d, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in (b"caf\xe9.mp4", "café.mp4".encode()):  # Latin-1, as old archives bring it, and UTF-8
+        shutil.copy(videos / "short.mp4", os.fsencode(folder) + b"/" + name)
+    extract(folder, tmp_path / "out", [r2plus1d], num_shards=2, workers=0)
+    assert list(rows_of(tmp_path / "out")) == ["café"]
+    [failure] = [json.loads(line) for line in (tmp_path / "out" / "failures.jsonl").read_text().splitlines()]
+    assert failure["video_id"] == r"caf\xe9" and failure["path"].endswith(r"caf\xe9.mp4")
+    assert failure["reason"] == "the file's name is not UTF-8: rename it"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"caf\xe9.mp4\n", "neither a folder nor a UTF-8 list of videos"),
+        (b"a\tb\tc.mp4\n", "neither a path nor video_id<TAB>path"),
+    ],
+)
+def test_lists_that_cannot_be_read(tmp_path, content, message):
+    (tmp_path / "list.txt").write_bytes(content)
+    with pytest.raises(PolyvidError, match=message):
+        list_videos(tmp_path / "list.txt")
+
+
+def test_options_of_s3d_reach_every_s3d_and_nothing_else(videos, r2plus1d, tmp_path):
+    """Whatever its folder is called: the configuration says what it is."""
+    folder = tmp_path / "my-video-network"
+    torch.manual_seed(0)
+    S3DModel(S3DConfig()).save_pretrained(folder)
+    VideoMAEImageProcessorPil(**modeling_s3d.PREPROCESSING).save_pretrained(folder)
+    [encoder] = Extraction(tmp_path, (str(folder),), s3d_window=16, s3d_feature="mixed_5c").load_encoders()
+    assert encoder.view.sampling.window == 16 and encoder.name == "my-video-network:mixed_5c"
+    s3d_by_name = tmp_path / "not-s3d"
+    shutil.copytree(r2plus1d, s3d_by_name)
+    [encoder] = Extraction(tmp_path, (str(s3d_by_name),)).load_encoders()
+    assert encoder.view.sampling.window == 8
+    with pytest.raises(PolyvidError, match="--s3d-window and --s3d-feature are for S3D"):
+        Extraction(tmp_path, (str(s3d_by_name),), s3d_window=16).load_encoders()
+
+
+def test_a_misspelt_encoder_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr("socket.create_connection", lambda *_: pytest.fail("asked the network"))
+    with pytest.raises(FileNotFoundError, match="There is no encoder at '.*/s3d-folder'"):
+        load_frame_encoder(str(tmp_path / "s3d-folder"))
+
+
+def test_a_second_run_on_one_folder_is_refused(videos, r2plus1d, tmp_path):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDS_SHARD, str(tmp_path / "out")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdout.readline() == b"locked\n"
+    try:
+        with pytest.raises(LockedError, match=f"process {holder.pid} on "):
+            extract(videos, tmp_path / "out", [r2plus1d], num_shards=2, workers=0)
+    finally:
+        holder.communicate(b"done\n")
+    assert not list((tmp_path / "out").glob("*.parquet"))
+
+
+HOLDS_SHARD = """
+import sys
+from polyvid.dataset_scripts.locking import locked
+with locked(sys.argv[1] + "/.extraction/00001", "polyvid extract"):
+    print("locked", flush=True)
+    sys.stdin.readline()
+"""
 
 
 # In several processes, and killed
