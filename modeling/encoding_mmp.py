@@ -31,7 +31,7 @@ class MMPEncodingMixin:
         processor: Any,
         tokens_per_batch: int | None = None,
         max_text_length: int | None = None,
-        progress: bool = False,
+        progress: bool | Callable[[int], object] = False,
     ) -> torch.Tensor:
         """c_x of many texts: (texts, embed_dim) float32 on the CPU, not normalised.
 
@@ -41,7 +41,7 @@ class MMPEncodingMixin:
             tokens_per_batch: size of a batch, padding included; it bounds the memory. 2048 by default on a CPU,
                 16384 elsewhere.
             max_text_length: tokens kept of a text, by default the processor's own.
-            progress: show a bar.
+            progress: show a bar, or call this with the size of each batch.
 
         Raises:
             PolyvidError: for an empty text, naming its index.
@@ -63,7 +63,7 @@ class MMPEncodingMixin:
         seconds_per_batch: int | None = None,
         max_video_length: int | None = None,
         names: Sequence[object] | None = None,
-        progress: bool = False,
+        progress: bool | Callable[[int], object] = False,
     ) -> torch.Tensor:
         """c_v of many videos: (videos, embed_dim) float32 on the CPU, not normalised.
 
@@ -74,7 +74,7 @@ class MMPEncodingMixin:
             seconds_per_batch: size of a batch, padding included; it bounds the memory. Default as for texts.
             max_video_length: seconds kept of a video, by default the processor's own.
             names: of the videos, for errors, such as their ids; default: their indices.
-            progress: show a bar.
+            progress: show a bar, or call this with the size of each batch.
 
         Raises:
             PolyvidError: for a video of zero seconds, of the wrong width, or with NaN or infinity, naming it.
@@ -93,17 +93,23 @@ class MMPEncodingMixin:
         return self._encode(embed, [min(len(video), limit) for video in videos], seconds_per_batch, progress)
 
     def _encode(
-        self, embed: Callable[[list[int]], torch.Tensor], lengths: list[int], positions: int | None, progress: bool
+        self,
+        embed: Callable[[list[int]], torch.Tensor],
+        lengths: list[int],
+        positions: int | None,
+        progress: bool | Callable[[int], object],
     ) -> torch.Tensor:
         embeds = torch.empty(len(lengths), self.config.embed_dim)
         positions = positions or (2048 if self.device.type == "cpu" else 16384)
         was_training = self.training
         self.eval()
         try:
-            with torch.inference_mode(), logging.tqdm(total=len(lengths), disable=not progress) as bar:
+            with torch.inference_mode(), logging.tqdm(total=len(lengths), disable=progress is not True) as bar:
                 for indices in _batches(lengths, positions):
                     embeds[indices] = embed(indices).to("cpu", torch.float32)
                     bar.update(len(indices))
+                    if callable(progress):
+                        progress(len(indices))
         finally:
             self.train(was_training)
         return embeds

@@ -43,7 +43,7 @@ COMMANDS = {
     "join": Target("polyvid.dataset_scripts.join:join", "Put features next to subtitles, for pre-training.", True),
     "train": Target("polyvid.train.train:main", "Train a model by a recipe.", True),
     "evaluate": Target("polyvid.train.scoring.evaluate:evaluate", "Search a benchmark in every language, with scores."),
-    "compare": Target("polyvid.train.scoring.evaluate:compare", "Test whether two results differ by more than chance."),
+    "compare": Target("polyvid.train.scoring.compare:compare", "Test whether two results differ by more than chance."),
     "tables": Target("polyvid.train.scoring.tables:tables", "Fill the paper's tables with your results."),
     "ablate": Target("polyvid.train.scoring.ablation:ablate", "Train and evaluate a grid of recipes.", True),
     "contact-sheet": Target(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,17 +10,22 @@ import pyarrow.parquet as pq
 from polyvid.dataset_scripts.benchmark import BenchmarkBuilder
 from polyvid.dataset_scripts.building import find_shards, load_builder
 from polyvid.dataset_scripts.features import features_from_row
+from polyvid.dataset_scripts.schema import LANGUAGES
+from polyvid.dataset_scripts.translations import Translations
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.recipe import DataRecipe
 
 
-def load_videos(data: DataRecipe, split: str, languages: Sequence[str] | None = None) -> list[dict[str, Any]]:
+def load_videos(
+    data: DataRecipe, split: str, languages: Sequence[str] | Literal["all"] | None = None
+) -> list[dict[str, Any]]:
     """The videos of a split with their captions: rows of `polyvid.dataset_scripts.schema.CAPTIONS` and more.
 
     Args:
         data: names the dataset and its options.
         split: of the protocol.
-        languages: of the captions; those nobody wrote any in come from `data.translations`. Default: all people wrote.
+        languages: of the captions. Those in which people wrote none come from `data.translations`. `"all"`: every
+            language with captions, translations included. Default: the languages in which people wrote captions.
 
     Raises:
         PolyvidError: for an unknown dataset, config or split, and languages or counts the files do not have.
@@ -29,6 +34,8 @@ def load_videos(data: DataRecipe, split: str, languages: Sequence[str] | None = 
     builder_class = load_builder(data.dataset)
     options: dict[str, Any] = {}
     if issubclass(builder_class, BenchmarkBuilder):
+        if languages == "all":
+            languages = _languages_with_captions(builder_class, data) if data.translations is not None else None
         options = {"splits": split, "languages": languages and list(languages), "check_counts": data.check_counts}
         if languages is not None and data.translations is not None:
             options["translations"] = data.translations
@@ -41,6 +48,12 @@ def load_videos(data: DataRecipe, split: str, languages: Sequence[str] | None = 
         for video in videos:
             video["captions"] = [c for c in video["captions"] if c["caption_id"] in data.caption_kinds]
     return videos
+
+
+def _languages_with_captions(builder_class: type[BenchmarkBuilder], data: DataRecipe) -> list[str]:
+    written = builder_class(config_name=data.config).protocol.languages
+    translated = Translations(data.translations).languages
+    return [language for language in LANGUAGES if language in (*written, *translated)]
 
 
 class VideoFeatures(Mapping):

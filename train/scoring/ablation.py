@@ -19,9 +19,9 @@ import typer
 import yaml
 
 from polyvid.dataset_scripts.building import atomic_path
-from polyvid.dataset_scripts.schema import LANGUAGE_NAMES
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.recipe import load_recipe
+from polyvid.train.scoring.figure_2 import FIGURE_COLUMNS, plot_figure_2
 from polyvid.train.scoring.tables import (
     Results,
     Row,
@@ -33,8 +33,6 @@ from polyvid.train.scoring.tables import (
 )
 
 TRAIN = Path(__file__).parents[1] / "train.py"
-FIGURE_COLUMNS = ("en R@1", "de R@1", "mean R@1")
-"""Fig. 2 shows English and, zero-shot, German."""
 
 
 @dataclass(frozen=True)
@@ -169,9 +167,13 @@ def _commands(stages: list[Stage], folder: Path, seed: int, overrides: list[str]
 
 
 def _evaluate(name: str, folder: Path, stages: int, translations: Path | None) -> None:
-    from polyvid.train.scoring.evaluate import evaluate  # imports torch: late, for --dry-run and refusals
+    # These import torch: late, for --dry-run and refusals.
+    from polyvid.train.scoring.benchmark import open_benchmark
+    from polyvid.train.scoring.measure import measure
 
-    evaluate(str(folder / f"stage_{stages}"), name=name, output=folder, translations=translations)
+    model = str(folder / f"stage_{stages}")
+    table, _ = measure(model, open_benchmark(model, translations=translations), name, folder)
+    print(table)
 
 
 def write_report(grid: Grid, output: Path, command: str) -> None:
@@ -222,30 +224,3 @@ def _points(results: Results, key: tuple[str, str, str]) -> list[tuple[float, fl
     """Mean and standard deviation over seeds of each of `FIGURE_COLUMNS`."""
     columns = [measured(results[key], column) for column in FIGURE_COLUMNS]
     return [(mean(values), stdev(values) if len(values) > 1 else 0.0) for values in columns]
-
-
-def plot_figure_2(points: dict[int, list[tuple[float, float]]], path: Path) -> None:
-    """R@1 over the number of languages pre-trained with; `points`: number → (mean, deviation) by `FIGURE_COLUMNS`."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, panels = plt.subplots(1, len(FIGURE_COLUMNS), figsize=(11, 3.2))
-    for index, (axes, column) in enumerate(zip(panels, FIGURE_COLUMNS, strict=True)):
-        values = [point[index] for point in points.values()]
-        means, deviations = zip(*values, strict=True)
-        axes.errorbar(
-            list(points), means, deviations if any(deviations) else None, marker="o", capsize=3, color="#1b7837"
-        )
-        language = LANGUAGE_NAMES.get(column.split()[0], "Mean over nine languages")
-        axes.set_title(f"{language} to video", fontsize=10)
-        axes.set_xticks(list(points))
-        axes.set_ylim(0, 1.1 * max(map(sum, values)) or None)  # from 0: noise should not look like a trend
-        axes.set_xlabel("languages in pre-training")
-        axes.set_ylabel("R@1 (%)")
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
-    plt.close(figure)

@@ -15,21 +15,20 @@ from typing import Annotated, Any
 
 import av
 import matplotlib
-
-from polyvid.modeling.errors_mmp import PolyvidError
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
 import typer
 from matplotlib import font_manager
+from matplotlib.figure import Figure
+from matplotlib.image import imsave
 
 from polyvid.dataset_scripts.building import atomic_path
 from polyvid.dataset_scripts.schema import LANGUAGE_NAMES, LANGUAGES
 from polyvid.modeling import MMPModel, MMPProcessor
-from polyvid.train.scoring.evaluate import load_model, open_benchmark
+from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.train.loading import load_model
+from polyvid.train.scoring.benchmark import open_benchmark
 from polyvid.train.scoring.ranking import ranks_of_targets
 
 GREEN = "#1b9e3a"
@@ -50,7 +49,7 @@ figcaption {{ font-size: .8rem; color: #666; overflow-wrap: anywhere }}
 class Query:
     """A caption of the video that was wanted, and the videos it found: pairs of index and cosine, best first.
 
-    `rank`: at which place the wanted one is, from 1; ties count against it.
+    `rank`: at which the wanted one is found, from 1; ties count against it.
     """
 
     language: str
@@ -85,7 +84,7 @@ def search_by_own_captions(
         for language in LANGUAGES
         if any(caption["language"] == language for caption in by_id[video_id]["captions"])
     ]
-    place = {video["video_id"]: index for index, video in enumerate(videos)}
+    index_of = {video["video_id"]: index for index, video in enumerate(videos)}
     names = list(by_id)
     video_embeds = model.encode_videos([features[name] for name in names], processor, names=names)
     text_embeds = model.encode_texts([text for *_, text in queries], processor)
@@ -96,7 +95,7 @@ def search_by_own_captions(
     sheets: dict[str, list[Query]] = {video_id: [] for video_id in wanted}
     for query, rank, values, indices in zip(queries, ranks, best.values, best.indices, strict=True):
         video_id, language, text = query
-        found = [(place[names[i]], value) for i, value in zip(indices.tolist(), values.tolist(), strict=True)]
+        found = [(index_of[names[i]], value) for i, value in zip(indices.tolist(), values.tolist(), strict=True)]
         sheets[video_id].append(Query(language, text, found, rank))
     return sheets
 
@@ -117,14 +116,9 @@ def plot_contact_sheet(
 def write_png(queries: Sequence[Query], videos: Sequence[Mapping[str, Any]], video_id: str, path: Path) -> None:
     """A row for each query: language and text, then what was found."""
     columns = max(len(query.found) for query in queries)
-    with plt.rc_context({"font.family": _font_families()}):
-        figure, grid = plt.subplots(
-            len(queries),
-            columns + 1,
-            figsize=(2.85 + 1.55 * columns, 1.55 * len(queries)),
-            width_ratios=[1.9] + [1] * columns,
-            squeeze=False,
-        )
+    with matplotlib.rc_context({"font.family": _font_families()}):
+        figure = Figure(figsize=(2.85 + 1.55 * columns, 1.55 * len(queries)))
+        grid = figure.subplots(len(queries), columns + 1, width_ratios=[1.9] + [1] * columns, squeeze=False)
         for row, query in zip(grid, queries, strict=True):
             row[0].axis("off")
             row[0].text(0, 0.62, _heading(query, videos, video_id), fontsize=8, color="gray")
@@ -140,7 +134,6 @@ def write_png(queries: Sequence[Query], videos: Sequence[Mapping[str, Any]], vid
         figure.tight_layout(pad=0.4)
         with atomic_path(path) as temporary:
             figure.savefig(temporary, dpi=110, format="png")
-        plt.close(figure)
 
 
 def write_html(
@@ -152,7 +145,7 @@ def write_html(
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>',
         f"<style>{STYLE}</style></head><body>\n<h1>{html.escape(title)}</h1>",
         "<p>Each video is searched by its own caption in each language. The number is the cosine; the right video is "
-        "framed in green, or its place is told.</p>",
+        "framed in green, or its rank is given.</p>",
     ]
     for video_id, queries in sheets.items():
         parts.append(f"<h2>{html.escape(video_id)}</h2>\n<table>")
@@ -178,7 +171,7 @@ def write_html(
 def _heading(query: Query, videos: Sequence[Mapping[str, Any]], video_id: str) -> str:
     """The language, and where the wanted video is if it is not among those shown."""
     is_shown = any(videos[index]["video_id"] == video_id for index, _ in query.found)
-    return LANGUAGE_NAMES[query.language] + ("" if is_shown else f": place {query.rank}")
+    return LANGUAGE_NAMES[query.language] + ("" if is_shown else f": rank {query.rank}")
 
 
 def contact_sheet(
@@ -201,14 +194,14 @@ def contact_sheet(
 ) -> None:
     """Show what a model finds: videos searched by their captions in all languages, as in the paper's Fig. 7."""
     opened = open_benchmark(
-        model, benchmark, features, protocol, split, "all", data_dir, translations, caption_kind, check_counts
+        model, None, benchmark, features, protocol, split, "all", data_dir, translations, caption_kind, check_counts
     )
     if clips is not None:
         for row in opened.videos:
             row["clip"] = _clip_of(row["video_id"], clips)
     elif "clip" not in opened.videos[0]:
         raise PolyvidError(f"{opened.protocol['benchmark']} does not bring its videos: pass --clips, their folder.")
-    loaded, processor = load_model(model, device=None)
+    loaded, processor = load_model(model)
     sheets = search_by_own_captions(loaded, processor, opened.videos, opened.features, video)
     for video_id, queries in sheets.items():
         write_png(queries, opened.videos, video_id, output / f"{video_id}.png")
@@ -250,7 +243,7 @@ def _clip_of(video_id: str, folder: Path) -> str:
 
 def _as_data_url(frame: np.ndarray) -> str:
     buffer = io.BytesIO()
-    plt.imsave(buffer, frame, format="jpg")
+    imsave(buffer, frame, format="jpg")
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

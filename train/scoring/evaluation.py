@@ -1,12 +1,15 @@
 """How well a model finds videos by texts, and texts by videos, in each language."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
+from polyvid.dataset_scripts.schema import LANGUAGE_NAMES
 from polyvid.modeling import MMPModel, MMPProcessor
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.scoring.ranking import ranks_of_targets, retrieval_scores
@@ -43,17 +46,18 @@ def rank_benchmark(
     videos: Sequence[Mapping[str, Any]],
     features: Mapping[str, Any],
     languages: Sequence[str],
-    progress: bool = False,
+    progress: str | None = None,
 ) -> dict[str, dict[str, Ranks]]:
     """Search in both directions, language by language.
 
     Text to video: every caption is a query over all videos with features, whatever languages those have captions in.
     Video to text: every video with captions of the language is a query over these; its best caption counts.
+    Blank captions are no queries (`count_blank_captions` says how many there are).
 
     Args:
         videos: rows of `polyvid.dataset_scripts.schema.CAPTIONS`. Images are videos whose seconds are regions.
         features: video id → array (seconds, width of the processor's features).
-        progress: show bars.
+        progress: label of a bar that is shown; default: none.
 
     Returns:
         `{"text_to_video": {language: Ranks}, "video_to_text": {...}}`, languages without captions left out.
@@ -65,37 +69,52 @@ def rank_benchmark(
     has_features = np.array([video_id in features for video_id in video_ids], dtype=bool)
     if not has_features.any():
         raise PolyvidError(f"None of the {len(videos)} videos has features (the first is {video_ids[:1]}).")
-    # A view of what is there: arrays are read when their batch is due.
     shown = video_ids[has_features]
-    video_embeds = model.encode_videos(
-        _Lookup(features, shown), processor, names=[str(name) for name in shown], progress=progress
-    )
     row_of_video = np.cumsum(has_features) - 1
     last = len(videos) + 1
+    queries = {language: _queries(videos, language) for language in languages}
     found: dict[str, dict[str, Ranks]] = {TEXT_TO_VIDEO: {}, VIDEO_TO_TEXT: {}}
-    for language in languages:
-        queries = [
-            (index, caption["text"])
-            for index, video in enumerate(videos)
-            for caption in video["captions"]
-            if caption["language"] == language
-        ]
-        if not queries:
-            continue
-        of_video = np.array([index for index, _ in queries])
-        known = has_features[of_video]
-        captioned = np.unique(of_video)
-        to_video, to_text = np.full(len(of_video), last), np.full(len(captioned), last)
-        if known.any():
-            texts = [text for (_, text), use in zip(queries, known, strict=True) if use]
-            text_embeds = model.encode_texts(texts, processor, progress=progress)
-            targets = torch.from_numpy(row_of_video[of_video[known]])
-            to_video[known] = ranks_of_targets(text_embeds, video_embeds, targets)
-            rows = torch.from_numpy(row_of_video[captioned[has_features[captioned]]])
-            to_text[has_features[captioned]] = ranks_of_targets(video_embeds[rows], text_embeds, rows, targets)
-        found[TEXT_TO_VIDEO][language] = Ranks(to_video, known, video_ids[of_video])
-        found[VIDEO_TO_TEXT][language] = Ranks(to_text, has_features[captioned], video_ids[captioned])
+    total = len(shown) + sum(int(has_features[index]) for rows in queries.values() for index, _ in rows)
+    with tqdm(total=total, desc=progress, unit=" videos+texts", disable=progress is None) as bar:
+        bar.set_postfix_str("videos")
+        names = [str(name) for name in shown]
+        arrays = _Lookup(features, names)  # a view: arrays are read when their batch is due
+        video_embeds = model.encode_videos(arrays, processor, names=names, progress=bar.update)
+        for language, rows in queries.items():
+            if not rows:
+                continue
+            bar.set_postfix_str(LANGUAGE_NAMES[language])
+            of_video = np.array([index for index, _ in rows])
+            known = has_features[of_video]
+            captioned = np.unique(of_video)
+            to_video, to_text = np.full(len(of_video), last), np.full(len(captioned), last)
+            if known.any():
+                texts = [text for (_, text), use in zip(rows, known, strict=True) if use]
+                text_embeds = model.encode_texts(texts, processor, progress=bar.update)
+                targets = torch.from_numpy(row_of_video[of_video[known]])
+                to_video[known] = ranks_of_targets(text_embeds, video_embeds, targets)
+                own = torch.from_numpy(row_of_video[captioned[has_features[captioned]]])
+                to_text[has_features[captioned]] = ranks_of_targets(video_embeds[own], text_embeds, own, targets)
+            found[TEXT_TO_VIDEO][language] = Ranks(to_video, known, video_ids[of_video])
+            found[VIDEO_TO_TEXT][language] = Ranks(to_text, has_features[captioned], video_ids[captioned])
     return found
+
+
+def _queries(videos: Sequence[Mapping[str, Any]], language: str) -> list[tuple[int, str]]:
+    """(index of the video, text) of each caption in a language that says something."""
+    return [
+        (index, caption["text"])
+        for index, video in enumerate(videos)
+        for caption in video["captions"]
+        if caption["language"] == language and caption["text"].strip()
+    ]
+
+
+def count_blank_captions(videos: Sequence[Mapping[str, Any]], languages: Sequence[str]) -> dict[str, int]:
+    """How many captions hold nothing but white space, by language; languages without such captions are left out."""
+    captions = [caption for video in videos for caption in video["captions"]]
+    blank = Counter(caption["language"] for caption in captions if not caption["text"].strip())
+    return {language: blank[language] for language in languages if blank[language]}
 
 
 def evaluate_retrieval(

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from polyvid.dataset_scripts.building import atomic_path
-from polyvid.dataset_scripts.schema import LANGUAGE_NAMES
 from polyvid.train.scoring.evaluation import TEXT_TO_VIDEO, VIDEO_TO_TEXT, Ranks
 
 RESULTS = Path("outputs/results")
@@ -104,6 +103,8 @@ def to_markdown(results: Mapping[str, Any]) -> str:
         f"{counts['videos']:,} videos, {counts['videos_with_features']:,} of them with features. "
         "Ties count against the model.",
     ]
+    if blank := counts.get("blank_captions"):
+        lines[-1] += f" Left out as blank: {', '.join(f'{n} {language}' for language, n in blank.items())} captions."
     kinds = ["all"] if not counts["missing_videos"] else ["all", "with_features"]
     remarks = {"all": "queries of missing videos count as not found", "with_features": "only videos with features"}
     for kind in kinds:
@@ -119,7 +120,7 @@ def to_markdown(results: Mapping[str, Any]) -> str:
                 lines.append(f"| {score} | {cells} |")
     if "int8" in results:
         lines += int8_loss(results["scores"]["all"][TEXT_TO_VIDEO], results["int8"]["scores"][TEXT_TO_VIDEO])
-    intervals = [f"{language} {low:.1f}–{high:.1f}" for language, (low, high) in _r1_intervals(results).items()]
+    intervals = [f"{language} {low:.1f}–{high:.1f}" for language, (low, high) in r1_intervals(results).items()]
     return "\n".join([*lines, "", f"95 % bootstrap intervals of text-to-video R@1: {', '.join(intervals)}.", ""])
 
 
@@ -134,33 +135,6 @@ def int8_loss(whole: Mapping[str, Mapping], int8: Mapping[str, Mapping]) -> list
     return lines
 
 
-def plot_recall(results: Mapping[str, Any], path: Path) -> None:
-    """Text-to-video R@1, R@5 and R@10 by language, with the interval of R@1."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    scores = results["scores"]["all"][TEXT_TO_VIDEO]
-    languages = list(scores)
-    figure, axes = plt.subplots(figsize=(2 + 0.9 * len(languages), 4))
-    for number, (score, color) in enumerate(zip(SHOWN[:3], ("#1b7837", "#7fbf7b", "#d9f0d3"), strict=True)):
-        heights = [scores[language][score] for language in languages]
-        axes.bar(
-            [index + 0.27 * (number - 1) for index in range(len(languages))], heights, 0.27, label=score, color=color
-        )
-    for index, (low, high) in enumerate(_r1_intervals(results).values()):
-        axes.vlines(index - 0.27, low, high, color="black", linewidth=1)
-    axes.set_xticks(range(len(languages)), [LANGUAGE_NAMES[language] for language in languages])
-    axes.set_ylabel("recall (%)")
-    axes.set_title(f"{results['name']} on {results['protocol']['benchmark']}, text to video")
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
-    plt.close(figure)
-
-
-def _r1_intervals(results: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+def r1_intervals(results: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """The 95 % interval of text-to-video R@1 by language, in percent."""
     return {language: intervals["R@1"] for language, intervals in results["intervals_95"].items()}

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from polyvid.modeling import VideoIndex
-from polyvid.train.scoring.evaluate import load_model
+from polyvid.train.loading import load_model
 from polyvid.train.search.indexing import index_features
 from polyvid.train.search.metadata import parse_range, parse_where, read_metadata
 
@@ -80,7 +80,7 @@ def search(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line a query instead of a table.")] = False,
 ) -> None:
     """Find videos, or moments of videos, with words in any language."""
-    opened = VideoIndex.load(index, *(load_model(model, None) if model else ()))
+    opened = VideoIndex.load(index, *(load_model(model) if model else ()))
     filters = parse_where(where or [], opened.engine.kinds)
     span = None if seconds is None else parse_range("--seconds", seconds, float)
     for text, hits in zip(query, opened.search(query, k, lang, filters, span, one_per_video), strict=True):

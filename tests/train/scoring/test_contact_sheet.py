@@ -61,14 +61,14 @@ def test_the_page_holds_its_pictures_and_frames_the_right_one(videos, tmp_path):
     right = page[page.index('<figure class="right">') :].split("</figure>")[0]
     assert "0.80 1f418" in right
     assert "elephant &lt;b&gt; &amp; more" in page
-    assert "<small>English</small>" in page and "<small>Chinese: place 7</small>" in page
+    assert "<small>English</small>" in page and "<small>Chinese: rank 7</small>" in page
     assert '<span lang="zh">大象</span>' in page
     assert "http" not in page
 
 
-def test_a_video_that_is_shown_needs_no_place_though_ties_count_against_it(videos, tmp_path):
+def test_a_video_that_is_shown_needs_no_rank_though_ties_count_against_it(videos, tmp_path):
     write_html({"1f418": [Query("en", "elephant", [(0, 0.9), (1, 0.9)], 4)]}, videos, "A", tmp_path / "index.html")
-    assert ": place" not in (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert ": rank" not in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 
 def test_the_png_frames_the_right_clip_in_green(videos, tmp_path):

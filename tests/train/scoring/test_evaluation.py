@@ -1,6 +1,8 @@
 """`polyvid evaluate` on files of the benchmarks' formats: scores, counts, missing videos, results on disk, refusals."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,13 @@ from benchmark_files import write_msvd, write_multi30k, write_small_msrvtt
 
 from polyvid.dataset_scripts.building import shard_name, write_shard
 from polyvid.dataset_scripts.features import FEATURES, features_to_row, rows_to_table
-from polyvid.train.recipe import load_recipe, save_recipe
-from polyvid.train.scoring.evaluate import compare, evaluate, load_benchmark
-from polyvid.train.scoring.evaluation import evaluate_retrieval, rank_benchmark
+from polyvid.dataset_scripts.locking import LockedError
+from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.train.data.videos import load_videos
+from polyvid.train.recipe import DataRecipe, load_recipe, save_recipe
+from polyvid.train.scoring.compare import compare
+from polyvid.train.scoring.evaluate import evaluate
+from polyvid.train.scoring.evaluation import count_blank_captions, evaluate_retrieval, rank_benchmark
 from polyvid.train.scoring.quantization import quantize_text_tower
 from tiny import VIDEO_FEATURE_DIM, WORDS, tiny_model, tiny_processor
 
@@ -117,7 +123,7 @@ def msvd(tmp_path_factory):
     """1,310 videos of YouTube2Text, ten of them in the test split; one of these is gone from the web."""
     folder = tmp_path_factory.mktemp("msvd")
     write_msvd(folder, 1310)
-    videos, _ = load_benchmark("msvd", None, "test", "all", folder, None, None, check_counts=False)
+    videos = load_videos(DataRecipe(dataset="msvd", data_dir=str(folder), check_counts=False), "test")
     generator = np.random.default_rng(0)
     rows = [features_to_row(video["video_id"], generator.normal(size=(3, VIDEO_FEATURE_DIM))) for video in videos[:-1]]
     schema = FEATURES.arrow_schema.remove_metadata()
@@ -164,7 +170,7 @@ def test_results_tell_how_they_came_about(msvd, tmp_path, capsys):
 def test_a_video_model_searches_images_in_other_languages(msvd, tmp_path):
     """Cross-modal and cross-lingual, zero-shot (§5.6's future work): an image is a video of one second."""
     write_multi30k(tmp_path, {"train": 2, "val": 2, "test": 5})
-    videos, _ = load_benchmark("multi30k", None, "test", "all", tmp_path, None, None, check_counts=False)
+    videos = load_videos(DataRecipe(dataset="multi30k", data_dir=str(tmp_path), check_counts=False), "test")
     generator = np.random.default_rng(0)
     rows = [features_to_row(video["video_id"], generator.normal(size=(1, VIDEO_FEATURE_DIM))) for video in videos]
     path = tmp_path / "images" / shard_name("train", 0, 1)
@@ -239,7 +245,8 @@ def test_two_runs_are_compared_query_by_query(msvd, tmp_path, capsys):
     ("options", "message"),
     [
         (dict(benchmark="vttt"), "Unknown dataset 'vttt': choose from"),
-        (dict(benchmark=None), "brings no recipe that names a benchmark: pass --benchmark"),
+        (dict(benchmark="vttt", features=None), "Unknown dataset 'vttt': choose from"),
+        (dict(benchmark=None), "has no recipe that names a benchmark: pass --benchmark"),
         (dict(features=None), "Pass --features: the folder with the features of the videos of msvd"),
         (dict(languages="de"), "has no human captions in de: pass translations="),
         (dict(languages="xx"), "Unknown language 'xx'"),
@@ -251,6 +258,60 @@ def test_what_cannot_be_evaluated_is_refused_in_one_line(msvd, tmp_path, options
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         run(msvd, tmp_path / "none", **options)
     assert not (tmp_path / "none").exists()
+
+
+def test_a_misspelt_model_is_not_looked_for_on_the_hub(msvd, tmp_path, monkeypatch):
+    monkeypatch.setattr("socket.create_connection", lambda *_: pytest.fail("asked the network"))
+    with pytest.raises(FileNotFoundError, match="There is no model at '.*/modell0'"):
+        run(msvd, tmp_path / "none", model="modell0")
+
+
+def test_a_recipe_that_ships_says_where_its_model_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # no checkout around
+    (tmp_path / "outputs").mkdir()
+    with pytest.raises(FileNotFoundError, match="There is no model at 'outputs/demo/mmp'"):
+        evaluate(config="demo/mmp")
+    with pytest.raises(PolyvidError, match="Pass --model, a folder or Hub id, or --config"):
+        evaluate()
+
+
+def test_blank_captions_are_no_queries_and_are_counted(benchmark):
+    videos, features = benchmark
+    blank = [captioned(video["video_id"].removeprefix("video"), ("en", " \n"), ("de", "")) for video in videos[:3]]
+    blank = [
+        {**video, "captions": [*extra["captions"], *video["captions"]]}
+        for video, extra in zip(videos[:3], blank, strict=True)
+    ]
+    model, processor = tiny_model(), tiny_processor()
+    expected = rank_benchmark(model, processor, videos, features, ["en", "de"])
+    found = rank_benchmark(model, processor, [*blank, *videos[3:]], features, ["en", "de"])
+    for direction, language in ((d, code) for d in expected for code in ("en", "de")):
+        assert np.array_equal(found[direction][language].ranks, expected[direction][language].ranks)
+    assert count_blank_captions([*blank, *videos[3:]], ["en", "de", "fr"]) == {"en": 3, "de": 3}
+
+
+def test_one_bar_shows_the_whole_evaluation(benchmark, capsys):
+    videos, features = benchmark
+    rank_benchmark(tiny_model(), tiny_processor(), videos, features, ["en", "de"], progress="evaluate")
+    shown = capsys.readouterr().err
+    texts = sum(len(video["captions"]) for video in videos)
+    assert f"{len(videos) + texts}/{len(videos) + texts}" in shown
+    assert shown.count("100%") == shown.count("evaluate: 100%") and "German" in shown
+
+
+def test_a_second_evaluation_into_one_folder_is_refused(msvd, tmp_path):
+    code = (
+        "import sys; from polyvid.dataset_scripts.locking import locked\n"
+        "with locked(sys.argv[1], 'polyvid evaluate'): print('locked', flush=True); sys.stdin.readline()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "out")]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdout.readline() == b"locked\n"
+    try:
+        with pytest.raises(LockedError, match=f"process {holder.pid} on "):
+            run(msvd, tmp_path / "out")
+    finally:
+        holder.communicate(b"done\n")
 
 
 def test_comparing_what_was_not_evaluated_says_how_to(tmp_path):

@@ -1,0 +1,46 @@
+"""Loading what a training left behind: the model, and the recipe that it was trained by."""
+
+import torch
+from transformers import AutoModel, AutoProcessor
+from transformers.utils import cached_file
+
+from polyvid.modeling import MMPModel, MMPProcessor
+from polyvid.modeling.paths_mmp import check_local_path
+from polyvid.train.recipe import Recipe, load_recipe
+
+
+def load_model(model: str, device: str | None = None) -> tuple[MMPModel, MMPProcessor]:
+    """A model in float32 and its processor.
+
+    Args:
+        model: a folder or a Hub id.
+        device: by default the GPU if there is one, else the CPU.
+
+    Raises:
+        FileNotFoundError: if `model` is a path where nothing exists.
+        OSError: if there is no such model on the Hub, or the Hub cannot be reached.
+    """
+    check_local_path(model, "model")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return (
+        AutoModel.from_pretrained(model, dtype="float32").to(device),
+        AutoProcessor.from_pretrained(model),
+    )
+
+
+def recipe_of(model: str) -> Recipe | None:
+    """The recipe that a model was trained by; None if there is no `recipe.yaml` next to the weights.
+
+    Raises:
+        FileNotFoundError: if `model` is a path where nothing exists.
+        RecipeError: if the recipe is refused.
+    """
+    check_local_path(model, "model")
+    file = cached_file(
+        model,
+        "recipe.yaml",
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return load_recipe(file) if file else None

@@ -1,0 +1,112 @@
+"""A benchmark, opened for a model: whose captions search for which videos, and where the features are."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from polyvid.dataset_scripts.building import load_builder
+from polyvid.dataset_scripts.protocols import ALIASES
+from polyvid.dataset_scripts.schema import LANGUAGES, canonical_language
+from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.modeling.paths_mmp import check_local_path
+from polyvid.train.data.videos import VideoFeatures, load_videos
+from polyvid.train.loading import recipe_of
+from polyvid.train.recipe import DataRecipe, Recipe
+
+
+@dataclass(frozen=True)
+class OpenedBenchmark:
+    """A split of a benchmark, and the run that is tested on it.
+
+    Attributes:
+        name, seed: of the model's run.
+        videos: rows of `polyvid.dataset_scripts.schema.CAPTIONS`.
+        languages: to search in, as far as there are captions in them.
+        protocol: what identifies the benchmark in `results.json`.
+        features: video id → array (seconds, width).
+    """
+
+    name: str
+    seed: int | None
+    videos: list[dict[str, Any]]
+    languages: list[str]
+    protocol: dict[str, Any]
+    features: VideoFeatures
+
+
+def open_benchmark(
+    model: str,
+    recipe: Recipe | None = None,
+    benchmark: str | None = None,
+    features: Path | None = None,
+    protocol: str | None = None,
+    split: str = "test",
+    languages: str = "all",
+    data_dir: Path | None = None,
+    translations: Path | None = None,
+    caption_kinds: list[str] | None = None,
+    check_counts: bool = True,
+) -> OpenedBenchmark:
+    """Find a benchmark's captions and features.
+
+    What is not given comes from the recipe, if the benchmark is the one that the recipe trains on.
+
+    Args:
+        model: folder or Hub id.
+        recipe: default: the one next to the model's weights.
+        benchmark: its name, or the paper's name for it. Default: the recipe's.
+        features: folder of feature shards of its videos.
+        protocol: default: the paper's.
+        split: the videos that are searched.
+        languages: `"all"` those with captions, or codes such as `"en,de"`.
+        data_dir: folder with the benchmark's official files.
+        translations: file or folder of translated captions.
+        caption_kinds: only captions with these ids.
+        check_counts: refuse files whose counts differ from the protocol's.
+
+    Raises:
+        PolyvidError, FileNotFoundError: for what is unknown, missing, or not as the protocol says.
+    """
+    check_local_path(model, "model")
+    recipe = recipe or recipe_of(model)
+    benchmark = benchmark or (recipe.data.dataset if recipe else None)
+    if benchmark is None:
+        raise PolyvidError(f"{model} has no recipe that names a benchmark: pass --benchmark.")
+    benchmark = ALIASES.get(benchmark.lower(), benchmark.lower())
+    builder_class = load_builder(benchmark)  # refuses an unknown name before anything else is asked for
+    data = DataRecipe(
+        dataset=benchmark,
+        config=protocol,
+        data_dir=str(data_dir) if data_dir else None,
+        translations=str(translations) if translations else None,
+        check_counts=check_counts,
+        features=str(features) if features else None,
+        caption_kinds=caption_kinds,
+    )
+    if recipe is not None and recipe.data.dataset == benchmark:
+        trained = recipe.data
+        data.features = data.features or trained.features
+        data.config = data.config or trained.config
+        data.data_dir = data.data_dir or trained.data_dir
+        if data.translations is None and trained.translations and Path(trained.translations).exists():
+            data.translations = trained.translations
+        data.caption_kinds = data.caption_kinds or trained.caption_kinds
+    if data.features is None:
+        raise PolyvidError(f"Pass --features: the folder with the features of the videos of {benchmark}.")
+    wanted = LANGUAGES if languages == "all" else [canonical_language(code) for code in languages.split(",")]
+    videos = load_videos(data, split, "all" if languages == "all" else wanted)
+    builder = builder_class(config_name=data.config)
+    sources: dict[str, set[str]] = {}
+    for video in videos:
+        for caption in video["captions"]:
+            sources.setdefault(caption["language"], set()).add(caption["source"])
+    description = {
+        "benchmark": benchmark,
+        "protocol": builder.config.name,
+        "split": split,
+        "source": builder.config.description or builder.info.description,
+        "caption_kinds": list(data.caption_kinds) if data.caption_kinds else None,
+        "captions_by": {language: sorted(found) for language, found in sorted(sources.items())},
+    }
+    name, seed = (recipe.name, recipe.training.seed) if recipe else (Path(model).name, None)
+    return OpenedBenchmark(name, seed, videos, list(wanted), description, VideoFeatures(data.features))

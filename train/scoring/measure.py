@@ -1,0 +1,86 @@
+"""A model, tested on an opened benchmark: from embeddings to a folder of results."""
+
+from pathlib import Path
+from typing import Any
+
+from polyvid.dataset_scripts.building import atomic_path, write_json
+from polyvid.dataset_scripts.locking import locked
+from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.train.loading import load_model
+from polyvid.train.scoring.benchmark import OpenedBenchmark
+from polyvid.train.scoring.evaluation import TEXT_TO_VIDEO, count_blank_captions, rank_benchmark
+from polyvid.train.scoring.quantization import quantize_text_tower
+from polyvid.train.scoring.recall_plot import plot_recall
+from polyvid.train.scoring.results import RESULTS, SHOWN, environment, score_table, to_markdown, write_ranks
+
+
+def measure(
+    model: str,
+    opened: OpenedBenchmark,
+    name: str | None = None,
+    output: Path | None = None,
+    device: str | None = None,
+    int8: bool = False,
+) -> tuple[str, Path]:
+    """Search a benchmark in both directions, and write `results.json`, `results.md`, `ranks.npz` and `recall.png`.
+
+    Args:
+        model: folder or Hub id.
+        opened: what `open_benchmark` found for it.
+        name: of the run, in tables. Default: the recipe's.
+        output: folder of the results. Default: `outputs/results/<name>/<benchmark>`.
+        device: default: cuda if there is one, else cpu.
+        int8: search also with texts encoded in int8.
+
+    Returns:
+        The results as Markdown, and the folder.
+
+    Raises:
+        PolyvidError: if there is no caption or no feature to search with, or if another run writes to the folder.
+        OSError: if the model cannot be loaded or the results cannot be written.
+    """
+    name = name or opened.name
+    output = output or RESULTS / name / opened.protocol["benchmark"]
+    with locked(output, "polyvid evaluate"):
+        loaded, processor = load_model(model, device)
+        quantized = quantize_text_tower(loaded) if int8 else None  # first, as it may refuse
+        search = (processor, opened.videos, opened.features, opened.languages)
+        found = rank_benchmark(loaded, *search, progress="evaluate")
+        if not found[TEXT_TO_VIDEO]:
+            raise PolyvidError(
+                f"{opened.protocol['benchmark']} {opened.protocol['split']} has no captions in "
+                f"{' '.join(opened.languages)}."
+            )
+        missing = [video["video_id"] for video in opened.videos if video["video_id"] not in opened.features]
+        results: dict[str, Any] = {
+            "name": name,
+            "model": model,
+            "seed": opened.seed,
+            "protocol": opened.protocol,
+            "counts": {
+                "videos": len(opened.videos),
+                "videos_with_features": len(opened.videos) - len(missing),
+                "queries": {language: len(ranks.ranks) for language, ranks in found[TEXT_TO_VIDEO].items()},
+                "blank_captions": count_blank_captions(opened.videos, opened.languages),
+                "missing_videos": missing,
+            },
+            "scores": {
+                "all": score_table(found, only_with_features=False),
+                "with_features": score_table(found, only_with_features=True),
+            },
+            "intervals_95": {
+                language: {score: ranks.interval(score) for score in SHOWN[:3]}
+                for language, ranks in found[TEXT_TO_VIDEO].items()
+            },
+            "environment": environment(),
+        }
+        if quantized is not None:
+            ranks_int8 = rank_benchmark(quantized, *search, progress="evaluate int8")
+            results["int8"] = {"scores": score_table(ranks_int8, only_with_features=False)}
+        table = to_markdown(results)
+        write_ranks(output / "ranks.npz", found)
+        plot_recall(results, output / "recall.png")
+        with atomic_path(output / "results.md") as temporary:
+            temporary.write_text(table, encoding="utf-8")
+        write_json(output / "results.json", results)  # last: its presence says that the evaluation is complete
+    return table, output
