@@ -43,6 +43,9 @@ class MMPConfig(PreTrainedConfig):
         pooler_intermediate_size (`int`, *optional*): feed-forward width in a pooling layer; `None`: 4 x `embed_dim`.
         pooler_dropout (`float`): dropout rate in the pooling heads.
         share_poolers (`bool`): one pooling head for text and video (Table 2's 2*).
+        video_kernel_size (`int`, *optional*): number of landmarks of an [`MMPKernelMap`] between the features of a
+            second and the projection. `None`, as in the paper: no such map.
+        lock_text (`bool`): the whole text tower is frozen, projection and pooling head included. Beyond the paper.
         temperature (`float`): softmax temperature of every contrastive objective (Eq. 2).
         mask_ratio (`float`): share of text tokens and of video seconds masked in the noisy views (Eq. 3).
 
@@ -73,6 +76,8 @@ class MMPConfig(PreTrainedConfig):
     pooler_intermediate_size: int | None = None
     pooler_dropout: float | int = 0.3
     share_poolers: bool = False
+    video_kernel_size: int | None = None
+    lock_text: bool = False
     temperature: float | int = 0.1
     mask_ratio: float | int = 0.05
     custom_pipelines: dict[str, Any] | None = None
@@ -124,6 +129,14 @@ class MMPConfig(PreTrainedConfig):
             raise PolyvidError(
                 f"video_pooler_num_layers must be at least 1, and unset with share_poolers=True; got "
                 f"{self.video_pooler_num_layers} with share_poolers={self.share_poolers}."
+            )
+        if self.video_kernel_size is not None and self.video_kernel_size < 1:
+            raise PolyvidError(f"video_kernel_size must be at least 1, or unset; got {self.video_kernel_size}.")
+        if self.lock_text and (self.freeze_below < self.output_layer or self.share_poolers):
+            raise PolyvidError(
+                f"lock_text=True freezes the whole text tower: it needs freeze_below={self.output_layer}, the output "
+                f"layer, and a pooling head for text alone; got freeze_below={self.freeze_below} and "
+                f"share_poolers={self.share_poolers}."
             )
         if self.embed_dim % self.pooler_num_heads:
             raise PolyvidError(

@@ -18,6 +18,7 @@ from .configuration_mmp import MMPConfig
 from .encoding_mmp import MMPEncodingMixin
 from .errors_mmp import PolyvidError
 from .inputs_mmp import backbone_mask, check_finite, check_same, checked_mask, checked_width
+from .kernel_mmp import MMPKernelMap
 from .losses_mmp import MMPObjective
 from .outputs_mmp import MMPOutput
 from .paths_mmp import check_local_path
@@ -60,7 +61,9 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
         self.text_projection = (
             nn.Identity() if text_width == config.embed_dim else nn.Linear(text_width, config.embed_dim)
         )
-        self.video_projection = nn.Linear(config.video_feature_dim, config.embed_dim)
+        if config.video_kernel_size is not None:
+            self.video_kernel = MMPKernelMap(config)
+        self.video_projection = nn.Linear(config.video_kernel_size or config.video_feature_dim, config.embed_dim)
         if config.image_feature_dim is not None:
             self.image_projection = nn.Linear(config.image_feature_dim, config.video_feature_dim)
         self.text_pooler = MMPPoolingHead(config, config.pooler_num_layers)
@@ -123,12 +126,18 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
         return model.eval()
 
     def freeze(self) -> None:
-        """Freezes the embeddings and the backbone's layers 1 ... `config.freeze_below`; all else is trained."""
+        """Freezes the embeddings and the backbone's layers 1 ... `config.freeze_below`; all else is trained.
+
+        With `config.lock_text` the projection and the pooling head of the text tower are frozen too.
+        """
         self.requires_grad_(True)
         if self.config.freeze_below > 0:
             self.text_model.requires_grad_(False)
             for layer in self._trained_layers():
                 layer.requires_grad_(True)
+        if self.config.lock_text:
+            self.text_projection.requires_grad_(False)
+            self.text_pooler.requires_grad_(False)
 
     def train(self, mode: bool = True) -> MMPModel:
         super().train(mode)
@@ -136,6 +145,8 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
             self.text_model.eval()
             for layer in self._trained_layers():
                 layer.train(mode)
+        if self.config.lock_text:
+            self.text_pooler.eval()  # no dropout: what is frozen makes the same of a text every time
         return self
 
     def _trained_layers(self) -> list[nn.Module]:
@@ -287,6 +298,8 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
         hidden = video_features.to(self.video_projection.weight.dtype)
         if hidden.shape[-1] != config.video_feature_dim:
             hidden = self.image_projection(hidden)
+        if config.video_kernel_size is not None:
+            hidden = self.video_kernel(hidden)
         return self.video_projection(hidden)
 
     def pool_video(self, second_embeds: torch.Tensor, video_mask: torch.Tensor | None = None) -> torch.Tensor:

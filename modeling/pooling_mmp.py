@@ -73,9 +73,29 @@ class MMPPoolingHead(nn.Module):
     of the work.
     """
 
+    MEAN_GAIN = 32.0
+
     def __init__(self, config: MMPConfig, num_layers: int):
         super().__init__()
         self.layers = nn.ModuleList([MMPPoolingLayer(config) for _ in range(num_layers)])
+
+    @torch.no_grad()
+    def start_as_mean(self) -> None:
+        """Sets the weights so that the head pools by the mean over all positions, up to a layer norm, until trained.
+
+        An option beyond the paper, which starts at random. Queries are zero, so that attention is uniform; values and
+        outputs pass unchanged; feed-forward parts add nothing. The first layer scales what attention gives by
+        `MEAN_GAIN`: it outweighs the position's own embedding, which the residual connection adds and which the
+        following norm keeps in proportion.
+        """
+        for depth, layer in enumerate(self.layers):
+            attention = layer.attention
+            for linear in (attention.q_proj, attention.v_proj, attention.out_proj, layer.output):
+                nn.init.zeros_(linear.bias)
+            nn.init.zeros_(attention.q_proj.weight)
+            nn.init.eye_(attention.v_proj.weight)
+            nn.init.eye_(attention.out_proj.weight).mul_(self.MEAN_GAIN if depth == 0 else 1.0)
+            nn.init.zeros_(layer.output.weight)
 
     def forward(
         self,

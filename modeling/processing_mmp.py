@@ -19,6 +19,8 @@ class MMPFeatureExtractor(SequenceFeatureExtractor):
     Args:
         feature_size: width of one second's features; 2048 for the image regions of §5.6.
         max_length: seconds kept of a video, the first ones: 128 in pre-training, 36 in fine-tuning (App. C).
+        feature_power: exponent p, applied first: x becomes sign(x)·|x|^p. 0.5 shortens the long tail of features that
+            are averages of rectified values; 1, as in the paper, changes nothing.
         feature_mean, feature_std (*optional*): `feature_size` floats each; every second becomes
             (x - mean) / std before padding. They must come from training clips only.
 
@@ -36,6 +38,7 @@ class MMPFeatureExtractor(SequenceFeatureExtractor):
         feature_std: Sequence[float] | None = None,
         padding_value: float = 0.0,
         sampling_rate: int = 1,
+        feature_power: float = 1.0,
         **kwargs: Any,
     ):
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
@@ -48,7 +51,10 @@ class MMPFeatureExtractor(SequenceFeatureExtractor):
                 raise PolyvidError(f"{name} has {len(values)} values, but feature_size is {feature_size}.")
         if feature_std is not None and not min(feature_std) > 0:
             raise PolyvidError("feature_std must be positive everywhere.")
+        if not 0 < feature_power <= 1:
+            raise PolyvidError(f"feature_power must be above 0 and at most 1, got {feature_power}.")
         self.max_length = max_length
+        self.feature_power = feature_power
         self.feature_mean = None if feature_mean is None else [float(value) for value in feature_mean]
         self.feature_std = None if feature_std is None else [float(value) for value in feature_std]
 
@@ -80,6 +86,8 @@ class MMPFeatureExtractor(SequenceFeatureExtractor):
         videos = _as_list(videos)
         names = range(len(videos)) if names is None else names
         arrays = [self._as_array(name, video)[:limit] for name, video in zip(names, videos, strict=True)]
+        if self.feature_power != 1:
+            arrays = [np.sign(array) * np.abs(array) ** self.feature_power for array in arrays]
         if self.feature_mean is not None:
             mean = np.asarray(self.feature_mean, dtype=np.float32)
             std = np.asarray(self.feature_std, dtype=np.float32)

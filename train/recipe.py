@@ -45,6 +45,11 @@ class ModelRecipe:
     pooler_num_heads: int = 4  # attention heads of a pooling layer
     pooler_dropout: float = 0.3  # App. C
     share_poolers: bool = False  # Table 2, last row but one
+    # Beyond the paper, see `polyvid.train.loop.warm_start`:
+    start: str = "random"  # of heads and projections: random (§3.1), mean (heads as means), warm (closed forms)
+    start_penalty: float = 1.0  # of the ridge regression of a warm start
+    lock_text: bool = False  # the whole text tower stays as it starts; needs freeze_below = output_layer
+    video_kernel_size: int | None = None  # landmarks of a kernel map before the video projection
 
 
 @dataclass
@@ -64,6 +69,8 @@ class DataRecipe:
     languages: list[str] = field(default_factory=lambda: ["en"])  # drawn from uniformly, one per clip
     pivots: bool = False  # triples (x, v, y) with captions in two languages, for Eq. 4-6
     caption_kinds: list[str] | None = None  # only captions with these ids (Fluent-Emoji-9: name, keywords)
+    landmark_splits: list[str] | None = None  # whose clips may be landmarks of the kernel map; default: train_split
+    feature_power: float = 1.0  # exponent of the features before they are normalised: 0.5 is the square root
     normalize_features: bool = False  # by mean and deviation of the training clips; the paper does not
     max_text_length: int = 96  # tokens
     max_video_length: int = 36  # seconds
@@ -236,6 +243,13 @@ def _check_numbers(path: Path, recipe: Recipe) -> None:
         raise RecipeError(f"{path}: data.pivots needs captions; clips come in one language each (§5.3).")
     if recipe.data.clips is not None and training.group_by_length:
         raise RecipeError(f"{path}: training.group_by_length needs captions; the lengths of clips are not known ahead.")
+    model = recipe.model
+    if model.start not in ("random", "mean", "warm"):
+        raise RecipeError(f"{path}: model.start must be random, mean or warm, not {model.start!r}.")
+    if recipe.data.clips is not None and (model.start == "warm" or model.video_kernel_size is not None):
+        raise RecipeError(f"{path}: model.start=warm and model.video_kernel_size need captions in memory, not clips.")
+    if not model.start_penalty > 0:
+        raise RecipeError(f"{path}: model.start_penalty must be greater than 0, not {model.start_penalty}.")
     if not recipe.data.validation_languages:
         raise RecipeError(f"{path}: data.validation_languages is empty; the first of them selects the model.")
 

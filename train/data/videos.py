@@ -82,7 +82,12 @@ class VideoFeatures(Mapping):
         except KeyError:
             raise KeyError(f"No features of video {video_id} in {self.folder}: extract them first.") from None
 
-    def mean_and_std(self, video_ids: Sequence[str]) -> tuple[list[float], list[float]]:
-        """Of each feature over all seconds of these videos (training clips, never those tested on)."""
+    def mean_and_std(self, video_ids: Sequence[str], power: float = 1.0) -> tuple[list[float], list[float]]:
+        """Of each feature over all seconds of these videos (training clips, never those tested on).
+
+        With `power`, of sign(x)·|x|^power.
+        """
         seconds = np.concatenate([self[video_id] for video_id in video_ids]).astype(np.float64)
+        if power != 1:
+            seconds = np.sign(seconds) * np.abs(seconds) ** power
         return seconds.mean(0).tolist(), np.maximum(seconds.std(0), 1e-6).tolist()

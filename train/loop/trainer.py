@@ -144,6 +144,8 @@ class Trainer:
         )
         try:
             with progress:
+                if self.step == 0 and self.recipe.model.start == "warm" and self.validation_set is not None:
+                    self._select(self.processes.from_main(self.validate()))  # training may make nothing better
                 while self.epoch < self.recipe.training.epochs:
                     self._train_epoch(progress)
                     self._finish_epoch()
@@ -207,10 +209,14 @@ class Trainer:
             if self.accelerator.trackers:
                 values = {f"validation/{k}": v for k, v in entry.items() if k.startswith("R@")}
                 self.accelerator.log(values, step=self.step)
+            self._select(scores)
         self.history.append(entry)
         self.epoch += 1
         self.batch_in_epoch = 0
-        if self.validation_set is not None and (score := sum(selecting.values())) > self.best_score:
+
+    def _select(self, scores: dict[str, dict[str, float]]) -> None:
+        """Keep the weights if they score best so far in the first language."""
+        if (score := sum(next(iter(scores.values())).values())) > self.best_score:
             self.best_score = score
             self.best_weights = trained_weights(self.model)
 

@@ -1,6 +1,7 @@
 """Sentence vectors of the frozen text backbone: the mean of its output over the tokens of a text."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -36,6 +37,21 @@ class SentenceVectors:
             self._vectors.update(zip(part, self._compute(part), strict=True))
         return np.stack([self._vectors[text] for text in texts])
 
+    def embeddings(self, texts: Sequence[str]) -> np.ndarray:
+        """c_x of the whole text tower, as it is now: (texts, embed_dim) float32, not normalised."""
+        if self.states is None:
+            return self.model.encode_texts(texts, self.processor).numpy()
+        rows = np.empty((len(texts), self.model.config.embed_dim), dtype=np.float32)
+        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+        for start in range(0, len(order), self.batch_size):
+            part = order[start : start + self.batch_size]
+            batch = self.processor(text=[texts[index] for index in part], return_tensors="pt")
+            hidden, mask = self.states.lookup(batch["input_ids"], batch["attention_mask"]), batch["attention_mask"]
+            with _evaluating(self.model), torch.no_grad():
+                embeds = self.model.pool_text(self.model.embed_tokens(None, mask, hidden), mask)
+            rows[part] = embeds.float().cpu().numpy()
+        return rows
+
     def _compute(self, texts: list[str]) -> np.ndarray:
         batch = self.processor(text=texts, return_tensors="pt")
         ids, mask = batch["input_ids"], batch["attention_mask"]
@@ -43,11 +59,19 @@ class SentenceVectors:
             hidden = self.states.lookup(ids, mask)
         else:
             device = self.model.device
-            was_training = self.model.training
-            self.model.eval()
-            with torch.no_grad():
+            with _evaluating(self.model), torch.no_grad():
                 output = self.model.text_model(input_ids=ids.to(device), attention_mask=mask.to(device))
-            self.model.train(was_training)
             hidden = output.last_hidden_state.float().cpu()
         real = mask[:, :, None].to(hidden.dtype)
         return ((hidden * real).sum(1) / real.sum(1)).numpy()
+
+
+@contextmanager
+def _evaluating(model: MMPModel) -> Iterator[None]:
+    """Without dropout inside."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
