@@ -28,7 +28,7 @@ class MMPKernelMap(nn.Module):
 
     @torch.no_grad()
     def fit(self, points: torch.Tensor) -> None:
-        """Makes `points` (video_kernel_size, video_feature_dim) the landmarks, with γ = 2 / their median squared distance.
+        """Makes `points` (video_kernel_size, video_feature_dim) the landmarks; γ = 2 / their median squared distance.
 
         Raises:
             PolyvidError: for another number or width of points, or if half of them are the same.

@@ -82,7 +82,7 @@ def warm_start(
         penalty: λ of the ridge regression, relative to the mean squared length of its inputs.
 
     Raises:
-        PolyvidError: for a model of images.
+        PolyvidError: for a model of images, or if the backbone tells no two captions apart.
     """
     if model.config.image_feature_dim is not None:
         raise PolyvidError("model.start=warm is for videos: with model.image_feature_dim, choose random or mean.")
@@ -171,9 +171,7 @@ def _processed(processor: MMPProcessor, video: np.ndarray) -> np.ndarray:
     return np.asarray(processor.feature_extractor([video], padding=False)["video_features"][0])
 
 
-def _text_projection(
-    vectors: np.ndarray, video_ids: Sequence[str], embed_dim: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _text_projection(vectors: np.ndarray, video_ids: Sequence[str], embed_dim: int) -> tuple[np.ndarray, np.ndarray]:
     """Weight (embed_dim, hidden_size) and bias of the map described in `warm_start`.
 
     What differs between captions of one clip, translations above all, does not help to find it. Where clips have
@@ -182,16 +180,17 @@ def _text_projection(
     """
     center = vectors.mean(0)
     centred = vectors - center
-    covariance = centred.T @ centred / np.trace(centred.T @ centred)
+    if not np.square(centred).sum() > 1e-9 * len(vectors) * np.square(center).sum():
+        raise PolyvidError("All training captions have the same sentence vector: there is nothing to start from.")
+    covariance = _scatter(centred)
     number_of = {video_id: number for number, video_id in enumerate(dict.fromkeys(video_ids))}
     of_row = np.array([number_of[video_id] for video_id in video_ids])
     counts = np.bincount(of_row)
     sums = np.zeros((len(counts), vectors.shape[1]))
     np.add.at(sums, of_row, centred)
     differences = (centred - (sums / counts[:, None])[of_row])[counts[of_row] > 1]
-    if len(differences):
-        within = differences.T @ differences / np.trace(differences.T @ differences)
-        covariance = (1 - WITHIN_WEIGHT) * covariance + WITHIN_WEIGHT * within
+    if differences.any():
+        covariance = (1 - WITHIN_WEIGHT) * covariance + WITHIN_WEIGHT * _scatter(differences)
     eigenvalues, directions = np.linalg.eigh(covariance)
     eigenvalues = np.maximum(eigenvalues, SMALLEST_EIGENVALUE * eigenvalues[-1])
     whitening = (directions * eigenvalues**-0.25) @ directions.T
@@ -201,6 +200,11 @@ def _text_projection(
     weight = basis @ components @ whitening
     weight *= np.sqrt(embed_dim / ((centred @ weight.T) ** 2).sum(1).mean())
     return weight, -weight @ center
+
+
+def _scatter(rows: np.ndarray) -> np.ndarray:
+    """Covariance of centred rows, scaled to a trace of 1."""
+    return rows.T @ rows / np.square(rows).sum()
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
