@@ -1,4 +1,4 @@
-"""Model and dataset cards, filled from files: no number in them is typed (`facts.py` reads, the templates say it)."""
+"""Model and dataset cards, filled from files: `facts.py` reads the numbers, the templates hold the text."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +9,9 @@ from huggingface_hub import DatasetCard, EvalResult, ModelCard, ModelCardData
 from polyvid.dataset_scripts.building import find_shards
 from polyvid.dataset_scripts.schema import LANGUAGE_NAMES, LANGUAGES
 from polyvid.hub_cards.publish import facts
+from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.modeling.paths_mmp import is_local_path
+from polyvid.train.scoring.results import RESULTS
 
 METRICS = {  # names in results → types in the model index
     "R@1": "recall_at_1",
@@ -22,17 +25,20 @@ REPOSITORY = "<this repository>"  # what the cards in dataset_scripts/ say where
 
 
 def model_card(folder: Path, repo_id: str, evaluations: Sequence[facts.Evaluation]) -> ModelCard:
-    """The card of a folder that training left.
+    """The card of a training run's output folder.
 
     Metadata hold every language's scores (model-index); the text says how to use the model, what it was trained on,
     by which recipes and on which machine as far as that was recorded, how it scored, what it is for and not for,
     licences, and how to cite. Without results it says "Not evaluated."
+
+    Raises:
+        PolyvidError: if the recipe's backbone is a folder that does not exist.
     """
     runs = facts.stages_of(folder)
     stages = [(run.recipe.name, facts.training_data(run.recipe.data)) for run in runs]
     datasets = list(dict.fromkeys(data.dataset for _, data in stages))
     trained = [code for code in LANGUAGES if any(code in data.languages for _, data in stages)]
-    backbone = _backbone(runs[0].recipe.model.backbone) if runs else None
+    backbone = _backbone(runs[0].recipe.model.backbone, folder) if runs else None
     restricted = [name for name in datasets if name not in facts.licenses()["open_data"]]
     card_data = ModelCardData(
         language=trained or None,
@@ -63,21 +69,32 @@ def model_card(folder: Path, repo_id: str, evaluations: Sequence[facts.Evaluatio
 
 
 def _starts_from(runs: Sequence[facts.Stage]) -> str | None:
-    """What the first known stage was initialised from: a Hub id, or a folder's name, the rest being nobody's affair."""
+    """What the first known stage was initialised from: a Hub id, or the name of a folder without its path."""
     name = runs[0].recipe.model.init_from if runs else None
     return name if name is None or _is_hub_id(name) else Path(name).name
 
 
-def _backbone(name: str) -> dict[str, str | None]:
-    """`id`: on the Hub, None for a folder nothing is known of, which is shown by its name alone."""
+def _backbone(name: str, folder: Path) -> dict[str, str | None]:
+    """`id`: on the Hub, None for a local folder of unknown origin, which is shown by its name.
+
+    Raises:
+        PolyvidError: if `name` is a folder that does not exist: nothing says which model was in it.
+    """
     known = facts.licenses()["backbones"].get(name, {})
-    on_hub = known.get("id", name if _is_hub_id(name) else None)
+    is_hub_id = _is_hub_id(name)
+    if not known and not is_hub_id and not Path(name).exists():
+        raise PolyvidError(
+            f"{folder / 'recipe.yaml'} or that of an earlier stage names the backbone {name!r}, a folder that does not "
+            "exist: restore it, or set model.backbone in that file to the backbone's id on the Hub."
+        )
+    on_hub = known.get("id", name if is_hub_id else None)
     shown = {"name": on_hub or Path(name).name, "note": known.get("note"), "license": known.get("license")}
     return {"id": on_hub} | shown
 
 
 def _is_hub_id(name: str) -> bool:
-    return name.count("/") <= 1 and not Path(name).exists()
+    """`outputs/x` is none, even where there is no such folder: recipes write there by default."""
+    return not is_local_path(name) and Path(name).parts[0] != RESULTS.parts[0]
 
 
 def _model_index(evaluation: facts.Evaluation) -> list[EvalResult]:

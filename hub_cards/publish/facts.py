@@ -1,6 +1,6 @@
-"""What is known of a trained model from the files around it: recipes, results, data, licences. Nothing is made up.
+"""Facts about a trained model, read from the files around it: recipes, results, data, licences.
 
-What nobody recorded is None or empty, and the card says so.
+What was not recorded is None or empty, and the card says so.
 """
 
 import json
@@ -25,7 +25,7 @@ from polyvid.train.scoring.results import RESULTS
 
 HERE = Path(__file__).parent
 TEMPLATES = HERE.with_name("templates")
-PRETRAINING = "multi_howto100m"  # what joined clips are made of
+PRETRAINING = "multi_howto100m"  # the source of joined clips
 
 
 @dataclass(frozen=True)
@@ -45,30 +45,30 @@ class Evaluation:
 
     @property
     def searched(self) -> tuple[str, str, str]:
-        """What tells one evaluation of a model from another."""
+        """What distinguishes one evaluation of a model from another."""
         return self.benchmark, self.protocol, self.split
 
 
 def find_evaluations(folder: Path, name: str, given: Sequence[Path] = ()) -> list[Evaluation]:
-    """The results of the model in `folder`, whose run is called `name`.
+    """The results of the model in `folder`, whose run has the name `name`.
 
     Args:
-        given: files or folders to read. Default: `outputs/results/<name>/` as `polyvid evaluate` fills it, if its
-            results say that they are this folder's, and the `results.json` next to the folder, which `make demo`
-            writes, if `polyvid evaluate` has not searched the same videos.
+        given: files or folders to read. Default: what `polyvid evaluate` wrote to `outputs/results/<name>/` for this
+            folder, and the demo's `results.json` next to the folder unless `polyvid evaluate` has searched the same
+            videos.
 
     Raises:
         FileNotFoundError: if a given path holds no results.
-        PolyvidError: if given results are another model's, or cannot be read.
+        PolyvidError: if given results belong to another model, or cannot be read.
     """
     found = []
     for path in given:
         files = sorted(path.rglob("results.json")) if path.is_dir() else [path]
         if not files or not files[0].is_file():
-            raise FileNotFoundError(f"There is no results.json in {path}: polyvid evaluate makes it.")
+            raise FileNotFoundError(f"There is no results.json in {path}: `polyvid evaluate` writes it.")
         for file in files:
             if (evaluation := _read(file, folder, name, same_folder=False)) is None:
-                raise PolyvidError(f"{file} holds no results of {name!r} ({folder}): give those of this model.")
+                raise PolyvidError(f"{file} holds no results of {name!r} ({folder}): pass the results of this model.")
             found.append(evaluation)
     if not given:
         read = [_read(file, folder, name, same_folder=True) for file in sorted((RESULTS / name).rglob("results.json"))]
@@ -81,11 +81,11 @@ def find_evaluations(folder: Path, name: str, given: Sequence[Path] = ()) -> lis
 
 
 def _read(file: Path, folder: Path, name: str, same_folder: bool) -> Evaluation | None:
-    """None: another model's. `same_folder`: the name alone does not prove that they are this one's."""
+    """None for results of another model. `same_folder`: an equal name alone does not count."""
     try:
         results = json.loads(file.read_text(encoding="utf-8"))
         protocol = results["protocol"]
-        if "counts" not in results:  # of `make demo`: all its models, each named as its folder
+        if "counts" not in results:  # of the demo: all its models, each under the name of its folder
             scores = results["scores"].get(name)
             shape = (protocol["dataset"], protocol["config"], protocol["split"], protocol["clips"], protocol["clips"])
             return scores and Evaluation(file, *shape, {"text_to_video": scores}, {}, {}, None)
@@ -111,7 +111,7 @@ def _read(file: Path, folder: Path, name: str, same_folder: bool) -> Evaluation 
 
 @dataclass(frozen=True)
 class Stage:
-    """One training run; `recorded` is its recipe file as it was written, without what later versions add to it."""
+    """One training run; `recorded` is its recipe file as written, without defaults that later versions add."""
 
     file: Path
     recipe: Recipe
@@ -119,9 +119,9 @@ class Stage:
 
 
 def stages_of(folder: Path) -> list[Stage]:
-    """The runs that made a model, the first one first: its own, and those of what it was initialised from.
+    """The runs that made a model, from the first to its own: each was initialised from the one before.
 
-    The chain ends where a model is not on this machine, or has no recipe.
+    The chain ends at a model that is not on this machine or has no recipe.
     """
     chain: list[Stage] = []
     while (file := folder / "recipe.yaml").is_file() and file.resolve() not in (stage.file for stage in chain):
@@ -134,9 +134,9 @@ def stages_of(folder: Path) -> list[Stage]:
 
 
 def settings(stages: Sequence[Stage]) -> dict[str, list[Any]]:
-    """What decided the runs: `"training.epochs"` → its value in each stage, None where it has or recorded none.
+    """The settings of all stages: `"training.epochs"` → its value in each stage, None if not set or not recorded.
 
-    Paths, and what changes no step, are left out.
+    Paths, and settings that change no training step, are left out.
     """
     left_out = {"backbone", "init_from", "num_workers", "save_minutes", "keep_last", "log_steps", "trackers"}
     left_out |= {"max_skipped_steps", "divergence"}
@@ -152,7 +152,7 @@ def settings(stages: Sequence[Stage]) -> dict[str, list[Any]]:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What one stage was trained on; counts are None where the data are not available and no protocol asserts them."""
+    """What one stage was trained on; counts are None if the data are missing and no protocol states them."""
 
     dataset: str
     config: str | None
@@ -165,7 +165,7 @@ class TrainingData:
 
 
 def training_data(data: DataRecipe) -> TrainingData:
-    """Counted where the data are, else what the protocol asserts."""
+    """Counted from the data if they are on this machine, else as the protocol states."""
     videos, captions, config = None, None, data.config
     try:
         if data.clips is not None:
@@ -194,7 +194,7 @@ def training_data(data: DataRecipe) -> TrainingData:
 
 
 def describe_features(data: DataRecipe) -> str | None:
-    """Which networks made a second of video features, as their `extraction.json` says."""
+    """Which networks made the video features, as their `extraction.json` says."""
     file = Path(data.features or data.clips or "") / "extraction.json"
     if not file.is_file():
         return None
@@ -206,7 +206,7 @@ def describe_features(data: DataRecipe) -> str | None:
 
 
 def recorded_machine(folder: Path) -> Mapping[str, Any] | None:
-    """Device and versions the run was trained with, if its `trainer_state.json` recorded them."""
+    """Device and versions of the training run, if its `trainer_state.json` recorded them."""
     file = folder / "trainer_state.json"
     return json.loads(file.read_text(encoding="utf-8")).get("environment") if file.is_file() else None
 
@@ -218,7 +218,7 @@ def licenses() -> Mapping[str, Any]:
 
 @cache
 def source_card(dataset: str) -> DatasetCard:
-    """The card of a dataset of this project, as written by hand in `dataset_scripts/<dataset>/README.md`."""
+    """The hand-written card of a dataset of this project, `dataset_scripts/<dataset>/README.md`."""
     return DatasetCard.load(dataset_folder(dataset) / "README.md")
 
 
@@ -227,7 +227,7 @@ def dataset_folder(dataset: str) -> Path:
 
 
 def source_of(card: DatasetCard) -> str | None:
-    """Which dataset of this project a built card is of: building keeps the pretty name."""
+    """Which dataset of this project a built card belongs to: building keeps the pretty name."""
     folders = (path.parent.name for path in dataset_folder("").glob("*/README.md"))
     return next((name for name in folders if source_card(name).data.pretty_name == card.data.pretty_name), None)
 

@@ -1,35 +1,46 @@
 """Which files `polyvid push` sends: a folder of links to them and of what is written for the push, such as the card.
 
-Lists of what belongs, not of what does not: an optimizer's state, a log or a forgotten file never goes along.
+Only what this package itself writes is collected: never an optimizer's state, a log or a forgotten file. Anything else
+takes an explicit `--include`.
 """
 
 import json
-import re
 import runpy
 from collections.abc import Sequence
 from dataclasses import asdict
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from polyvid.hub_cards.publish import cards, facts
 from polyvid.modeling.errors_mmp import PolyvidError
 
-MODEL_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*.py")
-MODEL_FILES += ("processor_config.json", "preprocessor_config.json", "tokenizer*", "special_tokens_map.json")
-MODEL_FILES += ("added_tokens.json", "vocab.*", "merges.txt", "*.model", "recipe.yaml", "curves.png")
-METRIC = Path(__file__).parents[2] / "train" / "scoring" / "text_video_retrieval"
-SPACE = facts.HERE.with_name("space")
-TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{30,}\b")
-SCANNED_BYTES = 5 << 20  # nobody types a token into a larger file
+PACKAGE = Path(__file__).parents[2]
+METRIC = PACKAGE / "train" / "scoring" / "text_video_retrieval"
+SPACE = PACKAGE / "hub_cards" / "space"
+MODEL_FILES = (
+    *("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "recipe.yaml"),
+    *("processor_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "curves.png"),
+    *("special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt"),
+    *("tokenizer.model", "sentencepiece.bpe.model", "spiece.model"),
+    *sorted(path.name for path in (PACKAGE / "modeling").glob("*.py")),  # a model's code, as it is saved with it
+)
+SPACE_FILES = (
+    *("README.md", "requirements.txt", "packages.txt", "app.py", "limits.py", "render.py", "search.py", "watch.py"),
+    *("decoding.py", "style.css", "LICENSE-animations", "LICENSE-captions", "clips.json", "clips/*.mp4"),
+    *("frame_encoder.pt2", "frame_encoder.json", "video_embeds.safetensors"),
+    *(f"models/{model}/{name}" for model in ("none", "mp", "mmp") for name in MODEL_FILES),
+)
+STATISTICS = ("statistics/*.json", "statistics/tokens_per_*.png")
 
 
 def collect_model(source: Path, folder: Path, repo_id: str, results: Sequence[Path] = ()) -> None:
-    """Weights, configuration, remote code, processor, recipes, results and a card, from what training left in `source`.
+    """Collect weights, configuration, remote code, processor, recipes, results and a card from a run's output folder.
 
-    A converted video backbone (`polyvid convert-backbone`) brings its card with it.
+    A converted video backbone (`polyvid convert-backbone`) comes with its own card.
 
     Raises:
         FileNotFoundError: if `source` is no finished model, or `results` are missing.
-        PolyvidError: if `results` are another model's.
+        PolyvidError: if `results` are another model's, or a link points out of the folder.
     """
     if not (source / "config.json").is_file() or not any(source.glob("*.safetensors")):
         best = source / "checkpoints" / "best"
@@ -40,17 +51,15 @@ def collect_model(source: Path, folder: Path, repo_id: str, results: Sequence[Pa
         module = f"{reference.split('--')[-1].split('.')[0]}.py"
         if not (source / module).is_file():
             raise FileNotFoundError(f"{source} lacks {module}, which config.json names: save the model again.")
-    for pattern in MODEL_FILES:
-        for path in source.glob(pattern):
-            _link(path, folder / path.name)
+    _link_matching(MODEL_FILES, source, folder)
     _write(folder / "LICENSE-code", facts.project_file("LICENSE"))
     if config["model_type"] != "mmp":
         if not (source / "README.md").is_file():
             raise FileNotFoundError(f"{source} has no README.md: `polyvid convert-backbone` writes it.")
-        return _link(source / "README.md", folder / "README.md")
+        return _link(source / "README.md", folder / "README.md", source)
     stages = facts.stages_of(source)
     for stage in stages[:-1]:
-        _link(stage.file, folder / "recipes" / f"{stage.recipe.name}.yaml")
+        _link(stage.file, folder / "recipes" / f"{stage.recipe.name}.yaml", stage.file.parent)
     evaluations = facts.find_evaluations(source, stages[-1].recipe.name if stages else source.name, results)
     for evaluation in evaluations:
         name = f"results/{'-'.join(evaluation.searched)}.json"
@@ -62,75 +71,107 @@ def collect_model(source: Path, folder: Path, repo_id: str, results: Sequence[Pa
 
 
 def collect_dataset(source: Path, folder: Path, repo_id: str) -> None:
-    """The configs the card names, reports, statistics, licences and the card, from what `polyvid build` filled.
+    """Collect the configs that the card names, reports, statistics, licences and the card from a built dataset.
 
     Raises:
         FileNotFoundError: if card or shards are missing.
+        PolyvidError: if a link points out of the folder.
     """
     card = cards.dataset_card(source, repo_id)
     for split in cards.splits_of(source, card):
         for shard in split["shards"]:
-            _link(shard, folder / split["config"] / shard.name)
-    for path in [*source.glob("reports/*.json"), *source.glob("statistics/*")]:
-        _link(path, folder / path.relative_to(source))
+            _link(shard, folder / split["config"] / shard.name, source)
+    _link_matching(("reports/*.json", *STATISTICS), source, folder)
     if (dataset := facts.source_of(card)) is not None:
         for path in facts.dataset_folder(dataset).glob("LICENSE*"):  # a condition of passing the data on
-            _link(path, folder / path.name)
+            _link(path, folder / path.name, path.parent)
     _write(folder / "README.md", str(card))
 
 
 def collect_metric(source: Path, folder: Path, repo_id: str) -> None:
-    """The metric as a Space, which is where `evaluate.load(repo_id)` looks: for a file named as the repository.
+    """Collect the metric as a Space: `evaluate.load(repo_id)` looks there for a file with the repository's name.
 
     Raises:
-        PolyvidError: if the repository is named otherwise.
+        PolyvidError: if the repository has another name, or a link points out of the folder.
     """
     if not (source / f"{repo_id.split('/')[1]}.py").is_file():
         name = source.resolve().name
         raise PolyvidError(f"evaluate.load({repo_id!r}) would look for another file: name it <owner>/{name}.")
-    for path in [*source.glob("*.py"), source / "README.md", source / "requirements.txt"]:
-        if path.name != "__init__.py":
-            text = path.read_text(encoding="utf-8")
-            _write(folder / path.name, text.replace("train/scoring/text_video_retrieval", repo_id))
+    for name in (path.name for path in METRIC.iterdir() if path.is_file() and path.name != "__init__.py"):
+        if (source / name).is_file():
+            _refuse_outside(source / name, source)
+            text = (source / name).read_text(encoding="utf-8")
+            _write(folder / name, text.replace("train/scoring/text_video_retrieval", repo_id))
 
 
-def collect_space(source: Path, folder: Path) -> None:
-    """The demo: what `build(folder)` in its `build.py` makes, else its folder as it is.
+def collect_space(source: Path, folder: Path, run_build: bool = False) -> None:
+    """Collect the files of a Space from a folder, such as `polyvid demo-app` builds, or build them into `folder`.
+
+    Args:
+        source: the folder; the package's own is built, others only with `run_build`.
+        folder: to fill; it exists and is empty.
+        run_build: execute `source/build.py`, a program that defines `build(folder)`.
 
     Raises:
         FileNotFoundError: if there is no README.md, in which the Hub reads how to run it.
+        PolyvidError: if `source` holds a build.py and `run_build` is not set, or a link points out of the folder.
     """
-    if (source / "build.py").is_file():
+    if is_own_space(source):
+        from polyvid.hub_cards.space.build import build  # decodes and encodes: slow to import
+
+        build(folder)
+    elif not (source / "build.py").is_file():
+        _link_matching(SPACE_FILES, source, folder)
+    elif run_build:
         runpy.run_path(str(source / "build.py"))["build"](folder)
     else:
-        for path in source.rglob("*"):
-            inside = path.relative_to(source)
-            if path.is_file() and not any(part.startswith((".", "__pycache__")) for part in inside.parts):
-                _link(path, folder / inside)
+        raise PolyvidError(
+            f"{source / 'build.py'} is a program that makes the Space: read it, then push with --run-build to execute "
+            "it, or push a folder that is already built."
+        )
     if not (folder / "README.md").is_file():
         raise FileNotFoundError(f"{source} makes no Space: README.md, which says how to run it, is missing.")
 
 
-def refuse_tokens(folder: Path, token: str | None) -> None:
-    """Nothing that looks like an access token may be published.
+def is_own_space(source: Path) -> bool:
+    """Whether a folder is this package's demo app, whose code is no stranger's."""
+    return source.resolve() == SPACE.resolve()
+
+
+def include(patterns: Sequence[str], source: Path, folder: Path) -> list[str]:
+    """Add the files of `source` that patterns match, such as `docs/*.md`; what is left out after that.
 
     Raises:
-        PolyvidError: naming file and line.
+        PolyvidError: if a pattern matches no file, or a link points out of the folder.
     """
-    for path in sorted(folder.rglob("*")):
-        if not path.is_file() or path.stat().st_size > SCANNED_BYTES:
-            continue
-        content = path.read_bytes()
-        found = TOKEN.search(content)
-        start = found.start() if found else content.find(token.encode()) if token else -1
-        if start >= 0:
-            line = content[:start].count(b"\n") + 1
-            raise PolyvidError(f"{path.relative_to(folder)}, line {line}: this looks like an access token; remove it.")
+    names = sorted(path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file())
+    for pattern in patterns:
+        matching = [name for name in names if fnmatchcase(name, pattern)]
+        if not matching:
+            raise PolyvidError(f"--include {pattern} matches no file in {source}.")
+        for name in matching:
+            if not (folder / name).exists():
+                _link(source / name, folder / name, source)
+    return [name for name in names if not (folder / name).exists()]
 
 
-def _link(path: Path, link: Path) -> None:
+def _link_matching(patterns: Sequence[str], source: Path, folder: Path) -> None:
+    for pattern in patterns:
+        for path in source.glob(pattern):
+            _link(path, folder / path.relative_to(source), source)
+
+
+def _link(path: Path, link: Path, root: Path) -> None:
+    _refuse_outside(path, root)
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(path.resolve())
+
+
+def _refuse_outside(path: Path, root: Path) -> None:
+    """A link out of the folder would publish what nobody sees in it."""
+    target = path.resolve()
+    if not target.is_relative_to(root.resolve()):
+        raise PolyvidError(f"{path} is a link to {target}, outside {root}: copy the file there, or remove the link.")
 
 
 def _write(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""`polyvid push`: a model, a dataset, the metric or the demo as a repository on the Hub, with its card."""
+"""`polyvid push`: publish a model, a dataset, the metric or the demo app on the Hub, with its card."""
 
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ from huggingface_hub import HfApi, RepoCard, get_token
 from huggingface_hub.errors import HTTPError
 from huggingface_hub.utils import validate_repo_id
 
+from polyvid.hub_cards.publish.credentials import refuse_credentials
 from polyvid.hub_cards.publish.files import (
     METRIC,
     SPACE,
@@ -18,8 +19,9 @@ from polyvid.hub_cards.publish.files import (
     collect_metric,
     collect_model,
     collect_space,
-    refuse_tokens,
+    is_own_space,
 )
+from polyvid.hub_cards.publish.files import include as add_files
 from polyvid.modeling.errors_mmp import PolyvidError
 
 LOADING = {
@@ -27,89 +29,115 @@ LOADING = {
     "dataset": 'load_dataset("{}")',
     "metric": 'evaluate.load("{}")',
 }
-# Of an earlier push: a build with another number of shards, or weights split otherwise, would be read beside the new.
-OUTDATED = {
+# Left by an earlier push: shards of another count would be loaded together with the new ones.
+OUTDATED: dict[str, list[str] | None] = {
     "model": ["*.safetensors", "*.safetensors.index.json", "*.py", "results/*", "recipes/*"],
     "dataset": ["*/*-of-*.parquet"],
     "metric": ["*.py"],
     "space": None,
 }
+LISTED = 8  # files left out that are named
 
 
 def push(
     kind: Annotated[Literal["model", "dataset", "metric", "space"], typer.Argument(help="What to publish.")],
     source: Annotated[
         Path | None,
-        typer.Argument(help="model: what training left; dataset: what `polyvid build` filled; else our own."),
+        typer.Argument(help="Output folder of training (model) or of `polyvid build` (dataset). Default: our own."),
     ] = None,
-    repo_id: Annotated[str, typer.Option(help="Where to: <your name or organisation>/<name>.")] = ...,
+    repo_id: Annotated[str, typer.Option(help="Repository: <your name or organisation>/<name>.")] = ...,
     private: Annotated[
-        bool | None, typer.Option("--private/--public", help="Who sees it. Default: as the account is set.")
+        bool | None, typer.Option("--private/--public", help="Who can see it. Default: the account's setting.")
     ] = None,
-    revision: Annotated[str, typer.Option(help="Branch; it is made where there is none.")] = "main",
-    message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
+    revision: Annotated[str, typer.Option(help="Branch; created if it does not exist.")] = "main",
+    message: Annotated[str | None, typer.Option(help="Commit message.")] = None,
     results: Annotated[
         list[Path] | None,
-        typer.Option(help="results.json, or a folder of them, for the card. Default: those polyvid evaluate left."),
+        typer.Option(help="results.json, or a folder of them, for the card. Default: those of `polyvid evaluate`."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option(help="List every file and its size; touch no network.")] = False,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(help="Also send files that this package did not write, e.g. 'docs/*.md'. Repeatable."),
+    ] = None,
+    run_build: Annotated[
+        bool, typer.Option("--run-build", help="space: execute the folder's build.py. Read it first.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option(help="List files and sizes; execute and send nothing.")] = False,
 ) -> None:
     """Publish a model, a dataset, the metric or the demo on the Hub, with its card.
 
-    Log in with `hf auth login`, or set HF_TOKEN. A push that was interrupted is taken up by the same command: what
-    has arrived is not sent again. The card is filled from recipes and results, never typed.
+    Log in with `hf auth login`, or set HF_TOKEN. The same command resumes an interrupted push: what has arrived is not
+    sent again. The card is filled from recipes and results, never typed. Only files that this package writes are sent;
+    others are listed and need --include.
     """
     validate_repo_id(repo_id)
     if "/" not in repo_id:
-        raise PolyvidError(f"Say whose repository it is: --repo-id <your name or organisation>/{repo_id}.")
+        raise PolyvidError(f"Name the owner: --repo-id <your name or organisation>/{repo_id}.")
     if results and kind != "model":
         raise PolyvidError("--results are for the card of a model.")
+    source = source_of(kind, source, repo_id)
+    if dry_run and kind == "space" and (run_build or is_own_space(source)):
+        return print(
+            f"The Space would be built by {source / 'build.py'}. A dry run executes nothing; nothing was sent."
+        )
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        collect(kind, source, folder, repo_id, results or [])
+        folder = Path(temporary) / "files"
+        folder.mkdir()
+        collect(kind, source, folder, repo_id, results or [], run_build)
+        left_out = add_files(include or [], source, folder)
         token = get_token()
-        refuse_tokens(folder, token)
+        refuse_credentials(folder, token)
         sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in _files(folder)}
         if dry_run:
             width = len(f"{sum(sizes.values()):,}")
             for name, size in sizes.items():
                 print(f"{size:>{width},}  {name}")
         print(f"{sum(sizes.values()):,} bytes in {len(sizes)} files, for {repo_id} ({revision})")
+        if left_out and source not in (METRIC, SPACE):
+            more = f" and {len(left_out) - LISTED} more" if len(left_out) > LISTED else ""
+            print(f"Left out (--include sends them): {', '.join(left_out[:LISTED])}{more}")
         if dry_run:
             return print("Nothing was sent.")
-        with said_plainly(repo_id, token):
+        with explained(repo_id, token):
             url = upload(kind, folder, repo_id, private, revision, message)
     print(url)
     if kind in LOADING:
         print(LOADING[kind].format(repo_id))
 
 
-def collect(kind: str, source: Path | None, folder: Path, repo_id: str, results: list[Path]) -> None:
-    """Fill `folder` with what is to be pushed."""
+def source_of(kind: str, source: Path | None, repo_id: str) -> Path:
+    """The folder to publish; the metric and the demo app have one in this package."""
     if source is None and kind in ("model", "dataset"):
         raise PolyvidError(f"Which {kind}? Give its folder: polyvid push {kind} FOLDER --repo-id {repo_id}.")
-    if source is not None and not source.is_dir():
+    if source is None:
+        return METRIC if kind == "metric" else SPACE
+    if not source.is_dir():
         raise FileNotFoundError(f"There is no folder {source}.")
+    return source
+
+
+def collect(kind: str, source: Path, folder: Path, repo_id: str, results: list[Path], run_build: bool = False) -> None:
+    """Fill `folder` with what will be published."""
     if kind == "model":
         collect_model(source, folder, repo_id, results)
     elif kind == "dataset":
         collect_dataset(source, folder, repo_id)
     elif kind == "metric":
-        collect_metric(source or METRIC, folder, repo_id)
+        collect_metric(source, folder, repo_id)
     else:
-        collect_space(source or SPACE, folder)
+        collect_space(source, folder, run_build)
 
 
 def upload(kind: str, folder: Path, repo_id: str, private: bool | None, revision: str, message: str | None) -> str:
-    """Make repository and branch where they are missing, send what they lack, and return the address of the commit.
+    """Create repository and branch if they are missing, send what they lack, and return the address of the commit.
 
-    By `upload_folder`, which is what resumes: with hf_xet it sends and commits in batches and asks the Hub for each
-    chunk, without it for each large file, whether that has arrived already. (`upload_large_folder`, which kept its own
-    record beside the files, is gone from huggingface_hub 2.)
+    `upload_folder` resumes: it asks the Hub for each chunk (with hf_xet) or each large file (without) whether that has
+    already arrived.
 
     Raises:
-        PolyvidError: if the repository is there, but not as private or public as asked for; nothing is sent then.
-        huggingface_hub.errors.HTTPError, RuntimeError: whatever goes wrong on the way.
+        PolyvidError: if the repository exists but is not private or public as asked; nothing is sent then.
+        huggingface_hub.errors.HTTPError, RuntimeError: if the transfer fails.
+        ValueError, KeyError, TypeError: if the server does not answer like the Hub.
     """
     api = HfApi()
     repo_type = "space" if kind == "metric" else kind
@@ -133,40 +161,51 @@ def upload(kind: str, folder: Path, repo_id: str, private: bool | None, revision
 
 
 @contextmanager
-def said_plainly(repo_id: str, token: str | None) -> Iterator[None]:
-    """Turns what huggingface_hub raises into one line that says what to do, and never holds the token.
+def explained(repo_id: str, token: str | None) -> Iterator[None]:
+    """Turn what huggingface_hub raises into one line that says what to do and never contains the token.
 
     Raises:
         PolyvidError: no token, or one that is refused or may not write here.
-        ConnectionError: the Hub cannot be reached, or broke off.
+        ConnectionError: the Hub cannot be reached, broke off, or does not answer like the Hub.
     """
     hub = HfApi().endpoint
     if token is None:
         raise PolyvidError(f"No token: run `hf auth login`, or set HF_TOKEN to one of {hub}/settings/tokens.")
     try:
         yield
-    except (HTTPError, RuntimeError) as error:
-        cause = error
+    except PolyvidError:
+        raise
+    except (HTTPError, RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+        cause: BaseException = error
         while not isinstance(cause, HTTPError) and cause.__cause__ is not None:
             cause = cause.__cause__  # the upload of large files wraps what went wrong
         status = getattr(getattr(cause, "response", None), "status_code", None)
         if status == 401:
             raise PolyvidError(
                 f"{hub} does not accept the token: make one that may write at {hub}/settings/tokens, then `hf auth "
-                "login` (HF_TOKEN, where it is set, goes first)."
+                "login` (HF_TOKEN, if set, takes precedence)."
             ) from None
         if status in (403, 404):
             owner = repo_id.split("/")[0]
             raise PolyvidError(
-                f"This token may not write to {repo_id}: it must have the role `write` (a fine-grained one: for "
-                f"{owner}), and you a right to write in {owner}. See {hub}/settings/tokens."
+                f"This token may not write to {repo_id}: it needs the role `write` (a fine-grained one: for {owner}), "
+                f"and you need the right to write in {owner}. See {hub}/settings/tokens."
             ) from None
-        reason = " ".join((getattr(cause, "server_message", None) or str(cause)).split())[:200]
-        reason = reason.replace(token, "<token>") or type(cause).__name__
+        if not isinstance(cause, HTTPError | RuntimeError):  # JSON that is none, or without what the Hub always sends
+            raise ConnectionError(
+                f"{hub} does not answer like the Hub ({type(cause).__name__}: {_shortened(str(cause), token)}): check "
+                "HF_ENDPOINT and your proxy."
+            ) from None
+        reason = _shortened(getattr(cause, "server_message", None) or str(cause), token) or type(cause).__name__
         raise ConnectionError(
             f"{hub} cannot be reached, or broke off ({reason}): check network and HF_ENDPOINT, then run the same "
             "command again; what has arrived is not sent again."
         ) from None
+
+
+def _shortened(reason: str, token: str) -> str:
+    """One line of at most 200 characters. The token goes first: cut in two, it would not be recognised."""
+    return " ".join(reason.replace(token, "<token>").split())[:200]
 
 
 def _files(folder: Path) -> list[Path]:

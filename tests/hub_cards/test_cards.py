@@ -17,6 +17,7 @@ from polyvid.dataset_scripts.build import build
 from polyvid.dataset_scripts.schema import LANGUAGES
 from polyvid.hub_cards.publish.cards import dataset_card, model_card
 from polyvid.hub_cards.publish.facts import bibtex, find_evaluations
+from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.recipe import DataRecipe, ModelRecipe, load_recipe, save_recipe
 from polyvid.train.scoring.evaluate import evaluate
 
@@ -184,7 +185,7 @@ def test_after_the_demo_and_mmp_evaluate_the_latter_counts(run, tmp_path, monkey
 @pytest.mark.parametrize(
     "content, message",
     [
-        (None, "There is no results.json in .*: polyvid evaluate makes it"),
+        (None, "There is no results.json in .*: `polyvid evaluate` writes it"),
         ('{"name": "vtt_en", "model": "elsewhere", "protocol": {}, "counts": {}}', "holds no results of 'mmp'"),
         ("{}", "is not what polyvid evaluate writes .KeyError: 'protocol'"),
         ("[", "is not what polyvid evaluate writes .JSONDecodeError"),
@@ -239,6 +240,15 @@ def test_where_the_data_are_not_at_hand_the_protocol_says_the_counts(run, tmp_pa
     assert "(`1k-A`) | train | en de | 6,513 | en 130,260 |" in text
     assert "The first stage started from `lab/mmp`" in text
     assert "translated by machine" in text
+
+
+@pytest.mark.parametrize("backbone", ["outputs/my-backbone", "./backbone", "/data/models/backbone", "models/a/b"])
+def test_a_backbone_whose_folder_is_gone_is_not_published_as_a_hub_id(run, tmp_path, backbone):
+    recipe = load_recipe(run / "recipe.yaml")
+    recipe.model = ModelRecipe(backbone=backbone)
+    save_recipe(recipe, tmp_path / "recipe.yaml")
+    with pytest.raises(PolyvidError, match=f"names the backbone '{backbone}', a folder that does not exist"):
+        card_of(tmp_path)
 
 
 def test_a_model_without_recipe_has_a_card_that_admits_it(tmp_path):

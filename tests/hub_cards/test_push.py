@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,6 +17,7 @@ from huggingface_hub import ModelCard, constants
 from published import EMOJI, write_model
 
 from polyvid.dataset_scripts.build import build
+from polyvid.hub_cards.publish.credentials import find_credential
 from polyvid.train import cli
 from tiny import tiny_model, tiny_processor
 
@@ -130,7 +133,7 @@ def test_a_dry_run_lists_what_would_go_and_asks_nobody(hub, model, dataset, push
     monkeypatch.delenv("HF_TOKEN")
     for kind, source in (("model", model), ("dataset", dataset)):
         code, said, _ = push(kind, source, "--repo-id", "lab/thing", "--dry-run")
-        *files, total, nothing = said.splitlines()
+        *files, total, nothing = (line for line in said.splitlines() if not line.startswith("Left out"))
         sizes = {name: int(size.replace(",", "")) for size, name in (line.split() for line in files)}
         assert code == 0 and nothing == "Nothing was sent."
         assert total == f"{sum(sizes.values()):,} bytes in {len(sizes)} files, for lab/thing (main)"
@@ -164,9 +167,9 @@ def test_private_and_public_and_revisions(hub, dataset, push, kind):
     [
         (None, "lab/text_video_retrieval", "No token: run `hf auth login`"),
         ("hf_wrong" + "w" * 30, "lab/text_video_retrieval", "does not accept the token: make one that may write at"),
-        (READER, "lab/text_video_retrieval", "This token may not write to lab/text_video_retrieval: it must have"),
-        (TOKEN, "club/text_video_retrieval", "and you a right to write in club"),
-        (STRANGER, "lab/text_video_retrieval", "and you a right to write in lab"),
+        (READER, "lab/text_video_retrieval", "This token may not write to lab/text_video_retrieval: it needs"),
+        (TOKEN, "club/text_video_retrieval", "and you need the right to write in club"),
+        (STRANGER, "lab/text_video_retrieval", "and you need the right to write in lab"),
     ],
 )
 def test_who_may_not_push_is_told_in_one_line_what_to_do(hub, push, monkeypatch, token, repo_id, message):
@@ -206,8 +209,133 @@ def test_a_file_with_a_token_in_it_is_not_published(hub, push, tmp_path, secret)
     (tmp_path / "space" / "README.md").write_text("---\nsdk: gradio\n---\n")
     (tmp_path / "space" / "app.py").write_text(f"import os\nlogin('{secret}')\n")
     code, said, error = push("space", tmp_path / "space", "--repo-id", "lab/demo")
-    assert code == 1 and "error: app.py, line 2: this looks like an access token; remove it." in error
+    assert code == 1 and "error: app.py, line 2: this looks like an access token of Hugging Face. Remove it" in error
     assert secret not in said + error and hub.requests == []
+
+
+PASSWORD = "correct-horse-battery"
+CREDENTIALS = {  # put together here, so that no line of ours looks like one
+    "an access key of AWS": "AKIA" + "Q7" * 8,
+    "a secret key of AWS": "AWS_SECRET_ACCESS_KEY=" + "wJal/rX+" * 5,
+    "a private key": "-----BEGIN " + "OPENSSH PRIVATE KEY-----",
+    "a token of GitHub": "ghp_" + "a1B2" * 9,
+    "a token of Slack": "xoxb-" + "1234567890-abcdef",
+    "an API key of Google": "AIza" + "Sy_B3" * 7,
+    "a password in an address": f"postgres://alice:{PASSWORD}@db.example.org/clips",
+}
+
+
+@pytest.mark.parametrize("name", CREDENTIALS)
+def test_credentials_of_other_services_are_found_too(hub, push, tmp_path, name):
+    (tmp_path / "README.md").write_text("---\nsdk: gradio\n---\n")
+    (tmp_path / "app.py").write_text(f"# demo\n\nkey = '{CREDENTIALS[name]}'\n")
+    code, said, error = push("space", tmp_path, "--repo-id", "lab/demo")
+    assert code == 1 and f"app.py, line 3: this looks like {name}." in error and error.count("\n") == 1
+    assert CREDENTIALS[name] not in said + error and hub.requests == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://user@example.org/x",
+        "https://example.org:8080/@someone",
+        "postgres://{user}:{password}@host",
+        "ghp_ is how tokens of GitHub begin",
+        "hf_hub_download('lab/mmp')",
+    ],
+)
+def test_what_only_resembles_a_credential_is_none(text):
+    assert find_credential(text.encode()) is None
+
+
+def test_what_the_package_did_not_write_is_named_and_needs_include(hub, model, push):
+    code, said, _ = push("model", model, "--repo-id", "lab/mmp")
+    (line,) = (line for line in said.splitlines() if line.startswith("Left out"))
+    assert code == 0 and ".env" in line and "notes.txt" in line
+    assert push("model", model, "--repo-id", "lab/mmp", "--include", "notes.*")[0] == 0
+    files = hub.files("models", "lab/mmp")
+    assert files["notes.txt"] == b"secret" and not {".env", "optimizer.pt", "progress.pt"} & set(files)
+    code, _, error = push("model", model, "--repo-id", "lab/mmp", "--include", "*.docx")
+    assert code == 1 and "--include *.docx matches no file in" in error
+
+
+@pytest.mark.parametrize("kind", ["model", "dataset", "space"])
+def test_a_link_to_a_file_outside_is_refused(hub, dataset, push, tmp_path, kind):
+    (tmp_path / "passwords.json").write_text("{}")
+    if kind == "dataset":
+        folder, name = dataset, "reports/passwords.json"
+    else:
+        folder, name = tmp_path / "folder", "README.md" if kind == "space" else "tokenizer.json"
+        tiny_model().save_pretrained(folder)
+    (folder / name).symlink_to(tmp_path / "passwords.json")
+    code, _, error = push(kind, folder, "--repo-id", "lab/thing")
+    assert code == 1 and f"{folder / name} is a link to {tmp_path / 'passwords.json'}, outside" in error
+    assert hub.requests == []
+
+
+def test_a_strangers_build_runs_only_on_request_and_never_in_a_dry_run(hub, push, tmp_path):
+    source, ran = tmp_path / "app", tmp_path / "ran"
+    source.mkdir()
+    (source / "build.py").write_text(
+        f"from pathlib import Path\nPath({str(ran)!r}).touch()\n"
+        "def build(folder):\n    (Path(folder) / 'README.md').write_text('---\\nsdk: gradio\\n---\\n')\n"
+    )
+    for options, message in (
+        ([], "read it, then push with --run-build to execute it"),
+        (["--dry-run"], "read it, then push with --run-build to execute it"),
+        (["--dry-run", "--run-build"], "A dry run executes nothing"),
+    ):
+        _, said, error = push("space", source, "--repo-id", "lab/demo", *options)
+        assert message in said + error and not ran.exists() and hub.requests == [], options
+    assert "A dry run executes nothing" in push("space", "--repo-id", "lab/demo", "--dry-run")[1]  # our own
+    assert push("space", source, "--repo-id", "lab/demo", "--run-build")[0] == 0 and ran.exists()
+
+
+class Broken(BaseHTTPRequestHandler):
+    """A server that answers everything in the same way, such as a proxy's login page."""
+
+    status, answer = 200, b""
+
+    def do_GET(self):
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        answer = self.answer.replace(b"<header>", self.headers.get("Authorization", "").encode())
+        self.send_response(self.status)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    do_POST = do_PUT = do_GET
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def broken(hub, monkeypatch):
+    """Such a server in place of the Hub; set its `status` and `answer`."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Answer", (Broken,), {}))
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    yield server.RequestHandlerClass
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("answer", [b"<html>Please log in</html>", b"", b"{}", b"[]", b"null", b'{"url": 3}'])
+def test_a_server_that_is_no_hub_is_named_in_one_line(broken, push, answer):
+    broken.answer = answer
+    code, _, error = push("metric", "--repo-id", "lab/text_video_retrieval")
+    assert code == 1 and error.count("\n") == 1, error
+    assert f"{constants.ENDPOINT} does not answer like the Hub" in error
+
+
+@pytest.mark.parametrize("length", [0, 150, 178, 190])
+def test_a_server_that_repeats_the_token_does_not_get_it_printed_not_even_in_part(broken, push, length):
+    """Wherever the message is cut: a token without its last letters is nearly a token."""
+    broken.status, broken.answer = 400, b'{"error": "' + b"x" * length + b' <header>"}'
+    code, said, error = push("metric", "--repo-id", "lab/text_video_retrieval")
+    assert code == 1 and error.count("\n") == 1
+    assert TOKEN[:12] not in said + error
 
 
 def test_a_connection_that_breaks_is_taken_up_within_one_push(hub, model, push):
@@ -241,7 +369,7 @@ def test_a_space_is_what_its_build_makes_else_its_folder(hub, push, tmp_path):
     (tmp_path / "app" / "build.py").write_text(
         "import shutil\ndef build(folder):\n    shutil.copy(__file__.replace('build.py', 'README.md'), folder)\n"
     )
-    assert push("space", tmp_path / "app", "--repo-id", "lab/built")[0] == 0
+    assert push("space", tmp_path / "app", "--repo-id", "lab/built", "--run-build")[0] == 0
     assert set(hub.files("spaces", "lab/built")) == {"README.md"}
     assert hub.repositories["spaces", "lab/built"].sdk == "gradio"
 
@@ -255,7 +383,7 @@ def test_a_space_is_what_its_build_makes_else_its_folder(hub, push, tmp_path):
         (["dataset", "{}", "--repo-id", "lab/x"], "holds no README.md: `polyvid build"),
         (["space", "{}", "--repo-id", "lab/x"], "makes no Space: README.md"),
         (["metric", "--repo-id", "lab/recall"], "name it <owner>/text_video_retrieval"),
-        (["metric", "--repo-id", "text_video_retrieval"], "Say whose repository it is"),
+        (["metric", "--repo-id", "text_video_retrieval"], "Name the owner"),
         (["metric", "--repo-id", "a/b/c"], "Repo id must be in the form"),
         (["metric", "--repo-id", "lab/text_video_retrieval", "--results", "x"], "for the card of a model"),
     ],
