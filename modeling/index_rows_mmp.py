@@ -318,9 +318,9 @@ class VideoRows:
         video_ids = Texts.from_tensors(tensors, "video_ids")
         if len(video_ids) == 0:
             raise PolyvidError("it has no videos")
-        names = [name[len("metadata.") : -len(".codes")] for name in tensors if name.endswith(".codes")]
+        names = {name[len("metadata.") :].rpartition(".")[0] for name in tensors if name.startswith("metadata.")}
         columns = {name: Column.from_tensors(tensors, name, len(video_ids)) for name in sorted(names)}
-        if "videos" not in tensors:
+        if "videos" not in tensors and "spans" not in tensors:
             return cls(video_ids, columns)
         videos = stored(tensors, "videos", torch.int32, (None,))
         spans = stored(tensors, "spans", torch.int32, (len(videos), 2))

@@ -10,11 +10,14 @@ import pytest
 import torch
 from clustered_vectors import clustered_vectors
 from peak_memory import PEAK_MEMORY
+from safetensors.torch import save_file
 from torch.nn import functional as F
+from transformers.utils import logging
 
-from polyvid.modeling import VideoIndex, video_index_mmp
+from polyvid.modeling import MMPModel, VideoIndex, video_index_mmp
 from polyvid.modeling.encoding_mmp import MMPEncodingMixin
 from polyvid.modeling.index_engines_mmp import ExactEngine
+from polyvid.modeling.index_file_mmp import FORMAT
 from polyvid.modeling.index_rows_mmp import Texts, VideoRows
 from tiny import EMBED_DIM, VIDEO_FEATURE_DIM, tiny_model, tiny_processor
 
@@ -423,6 +426,87 @@ def test_a_failed_save_leaves_the_old_file(index, tmp_path, monkeypatch):
         index.save(tmp_path / "videos.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["videos.safetensors"]
     assert (tmp_path / "videos.safetensors").read_bytes() == whole
+
+
+def test_a_changed_byte_is_found_and_named(index, tmp_path):
+    path = tmp_path / "videos.safetensors"
+    index.save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ValueError, match="videos.safetensors' is not a video index .* does not match its checksum"):
+        VideoIndex.load(path)
+    assert len(VideoIndex.load(path, verify=False)) == len(index)
+
+
+def test_the_same_index_is_the_same_bytes(index, tmp_path):
+    for name in ("a", "b"):
+        index.save(tmp_path / name)
+    VideoIndex.load(tmp_path / "a").save(tmp_path / "c")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() == (tmp_path / "c").read_bytes()
+
+
+def test_an_index_of_an_older_version_loads_with_a_warning(index, collection, tmp_path, caplog, monkeypatch):
+    """Its metadata has no checksums."""
+    about = {"engine": "exact", "options": {}, "model": ""}
+    path = tmp_path / "old.safetensors"
+    save_file(index.engine.tensors(), path, {FORMAT: json.dumps(about)})
+    monkeypatch.setattr(logging.get_logger("transformers"), "propagate", True)
+    loaded = VideoIndex.load(path)
+    assert "old.safetensors' was written by an older version and has no checksums" in caplog.text
+    assert_alike(loaded.search(collection[1]), index.search(collection[1]))
+    caplog.clear()
+    loaded.save(path)
+    VideoIndex.load(path)
+    assert not caplog.text
+
+
+def test_ids_are_a_sequence_and_an_index_says_what_it_is(index, collection):
+    names = collection[2]
+    assert (index.video_ids[0], index.video_ids[-1]) == (names[0], names[-1])
+    assert index.video_ids[-3:] == names[-3:] and index.video_ids[10:0:-4] == names[10:0:-4]
+    assert names[7] in index.video_ids and index.video_ids.index(names[7]) == 7
+    for outside in (3000, -3001):
+        with pytest.raises(IndexError, match=f"There is no text {outside}: there are 3000"):
+            index.video_ids[outside]
+    assert repr(index) == "VideoIndex(3,000 videos x 64, exact float32)"
+    moments = VideoIndex(torch.ones(2, 8), ["v"], spans=[[(0, 1), (1, 2)]], storage="int8")
+    assert repr(moments) == "VideoIndex(2 moments x 8, exact int8)"
+
+
+def test_only_indexes_of_one_kind_are_joined():
+    part = VideoIndex(torch.eye(4), ["a", "b", "c", "d"])
+    joined = VideoIndex.cat([part, VideoIndex(torch.eye(4)[:1], ["e"])])
+    assert list(joined.video_ids) == ["a", "b", "c", "d", "e"]
+    with pytest.raises(ValueError, match="There is no index to join"):
+        VideoIndex.cat([])
+    with pytest.raises(ValueError, match="Video id 'a' appears twice in the collection"):
+        VideoIndex.cat([part, VideoIndex(torch.eye(4)[:1], ["a"])])
+    for other in (
+        VideoIndex(torch.eye(5)[:1], ["e"]),
+        VideoIndex(torch.eye(4)[:1], ["e"], storage="int8"),
+        VideoIndex(torch.eye(4)[:1], ["e"], spans=[[(0, 1)]]),
+    ):
+        with pytest.raises(ValueError, match="Indexes can be joined if one model made them in the same way"):
+            VideoIndex.cat([part, other])
+
+
+def test_names_that_are_not_unicode_are_one_line():
+    """File names that are not UTF-8 come out of the system with such characters."""
+    with pytest.raises(ValueError, match=r"'v\\udcff' is not valid Unicode: see its character 1"):
+        VideoIndex(torch.ones(1, 8), ["v\udcff"])
+
+
+def test_a_misspelt_path_is_not_looked_for_on_the_hub(tmp_path, monkeypatch, features):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs").mkdir()
+    for name in ("./nowhere", "outputs/mpp", "outputs/demo/mpp", str(tmp_path / "nowhere"), tmp_path / "nowhere"):
+        for load in (MMPModel.from_pretrained, lambda name: VideoIndex.build(name, features), MMPModel.from_backbone):
+            with pytest.raises(
+                FileNotFoundError, match=f"There is no (model|text backbone) at '{name}'.*check the path"
+            ):
+                load(name)
+    with pytest.raises(ValueError, match="'outputs/videos' is not a video index that can be read"):
+        VideoIndex.load("outputs/videos")
 
 
 @pytest.mark.slow

@@ -1,0 +1,38 @@
+"""Paths on this machine told apart from ids on the Hub."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?", re.ASCII)
+FILE_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".json", ".yaml")
+
+
+def is_local_path(name: str | os.PathLike[str]) -> bool:
+    """Whether `name` is a path, not a Hub id (`name` or `owner/name`), whether or not it exists.
+
+    It is where it exists, is a `Path`, or could be no Hub id (`./a`, `/a/b`, `a/b/c`, `a.safetensors`); and also
+    where its first part is a folder here: `outputs/demmo` is a misspelt path if there is an `outputs`.
+    """
+    if not isinstance(name, str) or os.path.exists(name):
+        return True
+    if not HUB_ID.fullmatch(name) or name.endswith(FILE_SUFFIXES):
+        return True
+    return "/" in name and os.path.isdir(name.partition("/")[0])
+
+
+def check_local_path(name: str | os.PathLike[str], what: str) -> None:
+    """Keeps a misspelt path from being looked for on the Hub.
+
+    Args:
+        name: a path or a Hub id.
+        what: stands there, for the error: `"model"`, `"video index"`.
+
+    Raises:
+        FileNotFoundError: if `name` is a path and nothing exists there.
+    """
+    if is_local_path(name) and not os.path.exists(name):
+        where = "" if os.path.isabs(name) else f" in {Path.cwd()}"
+        raise FileNotFoundError(f"There is no {what} at {os.fspath(name)!r}{where}: check the path.")
