@@ -2,10 +2,11 @@
 
 "We re-sample videos to 30 fps and employ a window of size 8 or 30 that takes consecutive frames starting from the
 beginning of every second." Resampling follows FFmpeg's `fps` filter with its default rounding, which is what the
-public extractors use: a frame shown at time t stands at tick floor(30 t + 1/2), and a tick without a frame of its own
+public extractors use: a frame shown at time t is at tick floor(30 t + 1/2), and a tick without a frame of its own
 shows the frame before it. Nothing here imports torch, so a decoding process starts in a fraction of a second.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,9 +14,13 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.stream import Disposition
+from av.video.stream import VideoStream
 
 LONGEST_GAP = 3600  # seconds between two frames; more is a broken clock, not a slide show
+LONGEST_SIDE = 64  # times the shorter side of a picture; more would be scaled to gigabytes
+MATROSKA_DURATION = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 TOLERATED_CORRUPTION = 0.05  # share of packets FFmpeg may reject before the video counts as broken
 
 
@@ -79,7 +84,8 @@ def read_windows(path: str | Path, views: list[View]) -> Iterator[tuple[int, np.
     only, whatever the length of the video.
 
     Raises:
-        VideoError: no such file, not a video, no video stream, no frame, truncated or mostly corrupt, broken clock.
+        VideoError: no such file, not a video, no video stream, no frame, truncated or mostly corrupt, broken clock,
+            pictures that are next to a line.
     """
     cutters = [_WindowCutter(view) for view in views]
     last_end = Fraction(0)
@@ -119,8 +125,10 @@ def _timed_frames(path: Path) -> Iterator[tuple[Fraction, Fraction, av.VideoFram
         rate = stream.average_rate or stream.guessed_rate
         step = 1 / Fraction(rate) if rate else Fraction(1, 30)
         origin = None if container.start_time is None else Fraction(container.start_time, av.time_base)
+        promised = _promised_seconds(stream)
+        packets = _Packets(container, stream, all_streams=promised is None)
         start, end = None, Fraction(0)
-        for frame in _decode(container, stream):
+        for frame in packets.frames():
             shown = end if frame.pts is None else frame.pts * clock
             if frame.pts is not None:
                 origin = shown if origin is None else origin
@@ -135,29 +143,62 @@ def _timed_frames(path: Path) -> Iterator[tuple[Fraction, Fraction, av.VideoFram
             yield start, end, frame
         if start is None:
             raise VideoError("no frame could be decoded")
-        declared = stream.duration * clock if stream.duration else end
-        if declared - end > max(1, declared / 20):
-            raise VideoError(f"truncated: {float(end):.1f} s of {float(declared):.1f} s could be decoded")
+        found = end
+        if promised is None:  # then only the file as a whole says how long it is, and its sound may be what lasts
+            promised = Fraction(container.duration or 0, av.time_base)
+            found = max(end, packets.last_end - (origin or 0))
+        if promised - found > max(1, promised / 20):
+            raise VideoError(f"truncated: {float(found):.1f} s of {float(promised):.1f} s could be decoded")
 
 
-def _decode(container, stream) -> Iterator[av.VideoFrame]:
-    """Like `container.decode`, but goes on after a corrupt packet as the `ffmpeg` program does."""
-    packets = corrupt = 0
-    demuxed = container.demux(stream)
-    while True:
-        try:
-            packet = next(demuxed)
-        except StopIteration:
-            break
-        except av.error.FFmpegError:  # the container itself breaks off; what is missing shows in the duration
-            break
-        packets += 1
-        try:
-            yield from packet.decode()
-        except av.error.FFmpegError:
-            corrupt += 1
-    if corrupt > max(1, packets * TOLERATED_CORRUPTION):
-        raise VideoError(f"{corrupt} of {packets} packets are corrupt")
+def _promised_seconds(stream: VideoStream) -> Fraction | None:
+    """How long the container says this stream is: in its own field, or in Matroska's tag; None if it says nothing."""
+    if stream.duration and stream.time_base:
+        return stream.duration * stream.time_base
+    if tag := MATROSKA_DURATION.fullmatch(stream.metadata.get("DURATION", "")):
+        hours, minutes, seconds = tag.groups()
+        return 3600 * Fraction(hours) + 60 * Fraction(minutes) + Fraction(seconds)
+    return None
+
+
+class _Packets:
+    """Reads one video stream of a container, past corrupt packets, as the `ffmpeg` program does.
+
+    Attributes:
+        last_end: when the last packet ends, in seconds on the container's clock; with `all_streams` of any stream.
+    """
+
+    def __init__(self, container: InputContainer, stream: VideoStream, all_streams: bool):
+        self.container, self.stream = container, stream
+        self.read = [s for s in container.streams if s is stream or (all_streams and s.type in ("video", "audio"))]
+        self.last_end = Fraction(0)
+
+    def frames(self) -> Iterator[av.VideoFrame]:
+        """The frames of the video stream, in the order of decoding.
+
+        Raises:
+            VideoError: if too many packets are corrupt.
+        """
+        packets = corrupt = 0
+        demuxed = self.container.demux(*self.read)
+        while True:
+            try:
+                packet = next(demuxed)
+            except StopIteration:
+                break
+            except av.error.FFmpegError:  # the container itself breaks off; what is missing shows in the duration
+                break
+            if packet.pts is not None and packet.time_base:
+                self.last_end = max(self.last_end, (packet.pts + (packet.duration or 0)) * packet.time_base)
+            if packet.stream is not self.stream:
+                continue
+            packets += 1
+            try:
+                yield from packet.decode()
+            except av.error.FFmpegError:
+                corrupt += 1
+        if corrupt > max(1, packets * TOLERATED_CORRUPTION):
+            raise VideoError(f"{corrupt} of {packets} packets are corrupt")
 
 
 class _WindowCutter:
@@ -210,6 +251,8 @@ class _WindowCutter:
         """The current frame, (height, width, 3) uint8, scaled, cropped and turned upright."""
         if self.pixels is None:
             frame, scaling = self.frame, self.view.scaling
+            if max(frame.width, frame.height) > LONGEST_SIDE * min(frame.width, frame.height):
+                raise VideoError(f"pictures of {frame.width} x {frame.height} pixels: one side is too long to scale")
             if scaling is None:
                 pixels = frame.to_ndarray(format="rgb24")
             else:

@@ -181,6 +181,57 @@ def test_half_a_download_is_no_short_video(tmp_path):
         list(read_windows(path, [View(Sampling())]))
 
 
+@pytest.mark.parametrize(
+    "suffix, codec", [(".mkv", "libx264"), (".webm", "libvpx-vp9"), (".flv", "libx264"), (".ts", "libx264")]
+)
+def test_half_a_file_of_any_container_is_no_short_video(tmp_path, suffix, codec):
+    """Matroska says how long a stream is in a tag, Flash says it of the file as a whole; a transport stream never."""
+    whole = write_video(tmp_path / f"whole{suffix}", 300, codec=codec)
+    assert len(window_numbers(whole)) == 10
+    cut = tmp_path / f"cut{suffix}"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    if suffix == ".ts":
+        assert 0 < len(window_numbers(cut)) < 10
+    else:
+        with pytest.raises(VideoError, match=r"truncated: \d\.\d s of 10\.\d s could be decoded"):
+            window_numbers(cut)
+
+
+def test_sound_may_last_longer_than_the_pictures(tmp_path):
+    """Where only the length of the whole file is known, a long sound track does not make the video a broken one."""
+    video, both = write_video(tmp_path / "video.flv", 90), tmp_path / "both.flv"
+    with (
+        av.open(str(video)) as pictures,
+        av.open(str(write_audio(tmp_path / "sound.m4a", seconds=8.0))) as sound,
+        av.open(str(both), "w") as target,
+    ):
+        sources = [pictures.streams.video[0], sound.streams.audio[0]]
+        copies = {source: target.add_stream_from_template(source) for source in sources}
+        for source in sources:
+            for packet in source.container.demux(source):
+                if packet.dts is not None:
+                    packet.stream = copies[source]
+                    target.mux(packet)
+    with av.open(str(both)) as container:
+        assert container.streams.video[0].duration is None and container.duration > 7_900_000
+    assert len(window_numbers(both)) == 3
+    both.write_bytes(both.read_bytes()[: video.stat().st_size + 500])  # but one that breaks off does
+    with pytest.raises(VideoError, match="truncated"):
+        window_numbers(both)
+
+
+@pytest.mark.parametrize("size", [(16_000, 1), (2, 4_000)])
+def test_a_picture_that_is_next_to_a_line_is_refused_at_once(tmp_path, size):
+    with av.open(str(tmp_path / "line.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=30)
+        stream.width, stream.height = size
+        stream.pix_fmt = "bgr0"
+        frame = av.VideoFrame.from_ndarray(np.zeros((*size[::-1], 3), np.uint8), format="rgb24")
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    with pytest.raises(VideoError, match=f"pictures of {size[0]} x {size[1]} pixels: one side is too long"):
+        list(read_windows(tmp_path / "line.mkv", [View(Sampling(), Scaling(128, 112))]))
+
+
 def test_a_corrupt_packet_costs_its_frames_only(tmp_path):
     path = write_video(tmp_path / "video.ts", 300)
     data = bytearray(path.read_bytes())
