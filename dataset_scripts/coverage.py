@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import pyarrow.parquet as pq
 import typer
 
-from polyvid.dataset_scripts.building import find_shards, load_builder, write_json
+from polyvid.dataset_scripts.building import find_shards, load_builder, read_shard, write_json
 from polyvid.dataset_scripts.locking import locked
 from polyvid.dataset_scripts.protocols import canonical_benchmark, protocols_of
 
@@ -68,7 +67,7 @@ def feature_video_ids(folder: str | os.PathLike) -> set[str]:
     return {
         video_id
         for shard in find_shards(folder)
-        for video_id in pq.read_table(shard, columns=["video_id"])["video_id"].to_pylist()
+        for video_id in read_shard(shard, ["video_id"])["video_id"].to_pylist()
     }
 
 

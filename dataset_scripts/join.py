@@ -10,7 +10,15 @@ import pyarrow.parquet as pq
 import typer
 from tqdm import tqdm
 
-from polyvid.dataset_scripts.building import find_shards, shard_name, write_json, write_shard
+from polyvid.dataset_scripts.building import (
+    find_shards,
+    open_shard,
+    read_shard,
+    refuse_damage,
+    shard_name,
+    write_json,
+    write_shard,
+)
 from polyvid.dataset_scripts.locking import locked
 from polyvid.dataset_scripts.schema import shard_of
 from polyvid.modeling.errors_mmp import PolyvidError
@@ -108,13 +116,14 @@ def _join_shard(rows_path: Path, features_path: Path, index: int, num_shards: in
 
 def _rows_of_shard(path: Path, index: int, num_shards: int) -> Iterator[pa.Table]:
     """The row groups of a file, less the rows of other shards; the first table may be empty but is always there."""
-    file = pq.ParquetFile(path)
+    file = open_shard(path)
     yield file.schema_arrow.empty_table()
     for group in range(file.num_row_groups):
-        table = file.read_row_group(group)
+        with refuse_damage(path):
+            table = file.read_row_group(group)
         yield table.filter([shard_of(video_id, num_shards) == index for video_id in table["video_id"].to_pylist()])
 
 
 def _video_ids(shards: Iterable[Path]) -> Iterator[str]:
     for shard in shards:
-        yield from pq.read_table(shard, columns=["video_id"])["video_id"].to_pylist()
+        yield from read_shard(shard, ["video_id"])["video_id"].to_pylist()

@@ -264,7 +264,9 @@ class ClipDataset(torch.utils.data.IterableDataset):
 
 def _open(file: str) -> pq.ParquetFile:
     local = "://" not in file
-    return pq.ParquetFile(file if local else fsspec.open(file).open(), memory_map=local)
+    return pq.ParquetFile(
+        file if local else fsspec.open(file).open(), memory_map=local, page_checksum_verification=True
+    )
 
 
 def _uniforms(seed: int, epoch: int, video_id: str) -> tuple[float, float, float]:

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from polyvid.dataset_scripts.benchmark import BenchmarkBuilder
-from polyvid.dataset_scripts.building import find_shards, load_builder
-from polyvid.dataset_scripts.features import features_from_row
+from polyvid.dataset_scripts.building import find_shards, load_builder, read_shard
+from polyvid.dataset_scripts.features import FEATURES, features_from_row
 from polyvid.dataset_scripts.schema import LANGUAGES
 from polyvid.dataset_scripts.translations import Translations
 from polyvid.modeling.errors_mmp import PolyvidError
@@ -61,13 +60,14 @@ class VideoFeatures(Mapping):
 
     Raises:
         FileNotFoundError: if the folder holds no shards.
+        PolyvidError: if one of them is damaged.
     """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         self._arrays: dict[str, np.ndarray] = {}
         for shard in find_shards(folder):
-            for row in pq.read_table(shard).to_pylist():
+            for row in read_shard(shard, list(FEATURES)).to_pylist():
                 self._arrays[row["video_id"]] = features_from_row(row)
 
     def __iter__(self) -> Iterator[str]:

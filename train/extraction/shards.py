@@ -18,11 +18,19 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from filelock import FileLock
 from tqdm import tqdm
 
-from polyvid.dataset_scripts.building import BUFFER_BYTES, atomic_path, shard_name, write_json, write_shard
+from polyvid.dataset_scripts.building import (
+    BUFFER_BYTES,
+    atomic_path,
+    open_shard,
+    read_shard,
+    refuse_damage,
+    shard_name,
+    write_json,
+    write_shard,
+)
 from polyvid.dataset_scripts.features import FEATURES, features_to_row, rows_to_table
 from polyvid.dataset_scripts.locking import locked
 from polyvid.dataset_scripts.schema import shard_of
@@ -143,11 +151,11 @@ class FeatureShards:
     def _waiting(self, shard: int) -> dict[str, Path]:
         """Finished videos whose rows wait to be written to the shard."""
         names = self._progress(shard).glob("*.parquet")
-        return {pq.read_table(path, columns=["video_id"])["video_id"][0].as_py(): path for path in names}
+        return {read_shard(path, columns=["video_id"])["video_id"][0].as_py(): path for path in names}
 
     def _written(self, shard: int) -> set[str]:
         path = self._path(shard)
-        return set(pq.read_table(path, columns=["video_id"])["video_id"].to_pylist()) if path.exists() else set()
+        return set(read_shard(path, columns=["video_id"])["video_id"].to_pylist()) if path.exists() else set()
 
     def _failures(self, shard: int) -> list[dict]:
         folder = self._progress(shard)
@@ -191,7 +199,7 @@ class FeatureShards:
 
     def _rows(self, shard: int) -> Iterator[dict]:
         if self._path(shard).exists():
-            with pq.ParquetFile(self._path(shard)) as file:
+            with open_shard(self._path(shard)) as file, refuse_damage(self._path(shard)):
                 for batch in file.iter_batches(batch_size=64):
                     yield from batch.to_pylist()
 
@@ -202,7 +210,7 @@ class FeatureShards:
 
 def _rows_of(paths: Iterable[Path]) -> Iterator[dict]:
     for path in paths:
-        yield from pq.read_table(path).to_pylist()
+        yield from read_shard(path).to_pylist()
 
 
 def _row_groups(rows: Iterator[dict]) -> Iterator[pa.Table]:

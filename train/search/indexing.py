@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from polyvid.dataset_scripts.building import find_shards
+from polyvid.dataset_scripts.building import find_shards, open_shard, refuse_damage
 from polyvid.dataset_scripts.features import features_from_row
 from polyvid.modeling import MMPModel, MMPProcessor, VideoIndex
 from polyvid.modeling.errors_mmp import PolyvidError
@@ -59,7 +59,8 @@ def index_features(
         for name, shard, group in _row_groups(shards):
             part = folder / _run_of(model, moment_seconds, storage) / f"{name}.safetensors"
             if not part.exists():
-                rows = pq.ParquetFile(shard).read_row_group(group).to_pylist()
+                with refuse_damage(shard):
+                    rows = open_shard(shard).read_row_group(group).to_pylist()
                 videos = {row["video_id"]: features_from_row(row) for row in rows}
                 if not videos:
                     continue

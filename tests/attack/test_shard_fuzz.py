@@ -1,0 +1,87 @@
+"""Damaged feature shards: whatever bits flip and wherever a file ends, wrong features are never handed out.
+
+Bounded by default; POLYVID_ATTACK_SHARDS=100000 tries that many damages.
+"""
+
+import os
+
+import numpy as np
+import pytest
+
+from polyvid.dataset_scripts.building import shard_name, write_shard
+from polyvid.dataset_scripts.features import FEATURES, features_to_row, rows_to_table
+from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.train.data.videos import VideoFeatures
+
+TRIES = int(os.environ.get("POLYVID_ATTACK_SHARDS", 1500))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A shard of eight videos in two row groups, as bytes, and its features."""
+    generator = np.random.default_rng(0)
+    features = {f"video{n}": generator.normal(size=(2 + n, 16)).astype(np.float16) for n in range(8)}
+    rows = [features_to_row(video_id, array) for video_id, array in features.items()]
+    path = tmp_path_factory.mktemp("shard") / shard_name("train", 0, 1)
+    write_shard([rows_to_table(rows[:5]), rows_to_table(rows[5:])], path, FEATURES.arrow_schema.remove_metadata())
+    return path.read_bytes(), features
+
+
+def read(folder, content: bytes) -> dict[str, np.ndarray]:
+    (folder / shard_name("train", 0, 1)).write_bytes(content)
+    return dict(VideoFeatures(folder))
+
+
+def same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> bool:
+    return found.keys() == expected.keys() and all(np.array_equal(found[key], expected[key]) for key in expected)
+
+
+def damaged(content: bytes, generator: np.random.Generator) -> bytes:
+    """One to four flipped bits, a hole of zeros, a part that is missing, or an end that is."""
+    data = bytearray(content)
+    kind = generator.integers(10)
+    at = int(generator.integers(len(data)))
+    if kind < 6:
+        for _ in range(int(generator.integers(1, 5))):
+            data[at] ^= 1 << int(generator.integers(8))
+            at = int(generator.integers(len(data)))
+    elif kind < 8:
+        data[at : at + 64] = bytes(len(data[at : at + 64]))
+    elif kind == 8:
+        del data[at : at + 16]
+    else:
+        del data[at:]
+    return bytes(data)
+
+
+def test_a_whole_shard_is_read(whole, tmp_path):
+    content, features = whole
+    assert same(read(tmp_path, content), features)
+
+
+def test_a_damaged_page_is_refused_by_the_name_of_its_file(whole, tmp_path):
+    content, features = whole
+    arrays = [array.tobytes() for array in features.values()]
+    at = content.index(next(array for array in arrays if content.count(array) == 1))  # statistics repeat some
+    changed = bytearray(content)
+    changed[at + 5] ^= 4
+    with pytest.raises(PolyvidError, match=r"train-00000-of-00001.parquet is damaged \(.*CRC.*\): delete it and make"):
+        read(tmp_path, bytes(changed))
+
+
+def test_no_damage_gives_wrong_features(whole, tmp_path):
+    content, features = whole
+    generator = np.random.default_rng(1)
+    refused, wrong = 0, []
+    for number in range(TRIES):
+        data = damaged(content, generator)
+        try:
+            found = read(tmp_path, data)
+        except PolyvidError:
+            refused += 1
+            continue
+        if not same(found, features):
+            wrong.append(number)
+    print(f"{TRIES} damages: {refused} refused, {TRIES - refused} without effect or wrong, {len(wrong)} wrong")
+    assert not wrong
+    assert refused > TRIES / 2
