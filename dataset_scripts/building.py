@@ -52,6 +52,12 @@ class LocalBuilder:
             datasets.builder.extend_dataset_builder_for_streaming = lambda builder: None
             try:
                 super().__init__(*args, **kwargs)
+            except ValueError as error:  # an unknown config; datasets names those there are
+                raise PolyvidError(str(error)) from error
+            except TypeError as error:
+                if "unexpected keyword argument" not in str(error):
+                    raise
+                raise PolyvidError(f"{self.__module__.split('.')[-1]} has no such option: {error}.") from error
             finally:
                 datasets.builder.extend_dataset_builder_for_streaming = patch
 

@@ -4,6 +4,7 @@ A score means nothing without the protocol it was measured under. The builders r
 this table; the cards and the README show it (`python -m polyvid.dataset_scripts.protocols` prints it as Markdown).
 """
 
+import difflib
 from dataclasses import dataclass
 
 from polyvid.modeling.errors_mmp import PolyvidError
@@ -161,7 +162,9 @@ def canonical_benchmark(name: str) -> str:
     code = ALIASES.get(name.lower(), name.lower())
     known = list(dict.fromkeys(protocol.benchmark for protocol in PROTOCOLS))
     if code not in known:
-        raise PolyvidError(f"Unknown benchmark {name!r}: choose from {' '.join(known)} (or {' '.join(ALIASES)}).")
+        nearest = difflib.get_close_matches(code, [*ALIASES, *known], n=1)
+        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        raise PolyvidError(f"Unknown benchmark {name!r}: choose from {' '.join(known)} (or {' '.join(ALIASES)}).{hint}")
     return code
 
 

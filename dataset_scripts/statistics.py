@@ -3,9 +3,10 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -42,7 +43,8 @@ def _write_statistics(dataset_dir: Path, tokenizer: str) -> dict[str, dict]:
     sources = {language: source for language in LANGUAGES if (source := _source(dataset_dir, language))}
     if not sources:
         raise FileNotFoundError(f"{dataset_dir} holds no language of Multi-HowTo100M: run `polyvid build` first.")
-    counted = {language: _count_once(dataset_dir, language, tokenizer) for language in sources}
+    load = cache(partial(_load_tokenizer, tokenizer))
+    counted = {language: _count_once(dataset_dir, language, tokenizer, load) for language in sources}
     languages_per_video = count_languages_per_video(dataset_dir)
     write_json(dataset_dir / "statistics" / "languages_per_video.json", languages_per_video)
     plot_distributions(counted, dataset_dir / "statistics")
@@ -108,15 +110,33 @@ def count_tokens(dataset_dir: Path, language: str, tokenizer) -> dict:
     }
 
 
-def _count_once(dataset_dir: Path, language: str, tokenizer_name: str) -> dict:
+def _load_tokenizer(name: str) -> Callable[..., Any]:
+    """A tokenizer by Hub id or folder; models of this package need no code of their own.
+
+    Raises:
+        PolyvidError: when it needs the code of its repository, which is not run here.
+    """
+    from transformers import AutoTokenizer  # takes a second to import
+
+    from polyvid.modeling import MMPModel  # noqa: F401  using a name registers the models of the package
+
+    try:
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise PolyvidError(
+            f"The tokenizer of {name} needs code of its own repository, which is not run here: choose another one."
+        ) from error
+
+
+def _count_once(dataset_dir: Path, language: str, tokenizer_name: str, load: Callable[[], Any]) -> dict[str, Any]:
     path = dataset_dir / "statistics" / f"{language}.json"
     shards = [[shard.name, shard.stat().st_size] for shard in find_shards(_source(dataset_dir, language))]
     key = {"tokenizer": tokenizer_name, "shards": shards}
     if path.exists() and key.items() <= (counted := json.loads(path.read_text(encoding="utf-8"))).items():
         return counted
-    from transformers import AutoTokenizer  # takes a second to import
-
-    counted = key | count_tokens(dataset_dir, language, AutoTokenizer.from_pretrained(tokenizer_name))
+    counted = key | count_tokens(dataset_dir, language, load())
     write_json(path, counted)
     return counted
 

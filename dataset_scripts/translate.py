@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
 
+import langcodes
 import typer
 from tqdm import tqdm
 
@@ -35,10 +36,19 @@ LANGUAGE_CODES = {
     "sw": ("sw", "swh_Latn", "sw_KE", "swh", "swa"),
     "es": ("es", "spa_Latn", "es_XX", "spa"),
 }
-"""What the nine languages are called by M2M-100, NLLB, mBART-50 and multi-target Marian models."""
+"""What the paper's languages are called by M2M-100, NLLB, mBART-50 and multi-target Marian models."""
 
 MAX_NEW_TOKENS = 192
 """A bound for the rare sentence on which a model loops; the same for all, so that batches do not change the result."""
+
+
+def language_codes(language: str) -> tuple[str, ...]:
+    """The names under which multilingual models may know a language, the likeliest first: `hi hin_Deva hi_IN hin`."""
+    if language in LANGUAGE_CODES:
+        return LANGUAGE_CODES[language]
+    tag = langcodes.Language.get(language).maximize()
+    three = tag.to_alpha3()
+    return language, f"{three}_{tag.script}", f"{tag.language}_{tag.territory}", str(tag.language), three
 
 
 class Translator:
@@ -46,7 +56,7 @@ class Translator:
 
     Args:
         model: Hub id or folder.
-        target: one of the nine languages.
+        target: the code of the target language.
         revision: branch, tag or commit on the Hub; the commit it resolves to is what `source` names.
         num_beams: beams of the search (deterministic).
 
@@ -75,7 +85,7 @@ class Translator:
         names = getattr(tokenizer, "lang_code_to_token", None) or {name: name for name in tokenizer.all_special_tokens}
         if hasattr(tokenizer, "src_lang"):
             codes = {
-                language: next((name for name in LANGUAGE_CODES[language] if name in names), None)
+                language: next((name for name in language_codes(language) if name in names), None)
                 for language in ("en", target)
             }
             if None not in codes.values():
@@ -84,7 +94,7 @@ class Translator:
         elif not getattr(tokenizer, "supported_language_codes", None):
             return "", None
         else:
-            for name in LANGUAGE_CODES[target]:
+            for name in language_codes(target):
                 if f">>{name}<<" in tokenizer.supported_language_codes:
                     return f">>{name}<< ", None
         raise PolyvidError(f"{model} does not translate from en into {target}: choose another model for it.")

@@ -14,10 +14,10 @@ import json
 import re
 from pathlib import Path
 
-from polyvid.dataset_scripts.schema import ALIASES, LANGUAGES, canonical_language
+from polyvid.dataset_scripts.schema import LANGUAGES, canonical_language
 from polyvid.modeling.errors_mmp import PolyvidError
 
-LANGUAGE_IN_NAME = re.compile(rf"(?:^|[._-])({'|'.join((*LANGUAGES, *ALIASES))})$", re.IGNORECASE)
+LANGUAGE_IN_NAME = re.compile(r"(?:^|[._-])([a-z]{2,3})$", re.IGNORECASE)
 
 
 def without_extension(video_id: str) -> str:
@@ -99,9 +99,13 @@ class Translations:
 
     def _read_json(self, file: Path) -> None:
         match = LANGUAGE_IN_NAME.search(file.stem)
-        if match is None or canonical_language(match[1]) not in self.by_id:
+        try:
+            language = canonical_language(match[1]) if match else None
+        except PolyvidError:  # a short word that is no language
+            language = None
+        if match is None or language not in self.by_id:
             return
-        language, source = canonical_language(match[1]), f"file:{file.name}"
+        source = f"file:{file.name}"
         content = read_json(file)
         if "sentences" in content:
             for row in content["sentences"]:

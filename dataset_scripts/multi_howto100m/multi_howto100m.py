@@ -92,11 +92,12 @@ class MultiHowTo100M(AliasedConfigs, LocalBuilder, datasets.ArrowBasedBuilder):
             raise FileNotFoundError("Give data_dir, the folder with the released how2_*.json (see the dataset card).")
         folder = Path(self.config.data_dir).expanduser()
         names = self.config.languages if self.config.name == "all" else (self.config.name,)
+        files = {name: FILES.get(name, (f"how2_{name}.json",)) for name in names}
         found = {
-            name: next((folder / file for file in FILES[name] if (folder / file).is_file()), None) for name in names
+            name: next((folder / file for file in files[name] if (folder / file).is_file()), None) for name in names
         }
         if missing := [name for name, path in found.items() if path is None]:
-            wanted = ", ".join(" or ".join(FILES[name]) for name in missing)
+            wanted = ", ".join(" or ".join(files[name]) for name in missing)
             hint = ""
             if self.config.name == "all":
                 have = [name for name in names if name not in missing]

@@ -20,6 +20,7 @@ from benchmark_files import (
 
 from polyvid.dataset_scripts import protocols
 from polyvid.dataset_scripts.building import load_builder, write_dataset
+from polyvid.dataset_scripts.protocols import canonical_benchmark
 
 SCRIPTS = Path(__file__).parents[2] / "dataset_scripts"
 BENCHMARKS = ("msrvtt", "vatex", "multi30k", "msvd")
@@ -284,3 +285,8 @@ def test_a_folder_with_card_and_parquet_loads_by_protocol_and_streams(vtt, tmp_p
     assert (
         next(iter(datasets.load_dataset(str(tmp_path / "out"), split="test", streaming=True)))["video_id"] == "video9"
     )
+
+
+def test_the_nearest_benchmark_is_named():
+    with pytest.raises(ValueError, match="Unknown benchmark 'vttt'.*Did you mean 'vtt'"):
+        canonical_benchmark("vttt")

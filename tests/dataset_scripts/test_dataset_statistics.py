@@ -10,7 +10,7 @@ from PIL import Image
 
 from polyvid.dataset_scripts.build import build
 from polyvid.dataset_scripts.statistics import statistics
-from tiny import tiny_processor
+from tiny import tiny_model, tiny_processor
 
 NUM_VIDEOS = 40
 LANGUAGES = ("en", "de", "ru")
@@ -90,3 +90,12 @@ def test_what_cannot_be_counted_is_said(release, tokenizer, tmp_path):
     (tmp_path / "README.md").write_text("# A card without the section\n")
     with pytest.raises(ValueError, match="README.md lacks the section"):
         statistics(tmp_path, tokenizer=tokenizer)
+
+
+def test_the_tokenizer_of_a_model_is_loaded_once_and_without_a_question(release, tmp_path, monkeypatch):
+    """A model's folder names its own code; the package has that code, so nobody is asked whether to run it."""
+    tiny_processor().tokenizer.save_pretrained(tmp_path / "model")
+    tiny_model().save_pretrained(tmp_path / "model")
+    build("multi_howto100m", list(LANGUAGES), data_dir=release, output_dir=tmp_path / "built")
+    monkeypatch.setattr("builtins.input", lambda prompt="": pytest.fail(prompt))
+    statistics(tmp_path / "built", tokenizer=str(tmp_path / "model"))

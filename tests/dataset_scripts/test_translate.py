@@ -20,8 +20,10 @@ from transformers import (
     NllbTokenizer,
 )
 
-from polyvid.dataset_scripts.translate import Translator, translate, translate_captions
+from polyvid.dataset_scripts.schema import canonical_language, language_name
+from polyvid.dataset_scripts.translate import Translator, language_codes, translate, translate_captions
 from polyvid.dataset_scripts.translations import Translations
+from polyvid.modeling.errors_mmp import PolyvidError
 
 WORDS = "a man plays the guitar while two dogs run over grass and someone slices an onion in a kitchen".split()
 SIZES = {"layers": 1, "attention_heads": 2, "ffn_dim": 32}
@@ -261,3 +263,25 @@ def test_work_of_another_model_or_on_other_captions_is_not_mixed_in(captions, tm
     more = [*captions, {"video_id": "video99", "caption_id": "99", "text": "one more"}]
     with pytest.raises(ValueError, match=r"de\.jsonl holds translations of other captions"):
         translate_captions(more, Counting(), "de", tmp_path, batch_size=4)
+
+
+def test_any_language_code_is_a_language_and_multilingual_models_are_asked_for_it():
+    assert [canonical_language(code) for code in ("cz", "CS", "ces", "hi", "zh-Hant")] == [
+        "cs",
+        "cs",
+        "cs",
+        "hi",
+        "zh-Hant",
+    ]
+    assert language_name("hi") == "Hindi" and language_name("cz") == "Czech"
+    assert {"hi", "hin_Deva", "hi_IN", "hin"} <= set(language_codes("hi"))
+    for code in ("xx", "jp", "swahili", "e n", ""):
+        with pytest.raises(PolyvidError, match=f"Unknown language '{code}'"):
+            canonical_language(code)
+
+
+def test_a_multilingual_model_translates_into_a_language_beyond_the_nine(tmp_path, pieces):
+    marian = save_marian(tmp_path / "opus-mt-en-mul", pieces, codes=(">>hin<<", ">>deu<<"))
+    assert Translator(str(marian), "hi").prefix == ">>hin<< "
+    with pytest.raises(PolyvidError, match="does not translate from en into ta"):
+        Translator(str(marian), "ta")

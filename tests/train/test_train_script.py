@@ -53,7 +53,7 @@ def test_a_recipe_trains_a_model_and_a_second_run_finds_it_finished(overrides, t
     ("change", "message"),
     [
         ("training.epoch=2", "there is no key 'training.epoch'; did you mean 'training.epochs'"),
-        ("data.languages=[en,xx]", "Unknown language 'xx': choose from en de fr cs zh ru vi sw es"),
+        ("data.languages=[en,xx]", "Unknown language 'xx': choose from en de fr cs zh ru vi sw es, or"),
         ("model.backbone=nobody/no-such-model", "nobody/no-such-model"),
         ("model.init_from=nobody/no-such-model", "Cannot load 'nobody/no-such-model' to start from"),
         ("data.features=nowhere", "nowhere: choose a folder of finished shards"),
