@@ -5,6 +5,8 @@ mean different things: subtitles are timed and noisy, captions describe the whol
 """
 
 import hashlib
+from collections.abc import Container, Iterator, Mapping
+from typing import Any
 
 import langcodes
 from datasets import Features, Value
@@ -67,6 +69,16 @@ def language_name(language: str) -> str:
     """The English name of a language: `"hi"` gives `"Hindi"`."""
     code = canonical_language(language)
     return LANGUAGE_NAMES.get(code) or langcodes.Language.get(code).display_name()
+
+
+def written_captions(video: Mapping[str, Any], languages: Container[str]) -> Iterator[Mapping[str, Any]]:
+    """The captions of a `CAPTIONS` row in these languages, without blank ones.
+
+    A blank caption says nothing: it is no training text and no query, in training, validation and evaluation alike.
+    """
+    for caption in video["captions"]:
+        if caption["language"] in languages and caption["text"].strip():
+            yield caption
 
 
 def shard_of(video_id: str, num_shards: int) -> int:

@@ -32,6 +32,7 @@ class MMPEncodingMixin:
         tokens_per_batch: int | None = None,
         max_text_length: int | None = None,
         progress: bool | Callable[[int], object] = False,
+        forward: Callable[[dict[str, torch.Tensor]], torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """c_x of many texts: (texts, embed_dim) float32 on the CPU, not normalised.
 
@@ -42,6 +43,8 @@ class MMPEncodingMixin:
                 16384 elsewhere.
             max_text_length: tokens kept of a text, by default the processor's own.
             progress: show a bar, or call this with the size of each batch.
+            forward: embeds a batch of `input_ids` and `attention_mask` in place of this model. A trainer passes a call
+                of the wrapped model, which knows of mixed precision and shards.
 
         Raises:
             PolyvidError: for an empty text, naming its index.
@@ -52,7 +55,8 @@ class MMPEncodingMixin:
             batch = [torch.tensor(rows[i]) for i in indices]
             input_ids = pad_sequence(batch, batch_first=True, padding_value=processor.tokenizer.pad_token_id)
             attention_mask = pad_sequence([torch.ones_like(row) for row in batch], batch_first=True)
-            return self.get_text_features(input_ids.to(self.device), attention_mask.to(self.device)).pooler_output
+            inputs = {"input_ids": input_ids.to(self.device), "attention_mask": attention_mask.to(self.device)}
+            return self.get_text_features(**inputs).pooler_output if forward is None else forward(inputs)
 
         return self._encode(embed, [len(row) for row in rows], tokens_per_batch, progress)
 
@@ -64,6 +68,7 @@ class MMPEncodingMixin:
         max_video_length: int | None = None,
         names: Sequence[object] | None = None,
         progress: bool | Callable[[int], object] = False,
+        forward: Callable[[dict[str, torch.Tensor]], torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """c_v of many videos: (videos, embed_dim) float32 on the CPU, not normalised.
 
@@ -75,6 +80,7 @@ class MMPEncodingMixin:
             max_video_length: seconds kept of a video, by default the processor's own.
             names: of the videos, for errors, such as their ids; default: their indices.
             progress: show a bar, or call this with the size of each batch.
+            forward: embeds a batch of `video_features` and `video_mask` in place of this model, as for texts.
 
         Raises:
             PolyvidError: for a video of zero seconds, of the wrong width, or with NaN or infinity, naming it.
@@ -88,7 +94,7 @@ class MMPEncodingMixin:
                 max_video_length=limit,
                 return_tensors="pt",
             ).to(self.device)
-            return self.get_video_features(batch["video_features"], batch["video_mask"]).pooler_output
+            return self.get_video_features(**batch).pooler_output if forward is None else forward(dict(batch))
 
         return self._encode(embed, [min(len(video), limit) for video in videos], seconds_per_batch, progress)
 

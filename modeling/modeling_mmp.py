@@ -78,7 +78,12 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
         # Xavier's bounds, as in Vaswani et al.: an untrained head neither shrinks its input nor blows it up.
         if isinstance(module, nn.Linear):
             init.xavier_uniform_(module.weight)
-            init.zeros_(module.bias)
+            if module is self.video_projection:
+                # Not zero: features that are all zero would stay zero through every layer norm of the head, and each of
+                # them multiplies the gradient of a zero vector by 300.
+                init.normal_(module.bias, std=0.02)
+            else:
+                init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from polyvid.train.data.captions import PivotSampler
+from polyvid.train.loop.setup import assemble
 from polyvid.train.loop.trainer import Trainer
 from polyvid.train.loop.validation import ValidationSet
 from polyvid.train.recipe import DataRecipe, Recipe, TrainingRecipe
@@ -33,7 +34,7 @@ def tiny_trainer(
     videos, features = videos_and_features()
     train_set = PivotSampler(videos, features, seed=recipe.training.seed)
     model = tiny_model(pooler_dropout=pooler_dropout, freeze_below=freeze_below)
-    return Trainer(recipe, model, tiny_processor(), train_set, ValidationSet(videos, features), accelerator)
+    return assemble(recipe, model, tiny_processor(), train_set, ValidationSet(videos, features), accelerator)
 
 
 def spoil_loss(trainer, steps: set[int], factor: float = torch.inf) -> None:
@@ -42,6 +43,6 @@ def spoil_loss(trainer, steps: set[int], factor: float = torch.inf) -> None:
 
     def spoiled(outputs, video_index):
         terms = objective(outputs, video_index)
-        return terms | {"loss": terms["loss"] * factor} if trainer.step + 1 in steps else terms
+        return terms | {"loss": terms["loss"] * factor} if trainer.progress.step + 1 in steps else terms
 
     trainer.objective = spoiled

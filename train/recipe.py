@@ -24,6 +24,19 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from polyvid.dataset_scripts.schema import canonical_language
 from polyvid.modeling.errors_mmp import PolyvidError
 
+# Fields of a model that a recipe with `init_from` need not repeat.
+SHAPE = (
+    "output_layer",
+    "embed_dim",
+    "video_feature_dim",
+    "pooler_num_layers",
+    "video_pooler_num_layers",
+    "pooler_num_heads",
+    "share_poolers",
+    "video_kernel_size",
+)
+EPOCH_UNITS = ("pairs", "sentences")
+
 
 class RecipeError(PolyvidError):
     """A recipe that cannot be run; the message names file and key."""
@@ -35,16 +48,17 @@ class ModelRecipe:
 
     backbone: str = "FacebookAI/xlm-roberta-large"  # Hub id or folder of a multilingual encoder
     init_from: str | None = None  # Hub id or folder of an MMP model to start from instead
-    output_layer: int = 12  # layer of the backbone, counted from 1, whose output is used (App. D)
+    # SHAPE. None, where `init_from` is given and the recipe says nothing: as in the model it names.
+    output_layer: int | None = 12  # layer of the backbone, counted from 1, whose output is used (App. D)
     freeze_below: int = 9  # last frozen layer (§5.2); equal to output_layer: the whole backbone is frozen
-    embed_dim: int = 1024  # of pooling heads and shared space
-    video_feature_dim: int = 1024  # width of the features of one second
+    embed_dim: int | None = 1024  # of pooling heads and shared space
+    video_feature_dim: int | None = 1024  # width of the features of one second
     image_feature_dim: int | None = None  # §5.6: 2048 for Faster R-CNN regions
-    pooler_num_layers: int = 2  # of the pooling heads (Table 2)
+    pooler_num_layers: int | None = 2  # of the pooling heads (Table 2)
     video_pooler_num_layers: int | None = None  # of the video's, where it differs
-    pooler_num_heads: int = 4  # attention heads of a pooling layer
+    pooler_num_heads: int | None = 4  # attention heads of a pooling layer
     pooler_dropout: float = 0.3  # App. C
-    share_poolers: bool = False  # Table 2, last row but one
+    share_poolers: bool | None = False  # Table 2, last row but one
     # Beyond the paper, see `polyvid.train.loop.warm_start`:
     start: str = "random"  # of heads and projections: random (§3.1), mean (heads as means), warm (closed forms)
     start_penalty: float = 1.0  # of the ridge regression of a warm start
@@ -66,12 +80,13 @@ class DataRecipe:
     train_split: str = "train"  # clips to learn from
     validation_split: str | None = "validation"  # clips that select the model; null: the last model is kept
     validation_languages: list[str] = field(default_factory=lambda: ["en"])  # the first selects (App. D.1)
-    languages: list[str] = field(default_factory=lambda: ["en"])  # drawn from uniformly, one per clip
+    languages: list[str] = field(default_factory=lambda: ["en"])  # of captions or subtitles; see `epoch_unit`
     pivots: bool = False  # triples (x, v, y) with captions in two languages, for Eq. 4-6
     caption_kinds: list[str] | None = None  # only captions with these ids (Fluent-Emoji-9: name, keywords)
     landmark_splits: list[str] | None = None  # whose clips may be landmarks of the kernel map; default: train_split
     feature_power: float = 1.0  # exponent of the features before they are normalised: 0.5 is the square root
-    normalize_features: bool = False  # by mean and deviation of the training clips; the paper does not
+    epoch_unit: str = "pairs"  # what an epoch shows once; sentences: in one of `languages`, drawn again each epoch
+    normalize_features: bool = False  # by mean and deviation of the training videos; the paper does not
     max_text_length: int = 96  # tokens
     max_video_length: int = 36  # seconds
     frozen_states: str | None = None  # file that keeps what frozen layers make of each text
@@ -86,7 +101,7 @@ class ObjectiveRecipe:
     terms: list[str] = field(default_factory=lambda: ["inter", "intra", "cross"])  # cross: only with pivot captions
     temperature: float = 0.1  # of the softmax in Eq. 2
     margin: float = 0.2  # of the triplet forms
-    mask_same_video: bool = False  # captions of one video are not each other's negatives
+    mask_same_video: bool = True  # captions of one video are not each other's negatives; the paper keeps them
     mask_ratio: float = 0.05  # of tokens and seconds, for the noised views of Eq. 3
 
 
@@ -142,10 +157,10 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
             the recipe's own folders, or a `name` that is no file name.
     """
     path = find_recipe(path)
-    config = OmegaConf.structured(Recipe)
+    config, stated = OmegaConf.structured(Recipe), OmegaConf.create()
     for file, content in _with_bases(path):
         try:
-            config = OmegaConf.merge(config, content)
+            config, stated = OmegaConf.merge(config, content), OmegaConf.merge(stated, content)
         except OmegaConfBaseException as error:
             raise RecipeError(f"{file}: {_explain(error)}") from None
     for override in overrides:
@@ -154,7 +169,7 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         try:
             change = OmegaConf.from_dotlist([override])
             _refuse_resolvers("Command line", change)
-            config = OmegaConf.merge(config, change)
+            config, stated = OmegaConf.merge(config, change), OmegaConf.merge(stated, change)
         except OmegaConfBaseException as error:
             raise RecipeError(f"Command line, {override}: {_explain(error)}") from None
         except yaml.YAMLError as error:
@@ -175,6 +190,11 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         raise RecipeError(
             f"{path}: name is {recipe.name!r}, but it becomes part of file names: use letters, digits and . _ - only."
         )
+    if recipe.model.init_from is not None:  # that model knows its shape
+        own = OmegaConf.to_container(stated).get("model", {})
+        for field_name in SHAPE:
+            if own.get(field_name) is None:
+                setattr(recipe.model, field_name, None)
     for key in ("languages", "validation_languages"):
         try:
             setattr(recipe.data, key, [canonical_language(language) for language in getattr(recipe.data, key)])
@@ -250,6 +270,8 @@ def _check_numbers(path: Path, recipe: Recipe) -> None:
         raise RecipeError(f"{path}: model.start=warm and model.video_kernel_size need captions in memory, not clips.")
     if not model.start_penalty > 0:
         raise RecipeError(f"{path}: model.start_penalty must be greater than 0, not {model.start_penalty}.")
+    if recipe.data.epoch_unit not in EPOCH_UNITS:
+        raise RecipeError(f"{path}: data.epoch_unit must be {' or '.join(EPOCH_UNITS)}, not {recipe.data.epoch_unit}.")
     if not recipe.data.validation_languages:
         raise RecipeError(f"{path}: data.validation_languages is empty; the first of them selects the model.")
 

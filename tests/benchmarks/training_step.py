@@ -23,8 +23,8 @@ import typer
 from transformers import XLMRobertaConfig, XLMRobertaModel
 
 from polyvid.modeling import MMPConfig, MMPModel, MMPObjective
+from polyvid.train.loop.setup import parameter_groups
 from polyvid.train.loop.step import contrastive_step
-from polyvid.train.loop.trainer import parameter_groups
 
 TEXT_LENGTH, VIDEO_LENGTH = 96, 36  # App. C
 

@@ -101,7 +101,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(folder, tmp_path, 
     main(CONFIGS / "vtt_en.yaml", overrides(folder, "vtt_en", tmp_path / "out"), dry_run=True)
     said = capsys.readouterr().out
     assert "learning_rate: 0.0002" in said
-    assert "120 sentences an epoch" in said and "2 videos, captions: 40 en" in said
+    assert "120 pairs of text and video an epoch" in said and "2 videos, captions: 40 en" in said
     assert "15 (15 an epoch, 1 epochs)" in said
     assert "GiB at the peak" in said
     assert not (tmp_path / "out").exists()

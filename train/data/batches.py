@@ -1,30 +1,52 @@
-"""Where batches come from: captions in memory, or clips streamed from disk. Both can be taken up at any batch.
+"""Where batches come from: captions in memory, or clips streamed from disk. Both can resume at any batch.
 
-A source has `steps(epoch)`, the number of batches of an epoch, the same on all processes, and `read(epoch, first)`,
-which yields the epoch's batches of this process from number `first` on.
+Both are `Batches`: `steps(epoch)` is the number of batches of an epoch, the same on all processes, and
+`read(epoch, first)` yields the epoch's batches of this process from number `first` on.
 """
 
 import signal
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.train.data.captions import PivotSampler
 from polyvid.train.data.clips import ClipDataset
 from polyvid.train.data.collate import MMPCollator
-from polyvid.train.loop.processes import Processes
 
 Batch = dict[str, torch.Tensor]
+
+
+class Batches(Protocol):
+    """What the training loop needs of a source of batches."""
+
+    def steps(self, epoch: int) -> int:
+        """Batches of an epoch, the same number on all processes."""
+
+    def read(self, epoch: int, first: int) -> Iterator[Batch]:
+        """The batches of this process from number `first` on."""
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """What `read` needs to resume after the last batch it yielded, beside the epoch and the batch's number."""
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """Restore what `state_dict` returned, before `read`."""
+
+    def summary(self) -> list[str]:
+        """What an epoch consists of, a line each."""
 
 
 class GlobalBatches(Sampler):
     """The part of each global batch that belongs to this process, for one epoch.
 
-    The permutation is drawn from (seed, epoch) and is the same on all processes. The last, smaller batch is used too,
-    unless it has fewer rows than there are processes or a single row (which has no negatives).
+    The permutation is drawn from (seed, epoch) and is the same on all processes. All rows are used, in as few batches
+    as `batch_size` allows, which differ by a row at most. Were the remainder a batch of its own, it would have few
+    negatives, and yet take a full step of Adam, which does not see how many rows a gradient comes from. Only where even
+    batches would have less than a row a process, or less than two rows (a single one has no negatives), are rows left
+    out that fill no batch.
 
     With `lengths`, one for each row, rows of like length share a batch, so that little of it is padding: the rows of
     every `SORTED` batches are sorted among themselves, and the batches then come in a random order. An epoch has the
@@ -41,42 +63,45 @@ class GlobalBatches(Sampler):
         self.lengths: np.ndarray | None = None
 
     def __len__(self) -> int:
-        whole, rest = divmod(self.size, self.batch_size)
-        return whole + (rest >= max(2, self.num_processes))
+        count = -(-self.size // self.batch_size)
+        too_small = count > 0 and self.size // count < max(2, self.num_processes)
+        return self.size // self.batch_size if too_small else count
 
     def __iter__(self) -> Iterator[list[int]]:
         generator = np.random.default_rng([self.seed, self.epoch])
         order = generator.permutation(self.size)
-        batches = [order[n * self.batch_size : (n + 1) * self.batch_size] for n in range(len(self))]
+        batches = np.array_split(order[: len(self) * self.batch_size], max(1, len(self)))[: len(self)]
         if self.lengths is not None:
-            batches = self._by_length(batches, generator)
+            batches = self._by_length(batches, self.lengths, generator)
         for batch in batches[self.first_batch :]:
             yield np.array_split(batch, self.num_processes)[self.rank].tolist()
 
-    def _by_length(self, batches: list[np.ndarray], generator: np.random.Generator) -> list[np.ndarray]:
+    def _by_length(
+        self, batches: list[np.ndarray], lengths: np.ndarray, generator: np.random.Generator
+    ) -> list[np.ndarray]:
         grouped = []
         for start in range(0, len(batches), self.SORTED):
             part = batches[start : start + self.SORTED]
             rows = np.concatenate(part)
-            rows = rows[np.argsort(self.lengths[rows], kind="stable")]
+            rows = rows[np.argsort(lengths[rows], kind="stable")]
             # Within a batch shuffled again: no process gets its longer half.
             grouped += [generator.permutation(rows) for rows in np.split(rows, np.cumsum([len(b) for b in part])[:-1])]
         return [grouped[number] for number in generator.permutation(len(grouped))]
 
 
 class CaptionBatches:
-    """Batches of a dataset in memory (`PivotSampler`): every sentence once an epoch, in an order drawn for the epoch.
+    """Batches of a dataset in memory: every row once an epoch, in an order drawn for the epoch.
 
     Args:
-        rows: with `set_epoch`.
+        rows: pairs or triples.
         collator: makes them a batch.
         batch_size: over all processes.
         seed: of the order.
-        processes: of the run.
+        rank, num_processes: of this process.
         num_workers: processes that read ahead.
         noise_cycle: epochs after which the collator's noise repeats; None: never.
         group_by_length: rows with about as many tokens share a batch. Seconds do not count: texts take most of the
-            time. Mind that texts of one length are one another's negatives then, so that a batch is another task.
+            time. Texts of one length are then each other's negatives, which makes another task of a batch.
 
     Raises:
         PolyvidError: if there are too few rows, or a batch has fewer rows than there are processes.
@@ -84,19 +109,20 @@ class CaptionBatches:
 
     def __init__(
         self,
-        rows: Dataset,
+        rows: PivotSampler,
         collator: MMPCollator,
         batch_size: int,
         seed: int,
-        processes: Processes,
+        rank: int = 0,
+        num_processes: int = 1,
         num_workers: int = 0,
         noise_cycle: int | None = None,
         group_by_length: bool = False,
     ):
         self.rows, self.collator = rows, collator
         self.num_workers, self.noise_cycle, self.group_by_length = num_workers, noise_cycle, group_by_length
-        _check_batch_size(batch_size, processes)
-        self.batches = GlobalBatches(len(rows), batch_size, seed, processes.rank, processes.count)
+        _check_batch_size(batch_size, num_processes)
+        self.batches = GlobalBatches(len(rows), batch_size, seed, rank, num_processes)
         if len(self.batches) == 0:
             raise PolyvidError(f"{len(rows)} training clip(s) do not make a batch: contrast needs at least two.")
 
@@ -125,10 +151,16 @@ class CaptionBatches:
         return counts
 
     def state_dict(self) -> None:
-        return None  # the epoch and the number of the batch say it all
+        return None  # epoch and number of the batch are enough
 
-    def load_state_dict(self, state: None) -> None:
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
         pass
+
+    def summary(self) -> list[str]:
+        lines = [f"{len(self.rows):,} {'triples' if self.rows.pivots else 'pairs'} of text and video an epoch"]
+        if left_out := self.rows.videos_without_features:
+            lines.append(f"{len(left_out):,} videos without features are left out, such as {left_out[0]}")
+        return lines
 
 
 class ClipBatches:
@@ -138,33 +170,38 @@ class ClipBatches:
     batches. Rows without usable subtitles give no clip; a process that runs out of clips for that reason begins its
     part again.
 
-    They are not grouped by length: how long a clip is shows when its row has been read, and a buffer of them to sort
-    would have to be read again by a run that is resumed.
+    They are not grouped by length: the length of a clip is known when its row has been read, and a resumed run would
+    have to read a buffer of rows to sort again.
 
     With `num_workers` one process reads ahead; more would each need a position of their own to resume from.
+
+    Args:
+        clips: the stream of this process.
+        collator: makes clips a batch.
+        batch_size: over all processes.
+        num_workers: 0 or 1.
 
     Raises:
         PolyvidError: if shards hold too few clips for one batch, or for more than one worker.
     """
 
-    def __init__(
-        self, clips: ClipDataset, collator: MMPCollator, batch_size: int, processes: Processes, num_workers: int = 0
-    ):
-        _check_batch_size(batch_size, processes)
+    def __init__(self, clips: ClipDataset, collator: MMPCollator, batch_size: int, num_workers: int = 0):
+        rank, count = clips.rank, clips.world_size
+        _check_batch_size(batch_size, count)
         if num_workers > 1:
             raise PolyvidError(f"Clips are read by one worker at most: training.num_workers cannot be {num_workers}.")
         self.num_workers = num_workers
-        share = batch_size // processes.count + (processes.rank < batch_size % processes.count)
-        self.smallest_share = batch_size // processes.count + (batch_size % processes.count > 0)
+        share = batch_size // count + (rank < batch_size % count)
+        self.largest_share = batch_size // count + (batch_size % count > 0)
         self.stream = _BatchStream(clips, collator, share)
         if self.steps(0) == 0:
             raise PolyvidError(
                 f"The {len(clips.files)} shards hold {clips.clips_per_process(0)} videos per process, which do not "
-                f"make one of its batches of {self.smallest_share}: lower training.batch_size."
+                f"make one of its batches of {self.largest_share}: lower training.batch_size."
             )
 
     def steps(self, epoch: int) -> int:
-        return self.stream.clips.clips_per_process(epoch) // self.smallest_share
+        return self.stream.clips.clips_per_process(epoch) // self.largest_share
 
     def read(self, epoch: int, first: int) -> Iterator[Batch]:
         position = self.stream.position if first else None
@@ -174,22 +211,26 @@ class ClipBatches:
             self.stream.clips.load_state_dict(position)
         self.stream.collator.set_epoch(epoch)
         self.stream.length = self.steps(epoch) - first
-        # A batch and the position behind it travel together: a worker is ahead of the step.
+        # A batch and the position after it travel together: a worker is ahead of the step.
         for batch, position in _loader(self.stream, num_workers=self.num_workers, batch_size=None):
             self.stream.position = position
             yield batch
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any] | None:
         return self.stream.position
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
         self.stream.position = state
+
+    def summary(self) -> list[str]:
+        clips, steps = self.stream.clips, self.steps(0)
+        return [f"{steps * self.stream.batch_size * clips.world_size:,} clips an epoch, of {len(clips.files):,} shards"]
 
 
 class _BatchStream(IterableDataset):
-    """Collated batches, each with the position in the stream behind it."""
+    """Collated batches, each with the position in the stream after it."""
 
-    def __init__(self, clips: ClipDataset, collator: Callable, batch_size: int):
+    def __init__(self, clips: ClipDataset, collator: MMPCollator, batch_size: int):
         self.clips, self.collator, self.batch_size = clips, collator, batch_size
         self.length = 0
         self.position: dict[str, Any] | None = None
@@ -210,7 +251,7 @@ class _BatchStream(IterableDataset):
                 raise PolyvidError(f"Not one batch of {self.batch_size} clips has subtitles in {languages}.")
 
     def _has_a_batch(self) -> bool:
-        """Whether the part of this process makes a batch if it is read from its beginning."""
+        """Whether this process's part of the shards makes a batch when read from its beginning."""
         self.clips.set_epoch(self.clips.epoch)
         clips = iter(self.clips)
         found = all(next(clips, None) is not None for _ in range(self.batch_size))
@@ -218,16 +259,16 @@ class _BatchStream(IterableDataset):
         return found
 
 
-def _check_batch_size(batch_size: int, processes: Processes) -> None:
-    if batch_size < max(2, processes.count):
+def _check_batch_size(batch_size: int, num_processes: int) -> None:
+    if batch_size < max(2, num_processes):
         raise PolyvidError(
             f"training.batch_size={batch_size} is too small: contrast needs two rows, and each of the "
-            f"{processes.count} process(es) one."
+            f"{num_processes} process(es) one."
         )
 
 
 def _loader(dataset: Dataset, **options: Any) -> DataLoader:
-    # A generator of their own: loaders draw a seed when they start, which must not move on the one dropout uses.
+    # A generator of its own: a loader draws a seed when it starts, which must not advance the one dropout uses.
     return DataLoader(
         dataset,
         generator=torch.Generator(),
@@ -238,6 +279,6 @@ def _loader(dataset: Dataset, **options: Any) -> DataLoader:
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
-    """Ctrl-C reaches all processes of a terminal: the trainer still needs the batches it has ordered."""
+    """Ctrl-C reaches all processes of a terminal, but the trainer still needs the batches it has asked for."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -7,19 +7,23 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from torch.utils.data import Dataset
 
-from polyvid.dataset_scripts.schema import canonical_language
+from polyvid.dataset_scripts.schema import canonical_language, written_captions
 from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.train.recipe import EPOCH_UNITS
+
+ANY = -1  # in place of a language: one is drawn each epoch
 
 
 class PivotSampler(Dataset):
     """Pairs (x, v), or triples (x, v, y) whose sentences in two languages describe the same video.
 
-    One epoch shows every sentence once. A sentence is a caption id of a video: a sentence that is there in several
-    languages (an original and its translations) is shown in one of them, drawn uniformly and afresh each epoch, so VTT
-    in nine languages has as many pairs an epoch as VTT in English.
+    A sentence is a caption id of a video; an original and its translations are one sentence in several languages. With
+    `epoch_unit="pairs"` an epoch shows every sentence in every language it is written in: §5.3 and Table 3 train with
+    *additional* pairs, so VTT in three languages has three times the pairs of VTT in English, the English ones among
+    them. With `"sentences"` an epoch shows every sentence once, in one of its languages, drawn uniformly each epoch: as
+    many pairs as with one language, a third of them English. Pre-training draws its clips' languages like that (§5.3).
 
     - English only, for zero-shot transfer: `languages=["en"]` (the 130K pairs of VTT, 260K of VATEX).
     - All languages mixed: the languages, without pivots.
@@ -28,14 +32,15 @@ class PivotSampler(Dataset):
       from all captions of the video in that language, so that over the epochs "all possible combinations" come; VATEX
       counts as such as a whole, as in the paper, although half of its captions are translation pairs.
 
-    What item i of an epoch is depends on (seed, epoch, video id, sentence) alone, whatever the number of workers or
-    processes. Shuffling is left to the data loader's sampler.
+    Item i of an epoch depends on (seed, epoch, video id, sentence, and language of a pair) alone, not on the number of
+    workers or processes. The data loader's sampler shuffles.
 
     Args:
         videos: rows of `polyvid.dataset_scripts.schema.CAPTIONS`.
         features: video id -> array (seconds, video_feature_dim). Videos it lacks are left out, listed in
             `videos_without_features`.
         languages: which captions are used.
+        epoch_unit: what an epoch shows once, `"pairs"` (of sentence and language) or `"sentences"`.
         pivots: triples instead of pairs. Sentences without a partner in another language are left out.
         seed: of the draws.
 
@@ -43,8 +48,8 @@ class PivotSampler(Dataset):
     `pivot_language`, `pivot_text`.
 
     Raises:
-        PolyvidError: for an unknown language, pivots with one language, one caption id twice in a language of a video,
-            or when nothing is left to train on.
+        PolyvidError: for an unknown language or epoch unit, pivots with one language, one caption id twice in a
+            language of a video, or when nothing is left to train on.
     """
 
     def __init__(
@@ -53,8 +58,11 @@ class PivotSampler(Dataset):
         features: Mapping[str, Any],
         languages: Sequence[str] = ("en",),
         pivots: bool = False,
+        epoch_unit: str = "pairs",
         seed: int = 0,
     ):
+        if epoch_unit not in EPOCH_UNITS:
+            raise PolyvidError(f"Unknown epoch_unit {epoch_unit!r}: choose from {' '.join(EPOCH_UNITS)}.")
         self.languages = list(dict.fromkeys(canonical_language(language) for language in languages))
         if pivots and len(self.languages) < 2:
             raise PolyvidError(f"Triples need captions in two languages or more, not only in {self.languages[0]}.")
@@ -65,7 +73,7 @@ class PivotSampler(Dataset):
         # in one Arrow array, by video, language and sentence: a million captions are no million Python objects.
         self._bits: list[list[int]] = []
         self._starts: list[list[int]] = []
-        anchors: list[tuple[int, int]] = []
+        anchors: list[tuple[int, int, int]] = []  # video, sentence, language; ANY: drawn each epoch
         chunks: list[pa.Array] = []
         num_texts = 0
         for video in videos:
@@ -76,9 +84,10 @@ class PivotSampler(Dataset):
             bits = [sum(1 << sentence for sentence in by_sentence) for by_sentence in texts]
             flat = [by_sentence[sentence] for by_sentence in texts for sentence in sorted(by_sentence)]
             starts = itertools.accumulate((len(by_sentence) for by_sentence in texts), initial=num_texts)
-            anchors += [
-                (len(self.video_ids), sentence) for sentence in range(num_sentences) if self._choices(bits, sentence)
-            ]
+            for sentence in range(num_sentences):
+                choices = self._choices(bits, sentence)
+                shown = choices if epoch_unit == "pairs" else choices and [ANY]
+                anchors += [(len(self.video_ids), sentence, language) for language in shown]
             self.video_ids.append(video["video_id"])
             self._bits.append(bits)
             self._starts.append(list(starts))
@@ -91,21 +100,24 @@ class PivotSampler(Dataset):
             )
         self._texts = pa.concat_arrays(chunks)
         self._anchors = np.array(anchors, dtype=np.int32)
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that already run
+        self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw other languages and partners from now on, also in worker processes that are already running."""
-        self._epoch.fill_(epoch)
+        """Draw other languages and partners in the next epoch; worker processes learn of it when they start."""
+        self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self._anchors)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        video, sentence = self._anchors[index].tolist()
+        video, sentence, language = self._anchors[index].tolist()
         bits, video_id = self._bits[video], self.video_ids[video]
-        key = f"{self.seed} {int(self._epoch)} {video_id} {sentence}".encode()
-        number = int.from_bytes(hashlib.blake2b(key, digest_size=16).digest(), "little")
-        number, language = _draw(number, self._choices(bits, sentence))
+        key = f"{self.seed} {self.epoch} {video_id} {sentence}"
+        if language != ANY:
+            key += f" {self.languages[language]}"
+        number = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=16).digest(), "little")
+        if language == ANY:
+            number, language = _draw(number, self._choices(bits, sentence))
         row = {
             "video_id": video_id,
             "language": self.languages[language],
@@ -124,9 +136,7 @@ class PivotSampler(Dataset):
         """Per language, sentence number -> text; sentences are numbered by the first appearance of their id."""
         numbers: dict[str, int] = {}
         texts: list[dict[int, str]] = [{} for _ in self.languages]
-        for caption in video["captions"]:
-            if caption["language"] not in self.languages or not caption["text"].strip():
-                continue
+        for caption in written_captions(video, self.languages):
             sentence = numbers.setdefault(caption["caption_id"], len(numbers))
             by_sentence = texts[self.languages.index(caption["language"])]
             if sentence in by_sentence:

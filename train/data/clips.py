@@ -4,6 +4,7 @@ import hashlib
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import fsspec
@@ -17,6 +18,8 @@ from polyvid.dataset_scripts.features import features_from_row
 from polyvid.dataset_scripts.schema import LANGUAGES, canonical_language
 from polyvid.modeling.errors_mmp import PolyvidError
 
+Clip = dict[str, Any]  # video_id, language, text, start, end, video_features
+
 
 class ClipSampler:
     """Draws one clip per video: "we randomly sample the start and end time to construct a clip [...] we sample one
@@ -24,50 +27,27 @@ class ClipSampler:
 
     - Start and end are two uniform times of the video, widened to whole seconds; a longer clip is cut after
       `max_video_length` seconds.
-    - The language is one of those in which the video has subtitles. All are equally likely, or, with `language_sizes`,
-      language l has weight `language_sizes[l] ** (1 / temperature)`.
+    - The language is one of those in which the video has subtitles, each equally likely.
     - The text is all consecutive subtitles that overlap the clip; if there are none, the one nearest in time. English
-      has twice the subtitles of the others, so nothing is ever taken by index across languages.
-    - With a `tokenizer`, whole subtitles are taken as long as they fit into `max_text_length` tokens (special tokens
-      included; one subtitle is kept in any case). Without one, the collator cuts the text at its last token (App. C).
+      has twice the subtitles of the others, so nothing is ever taken by index across languages. The collator cuts long
+      texts at their last token (App. C).
 
-    The draw is a function of (seed, epoch, video id) and of nothing else: not of batches, workers or processes.
+    The draw depends on (seed, epoch, video id) and on nothing else: not on batches, workers or processes.
 
     Args:
         languages: those to draw from; `("en",)` on the `howto100m` config is the paper's MP.
         seed: of all draws.
         max_video_length: in seconds.
-        max_text_length: in tokens, used with a tokenizer.
-        tokenizer: a transformers tokenizer that is fast (Rust), or None.
-        language_sizes: e.g. subtitles per language (Table 8).
-        temperature: 1 draws in proportion to `language_sizes`; towards infinity all languages become equal.
 
     Raises:
-        PolyvidError: for an unknown language, a language without a size, or a temperature that is not positive.
+        PolyvidError: for an unknown language.
     """
 
-    def __init__(
-        self,
-        languages: Sequence[str] = LANGUAGES,
-        seed: int = 0,
-        max_video_length: int = 128,
-        max_text_length: int = 192,
-        tokenizer: Any = None,
-        language_sizes: Mapping[str, float] | None = None,
-        temperature: float = 1.0,
-    ):
+    def __init__(self, languages: Sequence[str] = LANGUAGES, seed: int = 0, max_video_length: int = 128):
         self.languages = [canonical_language(language) for language in languages]
-        self.seed, self.tokenizer = seed, tokenizer
-        self.max_video_length, self.max_text_length = max_video_length, max_text_length
-        if not temperature > 0:
-            raise PolyvidError(f"temperature must be positive, but is {temperature}.")
-        sizes = {canonical_language(language): size for language, size in (language_sizes or {}).items()}
-        if language_sizes and (missing := [language for language in self.languages if not sizes.get(language, 0) > 0]):
-            raise PolyvidError(f"language_sizes has no positive size for {', '.join(missing)}.")
-        weights = np.array([float(sizes.get(language, 1.0)) for language in self.languages])
-        self.weights = (weights / weights.max()) ** (1 / temperature)
+        self.seed, self.max_video_length = seed, max_video_length
 
-    def sample(self, table: pa.Table, epoch: int) -> list[dict[str, Any]]:
+    def sample(self, table: pa.Table, epoch: int) -> list[Clip]:
         """Joined rows (`polyvid join`) -> one clip per row, in the same order.
 
         `table` has the columns of `FEATURES` and either a struct per language (config `all`) or, with one language,
@@ -78,11 +58,11 @@ class ClipSampler:
         # Batch by batch, because joining the chunks of a table would copy all features.
         return [clip for rows in table.to_batches() for clip in self._sample(rows, epoch)]
 
-    def _sample(self, rows: pa.RecordBatch, epoch: int) -> list[dict[str, Any]]:
+    def _sample(self, rows: pa.RecordBatch, epoch: int) -> list[Clip]:
         subtitles = [_Subtitles(rows, language) for language in self.languages]
-        weights = np.stack([self.weights[i] * (language.counts > 0) for i, language in enumerate(subtitles)], axis=1)
+        weights = np.stack([1.0 * (language.counts > 0) for language in subtitles], axis=1)
         video_ids, num_seconds = rows["video_id"].to_pylist(), rows["num_seconds"].to_pylist()
-        clips, texts = [], []
+        clips = []
         for row, cumulative in enumerate(weights.cumsum(axis=1)):  # (rows, languages)
             if cumulative[-1] == 0 or num_seconds[row] == 0:
                 continue
@@ -96,31 +76,17 @@ class ClipSampler:
                 "num_seconds": num_seconds[row],
                 "video_features": rows["video_features"][row].as_buffer(),
             }
-            texts.append(subtitles[index].nearest(row, start, end))
             clips.append(
                 {
                     "video_id": video_ids[row],
                     "language": self.languages[index],
                     "start": start,
                     "end": end,
+                    "text": " ".join(subtitles[index].nearest(row, start, end)),
                     "video_features": features_from_row(video)[start:end].copy(),  # lets go of the whole row group
                 }
             )
-        if self.tokenizer is not None:
-            texts = self._fitting(texts)
-        return [clip | {"text": " ".join(text)} for clip, text in zip(clips, texts, strict=True)]
-
-    def _fitting(self, texts: list[list[str]]) -> list[list[str]]:
-        budget = self.max_text_length - self.tokenizer.num_special_tokens_to_add()
-        flat = [subtitle for text in texts for subtitle in text]
-        encoded = (
-            self.tokenizer(flat, add_special_tokens=False, return_attention_mask=False)["input_ids"] if flat else []
-        )
-        lengths, fitting = iter(map(len, encoded)), []
-        for text in texts:
-            total = np.cumsum([next(lengths) for _ in text])
-            fitting.append(text[: max(1, int(np.searchsorted(total, budget, side="right")))])
-        return fitting
+        return clips
 
 
 class _Subtitles:
@@ -161,13 +127,13 @@ class ClipDataset(torch.utils.data.IterableDataset):
 
     Yields the clips of `ClipSampler.sample`.
 
-    Order: shards are dealt out to the processes (and then to DataLoader workers) in an order drawn for the epoch; the
+    Order: shards are assigned to the processes (and then to DataLoader workers) in an order drawn for the epoch; the
     row groups of all shards of a worker are drawn in random order, `window` at a time, and their clips permuted. All
-    this is a function of (seed, epoch), so it can be taken up in the middle, exactly: `state_dict()` says which clip
-    comes next, `load_state_dict` goes there. (The shuffle buffer of datasets forgets its content when it resumes.)
+    this depends on (seed, epoch) alone, so an epoch can be resumed exactly: `state_dict()` says which clip comes next,
+    `load_state_dict` goes there. (The shuffle buffer of datasets loses its content when it resumes.)
 
-    With DataLoader workers the state lives in the workers: use torchdata's `StatefulDataLoader`, or skip batches.
-    Processes get whole shards, so their numbers of clips differ a little; `clips_per_process` says what all have.
+    With DataLoader workers the state is in the workers: use torchdata's `StatefulDataLoader`, or skip batches.
+    Processes get whole shards, so their numbers of clips differ a little; each has `clips_per_process` or more.
 
     Args:
         files: shards of `polyvid join`: paths, or addresses fsspec knows, as `hf://datasets/...`.
@@ -191,25 +157,25 @@ class ClipDataset(torch.utils.data.IterableDataset):
             raise PolyvidError(f"{len(files)} shards cannot feed {world_size} processes: join again with more shards.")
         self.files, self.sampler = sorted(map(str, files)), sampler
         self.rank, self.world_size, self.window = rank, world_size, window
-        # Shared memory: the copies in a DataLoader's persistent workers follow `set_epoch` too.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self.epoch = 0
+        self._rows: dict[str, int] = {}  # of each shard; its footer is read once
         # Where the next clip is, and where the next `iter` starts: row group that opens the window, clip within it.
         self._next = self._start = (0, 0)
 
-    @property
-    def epoch(self) -> int:
-        return int(self._epoch)
-
     def set_epoch(self, epoch: int) -> None:
-        """Start at the beginning of another epoch at the next `iter`."""
-        self._epoch.fill_(epoch)
+        """Start at the beginning of another epoch at the next `iter`; worker processes learn of it when they start."""
+        self.epoch = epoch
         self._next = self._start = (0, 0)
 
     def state_dict(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "next": list(self._next), "arrangement": self._arrangement()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue behind the last clip that was yielded before `state_dict()` was called."""
+        """Continue after the last clip that was yielded before `state_dict()` was called.
+
+        Raises:
+            PolyvidError: if the state was saved with other shards, processes, workers, seed or window.
+        """
         for key, now in self._arrangement().items():
             if (then := state["arrangement"].get(key)) != now:
                 raise PolyvidError(
@@ -220,8 +186,11 @@ class ClipDataset(torch.utils.data.IterableDataset):
 
     def clips_per_process(self, epoch: int) -> int:
         """The number of rows that every process has at least in this epoch (read from the shards' footers)."""
-        rows = {file: _open(file).metadata.num_rows for file in self.files}
-        return min(sum(rows[file] for file in self._shards(epoch, rank)) for rank in range(self.world_size))
+        if not self._rows:
+            for file in self.files:
+                with opened(file) as shard:
+                    self._rows[file] = shard.metadata.num_rows
+        return min(sum(self._rows[file] for file in self._shards(epoch, rank)) for rank in range(self.world_size))
 
     def _shards(self, epoch: int, rank: int) -> list[str]:
         order = np.random.default_rng([self.sampler.seed, epoch]).permutation(len(self.files))
@@ -238,14 +207,20 @@ class ClipDataset(torch.utils.data.IterableDataset):
             "window": self.window,
         }
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Clip]:
         epoch, (first_group, first_clip) = self.epoch, self._start
         self._next, self._start = self._start, (0, 0)
         worker = torch.utils.data.get_worker_info()
         shards = self._shards(epoch, self.rank)
         shards = shards[worker.id :: worker.num_workers] if worker else shards
-        open_shards = [_open(shard) for shard in shards]
-        groups = [(shard, group) for shard in open_shards for group in range(shard.num_row_groups)]
+        with ExitStack() as stack:
+            files = [stack.enter_context(opened(shard)) for shard in shards]
+            yield from self._clips(files, epoch, first_group, first_clip)
+        self._next = (0, 0)
+
+    def _clips(self, shards: list[pq.ParquetFile], epoch: int, first_group: int, first_clip: int) -> Iterator[Clip]:
+        worker = torch.utils.data.get_worker_info()
+        groups = [(shard, group) for shard in shards for group in range(shard.num_row_groups)]
         seed = [self.sampler.seed, epoch, self.rank, worker.id if worker else 0]
         order = np.random.default_rng(seed).permutation(len(groups))
         for group in range(first_group, len(groups), self.window):
@@ -259,14 +234,15 @@ class ClipDataset(torch.utils.data.IterableDataset):
                 self._next = (group, position + 1)
                 yield clips[permutation[position]]
             first_clip = 0
-        self._next = (0, 0)
 
 
-def _open(file: str) -> pq.ParquetFile:
+@contextmanager
+def opened(file: str) -> Iterator[pq.ParquetFile]:
+    """A shard, at a path or an address fsspec knows, closed afterwards."""
     local = "://" not in file
-    return pq.ParquetFile(
-        file if local else fsspec.open(file).open(), memory_map=local, page_checksum_verification=True
-    )
+    with ExitStack() as stack:
+        source = file if local else stack.enter_context(fsspec.open(file))
+        yield stack.enter_context(pq.ParquetFile(source, memory_map=local, page_checksum_verification=True))
 
 
 def _uniforms(seed: int, epoch: int, video_id: str) -> tuple[float, float, float]:

@@ -22,10 +22,11 @@ class MMPCollator:
     - with pivots `pivot_input_ids`, `pivot_attention_mask` `(batch, pivot tokens)`;
     - unless `mask_ratio` is 0, `noisy_input_ids`, `noisy_video_features`, `noisy_pivot_input_ids`: each token is
       replaced by the tokenizer's mask token, and each second by a zero vector, with probability `mask_ratio`.
-      Special tokens and padding are left alone; masks of attention are those of the clean views;
+      Special tokens and padding are left alone, and of each view one token or second stays: a video of nothing but
+      zeros would have no direction, and its gradient no bound. Attention masks are those of the clean views;
     - `video_index` `(batch,)` int64: equal where, and only where, two rows show the same video, in any process.
 
-    The noise is a function of (seed, epoch, row) alone, whatever batch or process the row is in. A row is known by its
+    The noise depends on (seed, epoch, row) alone, whatever batch or process the row is in. A row is identified by its
     video, language and text.
 
     Args:
@@ -55,12 +56,11 @@ class MMPCollator:
         self.processor, self.mask_ratio, self.seed = processor, mask_ratio, seed
         self.max_text_length, self.max_video_length = max_text_length, max_video_length
         self._special_ids = torch.tensor(processor.tokenizer.all_special_ids)
-        # Shared memory: the copies in a DataLoader's persistent workers follow `set_epoch` too.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw other noise from now on, also in worker processes that are already running."""
-        self._epoch.fill_(epoch)
+        """Draw other noise in the next epoch; worker processes learn of it when they start."""
+        self.epoch = epoch
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         pivots = [row.get("pivot_text") is not None for row in rows]
@@ -96,25 +96,31 @@ class MMPCollator:
 
     def _noised(self, batch: dict[str, Tensor], rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         generators = [
-            np.random.default_rng(_digest(self.seed, int(self._epoch), row["video_id"], row["language"], row["text"]))
+            np.random.default_rng(_digest(self.seed, self.epoch, row["video_id"], row["language"], row["text"]))
             for row in rows
         ]
         noisy = {}
         for prefix in ("", "pivot_") if "pivot_input_ids" in batch else ("",):
             ids = batch[f"{prefix}input_ids"]
-            chosen = self._choose(batch[f"{prefix}attention_mask"], generators) & ~torch.isin(ids, self._special_ids)
+            real, special = batch[f"{prefix}attention_mask"].bool(), torch.isin(ids, self._special_ids)
+            chosen = self._choose(real, real & ~special, generators)
             noisy[f"noisy_{prefix}input_ids"] = ids.masked_fill(chosen, self.processor.tokenizer.mask_token_id)
-        chosen = self._choose(batch["video_mask"], generators)
+        seconds = batch["video_mask"].bool()
+        chosen = self._choose(seconds, seconds, generators)
         noisy["noisy_video_features"] = batch["video_features"].masked_fill(chosen[:, :, None], 0.0)
         return noisy
 
-    def _choose(self, mask: Tensor, generators: list[np.random.Generator]) -> Tensor:
-        """True at the positions to noise, among the real ones; as many draws as a row is long, padded or not."""
-        real = mask.numpy().astype(bool)
+    def _choose(self, real: Tensor, allowed: Tensor, generators: list[np.random.Generator]) -> Tensor:
+        """True at the positions to noise, some of the `allowed` ones but never all of a row's, (batch, length).
+
+        There are as many draws as a row has `real` positions, however it is padded.
+        """
         draws = np.ones(real.shape)
-        for row, positions, generator in zip(draws, real, generators, strict=True):
+        for row, positions, generator in zip(draws, real.numpy(), generators, strict=True):
             row[positions] = generator.random(positions.sum())
-        return torch.from_numpy(draws < self.mask_ratio)
+        draws[~allowed.numpy()] = -1.0
+        draws[np.arange(len(draws)), draws.argmax(1)] = 1.0  # the last one that would be noised stays
+        return torch.from_numpy((0 <= draws) & (draws < self.mask_ratio))
 
 
 def _digest(*parts: Any) -> int:

@@ -30,6 +30,8 @@ def load_videos(
         PolyvidError: for an unknown dataset, config or split, and languages or counts the files do not have.
         FileNotFoundError: for files that are missing; the message names them.
     """
+    if data.dataset is None:
+        raise PolyvidError("data.dataset is missing: it names the videos and their captions.")
     builder_class = load_builder(data.dataset)
     options: dict[str, Any] = {}
     if issubclass(builder_class, BenchmarkBuilder):
@@ -56,7 +58,7 @@ def _languages_with_captions(builder_class: type[BenchmarkBuilder], data: DataRe
 
 
 class VideoFeatures(Mapping):
-    """All videos' features of a folder of shards in memory, by video id: float16 arrays (seconds, video_feature_dim).
+    """The features of all videos in a folder of shards, in memory: video id -> float16 (seconds, video_feature_dim).
 
     Raises:
         FileNotFoundError: if the folder holds no shards.
@@ -81,13 +83,3 @@ class VideoFeatures(Mapping):
             return self._arrays[video_id]
         except KeyError:
             raise KeyError(f"No features of video {video_id} in {self.folder}: extract them first.") from None
-
-    def mean_and_std(self, video_ids: Sequence[str], power: float = 1.0) -> tuple[list[float], list[float]]:
-        """Of each feature over all seconds of these videos (training clips, never those tested on).
-
-        With `power`, of sign(x)·|x|^power.
-        """
-        seconds = np.concatenate([self[video_id] for video_id in video_ids]).astype(np.float64)
-        if power != 1:
-            seconds = np.sign(seconds) * np.abs(seconds) ** power
-        return seconds.mean(0).tolist(), np.maximum(seconds.std(0), 1e-6).tolist()

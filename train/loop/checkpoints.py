@@ -1,171 +1,176 @@
-"""What a run leaves on disk, each folder written under a temporary name and then renamed.
+"""What a run leaves on disk. Each folder is written under a temporary name and then renamed.
 
 output_dir/                          the selected model as a Hub repository, once the run is finished
 output_dir/steps.jsonl               loss terms, gradient norm and learning rate of every step
-output_dir/checkpoints/best/         the selected model, likewise a repository, as of the newest checkpoint
-output_dir/checkpoints/step-00001200/   state to resume from: a repository plus what was selected up to this step
-                                        (best.pt: trained weights), optimizer, generators, position
+output_dir/checkpoints/best/         the selected model as of the newest checkpoint, also a repository
+output_dir/checkpoints/step-00001200/   a `TrainingState`: a repository plus best.pt (trained weights of the selected
+                                        model), optimizer.pt, progress.pt and processes.pt
 """
 
+import errno
 import os
+import re
 import shutil
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
-from accelerate import Accelerator
 from safetensors import SafetensorError
-from torch import nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
-from transformers.utils import logging
 
-from polyvid.modeling import MMPConfig, MMPModel, MMPProcessor
+from polyvid.dataset_scripts.locking import LockedError, locked
+from polyvid.modeling import MMPModel
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.loop.curves import plot_curves
 from polyvid.train.loop.processes import Processes
-from polyvid.train.recipe import Recipe, differences, load_recipe, save_recipe
+from polyvid.train.loop.repository import ModelRepository
+from polyvid.train.loop.state import ProcessState, Progress, TrainingState
+from polyvid.train.recipe import Recipe, differences, load_recipe
 
-# What may change between a run and its continuation, because no step depends on it.
+# What may change when a run is resumed, because no step depends on it.
 CHANGEABLE = {"name", "output_dir", "data.frozen_states", "training.num_workers"}
 CHANGEABLE |= {f"training.{key}" for key in ("save_minutes", "keep_last", "log_steps", "trackers")}
 CHANGEABLE |= {"training.max_skipped_steps", "training.divergence"}
 PATHS = {"data.clips", "data.data_dir", "data.features", "data.translations", "model.backbone", "model.init_from"}
 
-
-Weights = dict[str, torch.Tensor]
-WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
-
-
-def whole_weights(model: nn.Module) -> Weights:
-    """The state of a model on the CPU, of its shards and wrappers unmade; nothing but on the main process.
-
-    Where the model lies on the CPU unsharded, these are its own tensors. Every process must make the call.
-    """
-    return get_model_state_dict(model, options=WHOLE)
-
-
-def trained_weights(model: nn.Module) -> Weights:
-    """A copy of what training changes: without the frozen layers, which in the demo are nine tenths of a model."""
-    trained = get_model_state_dict(model, options=replace(WHOLE, ignore_frozen_params=True))
-    return {name: value.clone() for name, value in trained.items()}
-
-
-def save_model(config: MMPConfig, weights: Weights, processor: MMPProcessor, recipe: Recipe, folder: Path) -> None:
-    """Weights, configuration, remote code, processor and recipe: all that `AutoModel` and a reader need."""
-    with torch.device("meta"):  # without weights of its own, and of a class that nothing has wrapped
-        model = MMPModel(config).to(next(iter(weights.values())).dtype)
-    logging.disable_progress_bar()  # a bar per file would break the run's own
-    model.save_pretrained(folder, state_dict=weights)
-    logging.enable_progress_bar()
-    processor.save_pretrained(folder)
-    save_recipe(recipe, folder / "recipe.yaml")
-    (folder / "model.safetensors").chmod(0o644)  # written readable to its owner only, which web servers stumble over
+OWN = re.compile(r"step-\d{8}|best|\.(step-\d{8}|best)\.(unfinished|outdated)")  # folders that only this module makes
+TEMPORARY = re.compile(r"\..*\.(unfinished|outdated)")
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class Checkpoints:
-    """Saves and restores a `Trainer`. Every process must make every call."""
+    """Saves and restores the `TrainingState` of a run. Every process must make every call.
 
-    def __init__(self, recipe: Recipe, accelerator: Accelerator, processes: Processes):
-        self.recipe, self.accelerator, self.processes = recipe, accelerator, processes
+    Args:
+        recipe: of the run; a checkpoint of another recipe is refused.
+        repository: writes models of the run.
+        processes: of the run.
+    """
+
+    def __init__(self, recipe: Recipe, repository: ModelRepository, processes: Processes):
+        self.recipe, self.repository, self.processes = recipe, repository, processes
         self.output_dir = Path(recipe.output_dir)
         self.folder = self.output_dir / "checkpoints"
         self.best = self.folder / "best"
-        self._score_of_best: float | None = None  # of the model that lies in `best`, where this process wrote it
+        self._score_of_best: float | None = None  # of the model in `best`, if this process wrote it
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other runs out of the output folder, and remove what a killed one left half-written.
+
+        Raises:
+            LockedError: if another run is using it; the message says which.
+        """
+        with ExitStack() as stack:
+            error: Exception | None = None
+            if self.processes.rank == 0:
+                try:
+                    stack.enter_context(locked(self.output_dir, "polyvid train"))
+                except (LockedError, OSError) as caught:
+                    error = caught
+            error = self.processes.from_main(error)
+            if error is not None:
+                raise error
+            if self.processes.rank == 0:
+                self._remove_own(TEMPORARY)
+            yield
 
     def is_finished(self) -> bool:
         """Whether the output folder holds the finished model of this recipe.
 
+        If it does, checkpoints that a run killed at its very end did not get to remove are removed.
+
         Raises:
-            PolyvidError: if it holds that of another one.
+            PolyvidError: if it holds a model of another recipe.
         """
         if not (self.output_dir / "model.safetensors").exists():
             return False
         self._check_recipe(self.output_dir, CHANGEABLE)
+        if self.processes.rank == 0 and self.folder.exists():
+            with suppress(LockedError), locked(self.output_dir, "polyvid train"):  # if held: that run removes them
+                self._remove_own(OWN)
         return True
 
     def to_resume(self) -> Path | None:
         """The newest complete checkpoint."""
         return max(self.folder.glob("step-*"), default=None)
 
-    def save(self, trainer) -> None:
-        """Write all that `resume` needs, and remove the oldest checkpoint if there are more than `keep_last`."""
-        folder = self.folder / f"step-{trainer.step:08d}"
-        if self.processes.from_main(folder.exists()):
-            return  # stopped before another step was made
-        own = {"cpu": torch.get_rng_state(), "batches": trainer.batches.state_dict()}
-        if torch.cuda.is_available():
-            own["cuda"] = torch.cuda.get_rng_state()
-        states = self.processes.gather(own)
-        weights, optimizer = whole_weights(trainer.model), trainer.optimizer.optimizer
-        optimizer_state = get_optimizer_state_dict(trainer.model, optimizer, options=WHOLE)
+    def holds(self, step: int) -> bool:
+        """Whether there is a checkpoint of this step: the run was stopped again before another step was made."""
+        return bool(self.processes.from_main(self._of(step).exists()))
+
+    def save(self, state: TrainingState) -> None:
+        """Write a checkpoint, and remove the oldest if there are more than `keep_last`.
+
+        Raises:
+            OSError: if it cannot be written, on every process; older ones are intact.
+        """
 
         def write(folder: Path) -> None:
-            trainer.save(folder, weights)
-            torch.save(trainer.best_weights, folder / "best.pt")
-            torch.save(optimizer_state, folder / "optimizer.pt")
-            torch.save(trainer.state_dict(), folder / "progress.pt")
-            torch.save(states, folder / "processes.pt")
+            self.repository.write(folder, state.weights, state)
+            _save(state.best_weights, folder / "best.pt")
+            _save(state.optimizer, folder / "optimizer.pt")
+            progress = asdict(state.progress) | {"steps_per_epoch": state.steps_per_epoch}
+            _save(progress | {"step_log": state.step_log, "scheduler": state.scheduler}, folder / "progress.pt")
+            _save([asdict(process) for process in state.processes], folder / "processes.pt")
 
-        self._write(folder, write)
+        self._write(self._of(state.progress.step), write)
         if self.processes.rank == 0:
             for old in sorted(self.folder.glob("step-*"))[: -self.recipe.training.keep_last]:
                 _remove(old)
-        # After the checkpoint, which holds all that resuming needs: this is for whoever wants to try it meanwhile.
-        if trainer.best_weights is not None and self._score_of_best != trainer.best_score:
-            self._write(self.best, lambda folder: trainer.save(folder, weights | trainer.best_weights))
-            self._score_of_best = trainer.best_score
+        # After the checkpoint, which holds all that resuming needs: this is for people who want to try it meanwhile.
+        best_weights, best_score = state.best_weights, state.progress.best_score
+        if best_weights is not None and self._score_of_best != best_score:
+            self._write(self.best, lambda folder: self.repository.write(folder, state.weights | best_weights, state))
+            self._score_of_best = best_score
 
-    def resume(self, trainer) -> None:
-        """Bring the trainer to where the newest checkpoint was written, if there is one.
+    def load(self) -> TrainingState | None:
+        """The newest checkpoint, whole on every process; None if there is none.
 
         Raises:
             PolyvidError: if it was written by another recipe or by another number of processes.
         """
-        last = self.processes.from_main(self.to_resume())  # before anybody can write another
+        last: Path | None = self.processes.from_main(self.to_resume())  # before anybody can write another
         if last is None:
-            return
+            return None
         self._check_recipe(last, CHANGEABLE | PATHS)
-        states = torch.load(last / "processes.pt", weights_only=True)
-        if len(states) != self.processes.count:
+        processes = torch.load(last / "processes.pt", weights_only=True)
+        if len(processes) != self.processes.count:
             raise PolyvidError(
-                f"{last} was written by {len(states)} process(es), this launch has {self.processes.count}: launch as "
-                f"before, or start anew from its weights: model.init_from={last} in another output_dir."
+                f"{last} was written by {len(processes)} process(es), this launch has {self.processes.count}: launch "
+                f"as before, or start a new run from its weights: model.init_from={last} in another output_dir."
             )
-        every = StateDictOptions(full_state_dict=True)  # each process reads all of it and keeps its shard
-        saved = MMPModel.from_pretrained(last)
-        set_model_state_dict(trainer.model, saved.state_dict(), options=every)
-        optimizer_state = torch.load(last / "optimizer.pt", weights_only=True)
-        set_optimizer_state_dict(trainer.model, trainer.optimizer.optimizer, optimizer_state, options=every)
-        trainer.load_state_dict(torch.load(last / "progress.pt", weights_only=True))
-        trainer.best_weights = torch.load(last / "best.pt", weights_only=True)
-        own = states[self.processes.rank]
-        trainer.batches.load_state_dict(own["batches"])
-        torch.set_rng_state(own["cpu"])
-        if "cuda" in own and torch.cuda.is_available():
-            torch.cuda.set_rng_state(own["cuda"])
+        progress = torch.load(last / "progress.pt", weights_only=True)
+        return TrainingState(
+            progress=Progress(**{name: progress[name] for name in asdict(Progress())}),
+            steps_per_epoch=progress["steps_per_epoch"],
+            weights=MMPModel.from_pretrained(last).state_dict(),
+            best_weights=torch.load(last / "best.pt", weights_only=True),
+            optimizer=torch.load(last / "optimizer.pt", weights_only=True),
+            scheduler=progress["scheduler"],
+            step_log=progress["step_log"],
+            processes=[ProcessState(one["cpu"], one.get("cuda"), one["batches"]) for one in processes],
+        )
 
-    def finish(self, trainer) -> None:
-        """Make the selected model the content of the output folder; the state to resume from is not needed any more."""
-        weights = whole_weights(trainer.model) | (trainer.best_weights or {})
-        self._write(self.best, lambda folder: trainer.save(folder, weights))
+    def finish(self, state: TrainingState) -> None:
+        """Make the selected model the content of the output folder, and remove the checkpoints."""
+        weights = state.weights | (state.best_weights or {})
+        self._write(self.best, lambda folder: self.repository.write(folder, weights, state))
 
         def publish() -> None:
-            plot_curves(self.output_dir / "steps.jsonl", trainer.history, self.best / "curves.png")
-            # Linked, not moved: killed half-way, the run is resumed and gets here again. The weights come last, because
-            # their presence says that the run is finished.
+            plot_curves(self.output_dir / "steps.jsonl", state.progress.history, self.best / "curves.png")
+            # Not moved: a run killed half-way is resumed and gets here again. The weights come last, because their
+            # presence says that the run is finished.
             for path in sorted(self.best.iterdir(), key=lambda path: path.suffix == ".safetensors"):
-                (self.output_dir / path.name).unlink(missing_ok=True)
-                os.link(path, self.output_dir / path.name)
-            shutil.rmtree(self.folder)
+                _link_or_copy(path, self.output_dir / path.name)
+            self._remove_own(OWN)
 
-        self._on_main(publish)
+        self._on_main(publish, "Cannot finish")
+
+    def _of(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}"
 
     def _check_recipe(self, folder: Path, ignored: set[str]) -> None:
         found = differences(load_recipe(folder / "recipe.yaml"), self.recipe, ignored)
@@ -173,6 +178,16 @@ class Checkpoints:
             raise PolyvidError(
                 f"{folder} is of another recipe ({'; '.join(found)}): set it back, or choose another output_dir."
             )
+
+    def _remove_own(self, names: re.Pattern[str]) -> None:
+        """Remove what this class wrote under such names, and the folder of checkpoints if nothing else is in it."""
+        if not self.folder.is_dir():
+            return
+        for path in self.folder.iterdir():
+            if names.fullmatch(path.name) and OWN.fullmatch(path.name):
+                shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):
+            self.folder.rmdir()
 
     def _write(self, folder: Path, write: Callable[[Path], None]) -> None:
         def write_and_rename() -> None:
@@ -195,23 +210,60 @@ class Checkpoints:
 
         self._on_main(write_and_rename, f"Cannot write {folder}")
 
-    def _on_main(self, work: Callable[[], None], problem: str = "Cannot finish") -> None:
-        """Do it on the main process; where it fails, every process raises the same OSError instead of waiting."""
-        error = None
+    def _on_main(self, work: Callable[[], None], problem: str) -> None:
+        """Do it on the main process; if it fails there, every process raises instead of waiting."""
+        failure: Exception | None = None
+        message = None
         if self.processes.rank == 0:
             try:
                 work()
-            except (OSError, SafetensorError, RuntimeError) as caught:  # torch.save turns a full disk into the last
-                last = self.to_resume()
-                going_on = f"the same command goes on from {last}" if last else "nothing was saved before it"
-                error = f"{problem} ({' '.join(str(caught).split())[:200]}). Make room; {going_on}."
-        error = self.processes.from_main(error)
-        if error:
-            raise OSError(error)
+            except Exception as caught:
+                failure, number = caught, _error_number(caught)
+                if number is not None:
+                    last = self.to_resume()
+                    advice = "Make room" if number in FULL else "Check the disk and its permissions"
+                    resuming = f"the same command resumes from {last}" if last else "nothing was saved before it"
+                    message = f"{problem} ({' '.join(str(caught).split())[:200]}). {advice}; {resuming}."
+        message, failed = self.processes.from_main((message, failure is not None))
+        if message:
+            raise OSError(message) from failure
+        if failed:
+            raise failure or RuntimeError(f"{problem}: see the error of the main process.")
+
+
+def _save(item: Any, path: Path) -> None:
+    with open(path, "wb") as file:  # opened here: torch itself would turn a full disk into a bare RuntimeError
+        torch.save(item, file)
+
+
+def _error_number(error: BaseException | None) -> int | None:
+    """The system's number for what went wrong, if the system is where it began; 0 if it gave no number."""
+    if not isinstance(error, OSError | SafetensorError | RuntimeError):  # torch.save hides it in the last
+        return None
+    while error is not None:
+        if isinstance(error, OSError):
+            return error.errno or 0
+        if isinstance(error, SafetensorError) and (match := re.search(r"os error (\d+)", str(error))):
+            return int(match[1])
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """The same content under another name, at once; copied on file systems without hard links."""
+    temporary = target.with_name(f".{target.name}.unfinished")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        shutil.copy2(source, temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+    os.replace(temporary, target)
 
 
 def _outdated(folder: Path) -> Path:
-    """Where a folder waits while its successor takes its place."""
+    """Where a folder waits while its successor takes its name."""
     return folder.with_name(f".{folder.name}.outdated")
 
 

@@ -17,8 +17,7 @@ STEPS = 3
 def describe(trainer: Trainer) -> None:
     """Print the resolved recipe, counts of data and parameters, steps, and estimates of time and memory.
 
-    The estimates come from `STEPS` real steps after a first one. Nothing is written but the cache `data.frozen_states`,
-    if there is one. Every process must make the call.
+    The estimates come from `STEPS` real steps after a first one. Nothing is written. Every process must make the call.
     """
     parameters = [(p.numel(), p.requires_grad) for p in trainer.model.parameters()]
     total, trained = sum(n for n, _ in parameters), sum(n for n, trains in parameters if trains)
@@ -26,23 +25,19 @@ def describe(trainer: Trainer) -> None:
     if trainer.processes.rank != 0:
         return
     print(OmegaConf.to_yaml(OmegaConf.structured(trainer.recipe)))
-    batches, training = trainer.batches.steps(0), trainer.recipe.training
-    rows = len(trainer.train_set) if hasattr(trainer.train_set, "__len__") else batches * training.batch_size
-    print(f"training:   {rows:,} {'clips' if trainer.recipe.data.clips else 'sentences'} an epoch")
-    left_out = getattr(trainer.train_set, "videos_without_features", [])
-    if left_out:
-        print(f"            {len(left_out):,} videos without features are left out, such as {left_out[0]}")
+    steps, training = trainer.batches.steps(0), trainer.recipe.training
+    print("training:  ", "\n            ".join(trainer.batches.summary()))
     if trainer.validation_set is not None:
         queries = ", ".join(f"{len(texts):,} {name}" for name, (texts, _) in trainer.validation_set.queries.items())
         print(f"validation: {len(trainer.validation_set.videos):,} videos, captions: {queries}")
     print(f"parameters: {total:,}, of which {trained:,} are trained")
-    print(f"steps:      {trainer.total_steps:,} ({batches:,} an epoch, {training.epochs} epochs)")
+    print(f"steps:      {trainer.total_steps:,} ({steps:,} an epoch, {training.epochs} epochs)")
     print(f"processes:  {trainer.processes.count} on {trainer.accelerator.device.type}")
     print(f"time:       {seconds:.3g} s a step, about {_duration(seconds * trainer.total_steps)} without validation")
     print(f"memory:     {_peak_memory() / 2**30:.2f} GiB at the peak of these steps, for each process")
     resumed = trainer.checkpoints.to_resume()
     if resumed is not None:
-        print(f"would go on from {resumed}")
+        print(f"would resume from {resumed}")
 
 
 def _seconds_per_step(trainer: Trainer) -> float:

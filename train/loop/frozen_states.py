@@ -1,31 +1,75 @@
 """Keeps what the frozen layers make of each text, so that they run once per text and not once per step.
 
-§5.2 freezes the embeddings and the lower layers, and they are without dropout: their output for a sequence of tokens
-is always the same. Training visits the same captions in every epoch; noised ones (Eq. 3) repeat too, because at 5 %
-a short caption has few variants.
+§5.2 freezes the embeddings and the lower layers, and they have no dropout: their output for a sequence of tokens is
+always the same. Training visits the same captions in every epoch; noised ones (Eq. 3) repeat too, because at 5 % a
+short caption has few variants.
 """
 
 import hashlib
 import json
 import os
+import tempfile
+import zlib
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers.utils import logging
 
+from polyvid.dataset_scripts.locking import locked
 from polyvid.modeling import MMPModel
 from polyvid.modeling.errors_mmp import PolyvidError
 
 VIEWS = ("", "noisy_", "pivot_", "noisy_pivot_")
+FORMAT = 2  # with a checksum for each text
+ROWS = 8  # texts of one length that run through the frozen layers together
+WAIT = 600.0  # seconds, while another training saves its states
+
+logger = logging.get_logger(__name__)
+
+Block = tuple[int, int, int]  # of one text: first row, number of rows (tokens), CRC-32 of their bytes
+
+
+@dataclass
+class _Rows:
+    """Blocks of float16 rows in a file, (rows, width)."""
+
+    file: IO[bytes]
+    width: int
+    num_rows: int = 0
+    blocks: dict[str, Block] = field(default_factory=dict)
+
+    def get(self, key: str) -> np.ndarray | None:
+        """The block of a key, (tokens, width); None if it is not there, or not as it was written."""
+        if key not in self.blocks:
+            return None
+        first, length, checksum = self.blocks[key]
+        row = 2 * self.width
+        data = os.pread(self.file.fileno(), length * row, first * row)
+        if len(data) < length * row or zlib.crc32(data) != checksum:
+            return None
+        return np.frombuffer(data, dtype=np.float16).reshape(length, self.width)
+
+    def append(self, key: str, block: np.ndarray) -> None:
+        data = np.ascontiguousarray(block, dtype=np.float16)
+        self.file.write(data.tobytes())
+        self.blocks[key] = (self.num_rows, len(data), zlib.crc32(data.tobytes()))
+        self.num_rows += len(data)
 
 
 class FrozenStates:
-    """A growing float16 file of hidden states, indexed by token ids.
+    """A growing file of hidden states by token ids, which several trainings may share.
 
     Two files: `{path}.f16` holds the states one after the other, `{path}.json` the index and a fingerprint of the
-    frozen weights. The index is written last and by renaming, so that a killed run loses at most what it added since
-    the last `save`.
+    frozen weights. New states are kept in a temporary file until `save` appends them, under a lock; the index is
+    written last and by renaming. So what is indexed never moves, and a killed run loses what it added since the last
+    `save`. Every text has a checksum: what is damaged or missing is computed again, with a warning.
+
+    Texts run through the frozen layers in groups of one length and one size, so that the states of a text do not depend
+    on the texts next to it, or on which training computed them.
 
     Args:
         path: file name without suffix.
@@ -37,24 +81,16 @@ class FrozenStates:
 
     def __init__(self, path: str | Path, model: MMPModel):
         self.model = model
-        self.hidden_size = model.config.text_config.hidden_size
-        self.data_path = Path(f"{path}.f16")
-        self.index_path = Path(f"{path}.json")
+        self.hidden_size: int = model.text_model.config.hidden_size
+        self.path, self.data_path, self.index_path = Path(path), Path(f"{path}.f16"), Path(f"{path}.json")
         self.fingerprint = _fingerprint(model)
-        self.rows: dict[str, tuple[int, int]] = {}  # digest of the token ids -> (first row, number of rows)
-        self.num_rows = 0
-        self.data_path.parent.mkdir(parents=True, exist_ok=True)
-        if self.index_path.exists():
-            index = json.loads(self.index_path.read_text())
-            if index["fingerprint"] != self.fingerprint:
-                raise PolyvidError(
-                    f"{self.index_path} was made with other frozen layers: delete it or name another file."
-                )
-            self.rows = {key: tuple(value) for key, value in index["rows"].items()}
-            self.num_rows = index["num_rows"]
-        self.data_path.touch()
-        os.truncate(self.data_path, self.num_rows * self.hidden_size * 2)
-        self._data = self._read()
+        self._damaged: dict[str, Block] = {}
+        self._new: _Rows | None = None
+        self._saved = self._open_saved()
+
+    def __len__(self) -> int:
+        """The number of texts."""
+        return len((self._saved.blocks if self._saved else {}) | (self._new.blocks if self._new else {}))
 
     def replace_tokens(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The batch with `frozen_hidden_states` (of every view) in place of `input_ids`.
@@ -70,47 +106,111 @@ class FrozenStates:
         return batch
 
     def lookup(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Hidden states (batch, tokens, hidden_size) in float32, zero where `attention_mask` (batch, tokens) is 0."""
+        """Hidden states (batch, tokens, hidden_size) in float32, zero where `attention_mask` (batch, tokens) is 0.
+
+        Raises:
+            OSError: if the temporary file cannot be written or read.
+        """
         lengths = attention_mask.sum(1).tolist()
-        tokens = [ids[:length] for ids, length in zip(input_ids.cpu().numpy(), lengths, strict=True)]
-        keys = [hashlib.blake2b(ids.tobytes(), digest_size=12).hexdigest() for ids in tokens]
-        missing = {key: position for position, key in enumerate(keys) if key not in self.rows}
-        if missing:
-            self._compute(missing, input_ids, attention_mask, lengths)
+        texts = [ids[:length] for ids, length in zip(input_ids.cpu().numpy(), lengths, strict=True)]
+        keys = [hashlib.blake2b(ids.tobytes(), digest_size=12).hexdigest() for ids in texts]
+        found = {key: self._find(key) for key in keys}
+        if missing := {key: ids for key, ids in zip(keys, texts, strict=True) if found[key] is None}:
+            self._compute(missing)
+            found |= {key: self._find(key) for key in missing}
         states = np.zeros((*input_ids.shape, self.hidden_size), dtype=np.float16)
-        for row, key in zip(states, keys, strict=True):
-            first, length = self.rows[key]
-            row[:length] = self._data[first : first + length]
+        for row, key, length in zip(states, keys, lengths, strict=True):
+            block = found[key]
+            if block is None:
+                raise OSError(f"What was just written next to {self.path} cannot be read back: check the disk.")
+            row[:length] = block
         return torch.from_numpy(states).to(input_ids.device).float()
 
     def save(self) -> None:
-        """Make everything computed so far permanent."""
-        unfinished = self.index_path.with_name(f".{self.index_path.name}.unfinished")
-        index = {"fingerprint": self.fingerprint, "num_rows": self.num_rows, "rows": self.rows}
-        unfinished.write_text(json.dumps(index))
-        os.replace(unfinished, self.index_path)
+        """Make everything computed so far permanent.
 
-    def _compute(self, missing: dict[str, int], input_ids: Tensor, attention_mask: Tensor, lengths: list[int]) -> None:
-        device = self.model.device
-        positions = sorted(missing.values(), key=lengths.__getitem__)
-        keys = {position: key for key, position in missing.items()}
-        with open(self.data_path, "ab") as file:
-            for start in range(0, len(positions), 32):  # sorted by length: little padding
-                part = positions[start : start + 32]
-                longest = max(lengths[position] for position in part)
-                ids, mask = (tensor[part, :longest].to(device) for tensor in (input_ids, attention_mask))
-                hidden = self.model.encode_frozen_layers(ids, mask).to("cpu", torch.float16)
-                for states, position in zip(hidden, part, strict=True):
-                    length = lengths[position]
-                    file.write(states[:length].numpy().tobytes())
-                    self.rows[keys[position]] = (self.num_rows, length)
-                    self.num_rows += length
-        self._data = self._read()
+        Raises:
+            LockedError: if another training is saving to the same files, and still is after `WAIT` seconds.
+            OSError: if they cannot be written.
+        """
+        if self._new is None:
+            return
+        with locked(self.path, "polyvid train", wait=WAIT):
+            num_rows, blocks = self._read_index()  # another training may have added to it
+            with open(self.data_path, "ab") as file:
+                file.truncate(num_rows * self.hidden_size * 2)  # what a killed run wrote and did not index
+                rows = _Rows(file, self.hidden_size, num_rows, blocks)
+                for key in self._new.blocks:
+                    block = self._new.get(key)
+                    if block is not None and (key not in blocks or blocks[key] == self._damaged.get(key)):
+                        rows.append(key, block)
+                file.flush()
+                os.fsync(file.fileno())
+            content: dict[str, Any] = {"format": FORMAT, "fingerprint": self.fingerprint}
+            content |= {"num_rows": rows.num_rows, "rows": rows.blocks}
+            unfinished = self.index_path.with_name(f".{self.index_path.name}.unfinished")
+            unfinished.write_text(json.dumps(content))
+            os.replace(unfinished, self.index_path)
+            self._saved = self._open_saved()
+        self._new, self._damaged = None, {}
 
-    def _read(self) -> np.ndarray:
-        if self.num_rows == 0:
-            return np.zeros((0, self.hidden_size), dtype=np.float16)
-        return np.memmap(self.data_path, dtype=np.float16, mode="r", shape=(self.num_rows, self.hidden_size))
+    def _find(self, key: str) -> np.ndarray | None:
+        if self._new is not None and key in self._new.blocks:
+            return self._new.get(key)
+        if self._saved is None or key not in self._saved.blocks or key in self._damaged:
+            return None
+        block = self._saved.get(key)
+        if block is None:
+            self._damaged[key] = self._saved.blocks[key]
+            logger.warning(f"{self.data_path} is damaged: the states of a text have changed. They are computed again.")
+        return block
+
+    def _open_saved(self) -> _Rows | None:
+        num_rows, blocks = self._read_index()
+        return _Rows(open(self.data_path, "rb"), self.hidden_size, num_rows, blocks) if blocks else None
+
+    def _read_index(self) -> tuple[int, dict[str, Block]]:
+        """Rows and blocks of the files, as far as these belong together."""
+        if not self.index_path.exists():
+            return 0, {}
+        try:
+            index = json.loads(self.index_path.read_text())
+            if index.get("format", FORMAT) == FORMAT and index["fingerprint"] != self.fingerprint:
+                raise PolyvidError(
+                    f"{self.index_path} was made with other frozen layers: delete it, or name another file in "
+                    "data.frozen_states."
+                )
+            if index.get("format") != FORMAT:
+                raise KeyError("format")
+            num_rows, blocks = int(index["num_rows"]), {key: tuple(value) for key, value in index["rows"].items()}
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+            logger.warning(f"{self.index_path} is damaged or of an older version: all states are computed again.")
+            return 0, {}
+        size = self.data_path.stat().st_size if self.data_path.exists() else 0
+        present = min(num_rows, size // (2 * self.hidden_size))
+        if present < num_rows:
+            whole = {key: block for key, block in blocks.items() if block[0] + block[1] <= present}
+            lost = len(blocks) - len(whole)
+            logger.warning(f"{self.data_path} was cut: {lost:,} of {len(blocks):,} texts are computed again.")
+            return present, whole
+        return num_rows, blocks
+
+    def _compute(self, texts: dict[str, np.ndarray]) -> None:
+        """Run texts, token ids by key, through the frozen layers."""
+        if self._new is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._new = _Rows(tempfile.TemporaryFile(dir=self.path.parent, buffering=0), self.hidden_size)
+        by_length: dict[int, list[str]] = {}
+        for key, ids in texts.items():
+            by_length.setdefault(len(ids), []).append(key)
+        for group in by_length.values():
+            for start in range(0, len(group), ROWS):
+                keys = group[start : start + ROWS]
+                ids = np.stack([texts[keys[min(row, len(keys) - 1)]] for row in range(ROWS)])  # the last one repeated
+                input_ids = torch.from_numpy(ids).to(self.model.device)
+                hidden = self.model.encode_frozen_layers(input_ids, torch.ones_like(input_ids)).to("cpu", torch.float16)
+                for key, states in zip(keys, hidden.numpy(), strict=False):
+                    self._new.append(key, states)
 
 
 def _fingerprint(model: MMPModel) -> str:

@@ -1,4 +1,4 @@
-"""What processes of one run agree about, over the CPU: no accelerator is waited for."""
+"""What the processes of one run agree about, over the CPU, so that nothing waits for an accelerator."""
 
 import os
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from polyvid.modeling.errors_mmp import PolyvidError
 class Processes:
     """All processes of a run. Every process must make every call; with one process they cost nothing."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.count = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
         self.rank = dist.get_rank() if self.count > 1 else 0
         self.group = dist.new_group(backend="gloo") if self.count > 1 else None
@@ -30,7 +30,7 @@ class Processes:
         return tensor.bool().tolist()
 
     def from_main(self, item: Any) -> Any:
-        """What the main process passed."""
+        """The item that the main process passed."""
         if self.count == 1:
             return item
         items = [item]
@@ -38,10 +38,10 @@ class Processes:
         return items[0]
 
     def gather(self, item: Any) -> list[Any]:
-        """What each process passed."""
+        """The items of all processes, by rank."""
         if self.count == 1:
             return [item]
-        items = [None] * self.count
+        items: list[Any] = [None] * self.count
         dist.all_gather_object(items, item, group=self.group)
         return items
 
@@ -50,7 +50,7 @@ def check_launch(num_processes: int) -> None:
     """Refuse a launch that asked for more processes than it got.
 
     `accelerate launch --cpu --num_processes 2` starts one process and says nothing; `torchrun` on a machine without an
-    accelerator starts two that do not know of each other unless `ACCELERATE_USE_CPU=true`.
+    accelerator starts two that know nothing of each other unless `ACCELERATE_USE_CPU=true`.
 
     Raises:
         PolyvidError: with the command that gets what was asked for.

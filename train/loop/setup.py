@@ -1,39 +1,37 @@
-"""A trainer from a recipe: data, model and processor put together."""
+"""A trainer from a recipe: data, model and processor loaded, and the parts of the loop put together, here only."""
 
+from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
-from transformers import AutoModel, AutoProcessor, AutoTokenizer
+from accelerate.utils import set_seed
+from transformers import AutoModel, AutoProcessor, AutoTokenizer, get_scheduler
 
 from polyvid.dataset_scripts.building import find_shards
-from polyvid.modeling import MMPFeatureExtractor, MMPModel, MMPProcessor
+from polyvid.modeling import MMPFeatureExtractor, MMPModel, MMPObjective, MMPProcessor
 from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.train.data.batches import Batches, CaptionBatches, ClipBatches
 from polyvid.train.data.captions import PivotSampler
 from polyvid.train.data.clips import ClipDataset, ClipSampler
+from polyvid.train.data.collate import MMPCollator
+from polyvid.train.data.statistics import mean_and_std, streamed_features
 from polyvid.train.data.videos import VideoFeatures, load_videos
+from polyvid.train.loop.checkpoints import Checkpoints
 from polyvid.train.loop.frozen_states import FrozenStates
-from polyvid.train.loop.processes import check_launch, check_sharding
+from polyvid.train.loop.processes import Processes, check_launch, check_sharding
+from polyvid.train.loop.repository import ModelRepository
+from polyvid.train.loop.step_log import StepLog
 from polyvid.train.loop.trainer import Trainer
 from polyvid.train.loop.validation import ValidationSet
 from polyvid.train.loop.warm_start import Captions, correct_video_projection, mean_start, set_landmarks, warm_start
-from polyvid.train.recipe import DataRecipe, ModelRecipe, Recipe
+from polyvid.train.recipe import SHAPE, DataRecipe, ModelRecipe, ObjectiveRecipe, Recipe
 from polyvid.train.scoring.baselines import captions_of_runs
 from polyvid.train.scoring.sentences import SentenceVectors
 
-SHAPE = (
-    "output_layer",
-    "embed_dim",
-    "video_feature_dim",
-    "pooler_num_layers",
-    "video_pooler_num_layers",
-    "pooler_num_heads",
-    "share_poolers",
-    "video_kernel_size",
-)
-
 
 def build_trainer(recipe: Recipe) -> Trainer:
-    """Everything a recipe names, loaded.
+    """Everything a recipe names, loaded and put together. What `recipe.model` left open is filled in.
 
     Raises:
         PolyvidError, FileNotFoundError, OSError: for data, checkpoints or backbones that are missing or do not fit; the
@@ -45,15 +43,12 @@ def build_trainer(recipe: Recipe) -> Trainer:
     )
     check_launch(accelerator.num_processes)
     check_sharding(accelerator, data.frozen_states is not None)
+    processes = Processes()
     features = VideoFeatures(data.features) if data.features is not None else None
-    if data.clips is not None:
-        sampler = ClipSampler(data.languages, training.seed, data.max_video_length, data.max_text_length)
-        shards = find_shards(data.clips, data.train_split)
-        train_set = ClipDataset(shards, sampler, accelerator.process_index, accelerator.num_processes)
-    else:
-        videos = load_videos(data, data.train_split, data.languages)
-        train_set = PivotSampler(videos, features, data.languages, data.pivots, training.seed)
+    videos = load_videos(data, data.train_split, data.languages) if data.clips is None else []
+    train_set = _train_set(recipe, videos, features, processes)
     validation_set = _validation_set(data, features)
+    set_seed(training.seed)  # before the weights are drawn, and the same on all processes
     model, processor = build_model(recipe.model)
     processor.max_text_length = data.max_text_length
     extractor = processor.feature_extractor
@@ -66,19 +61,89 @@ def build_trainer(recipe: Recipe) -> Trainer:
             f"data.feature_power={data.feature_power}."
         )
     if data.normalize_features and extractor.feature_mean is None:
-        if data.clips is not None:
-            raise PolyvidError("data.normalize_features needs features in memory, not streamed clips.")
-        mean, std = features.mean_and_std(train_set.video_ids, data.feature_power)
-        processor.feature_extractor = MMPFeatureExtractor(
-            extractor.feature_size,
-            data.max_video_length,
-            feature_mean=mean,
-            feature_std=std,
-            feature_power=data.feature_power,
-        )
-    if data.clips is None:
+        _normalize(recipe, processor, train_set, features, processes)
+    if features is not None and data.clips is None:
         start(recipe, model, processor, videos, features)
-    return Trainer(recipe, model, processor, train_set, validation_set, accelerator)
+    return assemble(recipe, model, processor, train_set, validation_set, accelerator, processes)
+
+
+def assemble(
+    recipe: Recipe,
+    model: MMPModel,
+    processor: MMPProcessor,
+    train_set: PivotSampler | ClipDataset,
+    validation_set: ValidationSet | None = None,
+    accelerator: Accelerator | None = None,
+    processes: Processes | None = None,
+) -> Trainer:
+    """The parts of the loop around a model and its data.
+
+    Args:
+        recipe: how to train; where data and model come from is not read.
+        model: on any device; moved by Accelerate.
+        processor: makes the batches, and is saved with the model.
+        train_set: pairs or triples in memory, or clips to stream.
+        validation_set: None: the last model is kept.
+        accelerator, processes: by default new ones.
+
+    Raises:
+        PolyvidError: if the data do not make a batch.
+    """
+    accelerator = accelerator or Accelerator(step_scheduler_with_optimizer=False)
+    processes = processes or Processes()
+    training, data = recipe.training, recipe.data
+    set_seed(training.seed, device_specific=True)  # of dropout, which differs between processes
+    model.config.temperature = recipe.objective.temperature  # what `return_loss` and `logits_...` use
+    model.config.mask_ratio = recipe.objective.mask_ratio
+    batches = _batches(recipe, processor, train_set, processes)
+    # Fused: it can be told on the device to leave out a step, which nothing has to wait for.
+    optimizer = torch.optim.Adam(parameter_groups(model, training.learning_rate), fused=True)
+    total_steps = batches.steps(0) * training.epochs
+    scheduler = get_scheduler(training.schedule, optimizer, training.warmup_steps, total_steps)
+    prepared, prepared_optimizer = accelerator.prepare(model, optimizer)
+    steps_file = Path(recipe.output_dir) / "steps.jsonl" if processes.rank == 0 else None
+    repository = ModelRepository(model.config, processor, recipe, processes.count)
+    return Trainer(
+        recipe=recipe,
+        model=prepared,
+        optimizer=prepared_optimizer,
+        scheduler=scheduler,
+        processor=processor,
+        objective=_objective(recipe.objective, processes),
+        batches=batches,
+        validation_set=validation_set,
+        frozen_states=FrozenStates(data.frozen_states, model) if data.frozen_states else None,
+        checkpoints=Checkpoints(recipe, repository, processes),
+        step_log=StepLog(steps_file, training, accelerator),
+        accelerator=accelerator,
+        processes=processes,
+    )
+
+
+def build_model(recipe: ModelRecipe) -> tuple[MMPModel, MMPProcessor]:
+    """The pre-trained model `init_from`, or a new one around `backbone`; with images, `image_projection` is new (§5.6).
+
+    What the recipe leaves open of the model's shape is filled in.
+
+    Raises:
+        OSError: if there is no such model.
+        PolyvidError: if the pre-trained model has another shape than the recipe says.
+    """
+    model, processor = _new_model(recipe) if recipe.init_from is None else _pretrained_model(recipe.init_from, recipe)
+    for name in SHAPE:
+        if getattr(recipe, name) is None:
+            setattr(recipe, name, getattr(model.config, name))
+    return model, processor
+
+
+def parameter_groups(model: MMPModel, learning_rate: float) -> list[dict[str, Any]]:
+    """Trained parameters, grouped by learning rate: the model says which modules learn faster (§5.6)."""
+    multipliers = model.learning_rate_multipliers
+    groups: dict[float, list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault(multipliers.get(name.split(".")[0], 1.0), []).append(parameter)
+    return [{"params": parameters, "lr": learning_rate * factor} for factor, parameters in groups.items()]
 
 
 def start(
@@ -119,6 +184,19 @@ def start(
             states.save()
 
 
+def _train_set(
+    recipe: Recipe, videos: list[dict[str, Any]], features: VideoFeatures | None, processes: Processes
+) -> PivotSampler | ClipDataset:
+    data, seed = recipe.data, recipe.training.seed
+    if data.clips is not None:
+        sampler = ClipSampler(data.languages, seed, data.max_video_length)
+        shards = find_shards(data.clips, data.train_split)
+        return ClipDataset(shards, sampler, processes.rank, processes.count)
+    if features is None:
+        raise PolyvidError("data.features is missing: captions need the features of their videos.")
+    return PivotSampler(videos, features, data.languages, data.pivots, data.epoch_unit, seed)
+
+
 def _validation_set(data: DataRecipe, features: VideoFeatures | None) -> ValidationSet | None:
     """By default searched in English alone: in the zero-shot setting there is nothing else (App. D.1)."""
     if data.validation_split is None:
@@ -129,40 +207,101 @@ def _validation_set(data: DataRecipe, features: VideoFeatures | None) -> Validat
     return ValidationSet(videos, features, data.validation_languages)
 
 
-def build_model(recipe: ModelRecipe) -> tuple[MMPModel, MMPProcessor]:
-    """The pre-trained model `init_from`, or a new one around `backbone`; with images, `image_projection` is new (§5.6).
+def _batches(
+    recipe: Recipe, processor: MMPProcessor, train_set: PivotSampler | ClipDataset, processes: Processes
+) -> Batches:
+    training, data = recipe.training, recipe.data
+    limits = (data.max_text_length, data.max_video_length)
+    collator = MMPCollator(processor, *limits, recipe.objective.mask_ratio, training.seed)
+    if isinstance(train_set, ClipDataset):
+        return ClipBatches(train_set, collator, training.batch_size, training.num_workers)
+    return CaptionBatches(
+        train_set,
+        collator,
+        training.batch_size,
+        training.seed,
+        processes.rank,
+        processes.count,
+        num_workers=training.num_workers,
+        noise_cycle=data.noise_cycle,
+        group_by_length=training.group_by_length,
+    )
 
-    Raises:
-        OSError: if there is no such model.
-        PolyvidError: if the pre-trained model has another shape than the recipe says.
-    """
-    feature_size = recipe.image_feature_dim or recipe.video_feature_dim
-    if recipe.init_from is None:
-        shape = {name: getattr(recipe, name) for name in SHAPE}
-        model = MMPModel.from_backbone(
-            recipe.backbone,
-            freeze_below=recipe.freeze_below,
-            lock_text=recipe.lock_text,
-            pooler_dropout=recipe.pooler_dropout,
-            image_feature_dim=recipe.image_feature_dim,
-            **shape,
-        )
-        return model, MMPProcessor(MMPFeatureExtractor(feature_size), AutoTokenizer.from_pretrained(recipe.backbone))
+
+def _objective(recipe: ObjectiveRecipe, processes: Processes) -> MMPObjective:
+    return MMPObjective(
+        recipe.form,
+        recipe.temperature,
+        recipe.margin,
+        tuple(recipe.terms),
+        recipe.mask_same_video,
+        raise_non_finite=False,  # found on the device, see `Trainer.training_step`
+        group=processes.group,
+    )
+
+
+def _new_model(recipe: ModelRecipe) -> tuple[MMPModel, MMPProcessor]:
+    model = MMPModel.from_backbone(
+        recipe.backbone,
+        freeze_below=recipe.freeze_below,
+        lock_text=recipe.lock_text,
+        pooler_dropout=recipe.pooler_dropout,
+        image_feature_dim=recipe.image_feature_dim,
+        **{name: value for name in SHAPE if (value := getattr(recipe, name)) is not None},
+    )
+    extractor = MMPFeatureExtractor(recipe.image_feature_dim or model.config.video_feature_dim)
+    return model, MMPProcessor(extractor, AutoTokenizer.from_pretrained(recipe.backbone))
+
+
+def _pretrained_model(init_from: str, recipe: ModelRecipe) -> tuple[MMPModel, MMPProcessor]:
     changes = {name: getattr(recipe, name) for name in ("freeze_below", "lock_text", "pooler_dropout")}
     if recipe.image_feature_dim is not None:
         changes["image_feature_dim"] = recipe.image_feature_dim
     try:
-        model = AutoModel.from_pretrained(recipe.init_from, dtype="float32", **changes)
-        processor = AutoProcessor.from_pretrained(recipe.init_from)
+        model = AutoModel.from_pretrained(init_from, dtype="float32", **changes)
+        processor = AutoProcessor.from_pretrained(init_from)
     except OSError as error:
         reason = str(error).splitlines()[0]
-        raise OSError(f"Cannot load {recipe.init_from!r} to start from: train it first. ({reason})") from None
+        raise OSError(f"Cannot load {init_from!r} to start from: train it first. ({reason})") from None
     for name in SHAPE:
         was, now = getattr(model.config, name), getattr(recipe, name)
-        if name == "video_pooler_num_layers":  # None: as many as the text's
-            was, now = was or model.config.pooler_num_layers, now or recipe.pooler_num_layers
-        if was != now:
-            raise PolyvidError(f"{recipe.init_from} has {name}={was}, the recipe says model.{name}={now}.")
+        if name == "video_pooler_num_layers" and now is not None:  # None: as many as the text's
+            was = was or model.config.pooler_num_layers
+        if now is not None and was != now:
+            raise PolyvidError(
+                f"{init_from} has {name}={was}, the recipe says model.{name}={now}: leave it out of the recipe."
+            )
+    feature_size = recipe.image_feature_dim or model.config.video_feature_dim
     if feature_size != processor.feature_extractor.feature_size:  # from videos to images: their statistics differ
         processor.feature_extractor = MMPFeatureExtractor(feature_size)
     return model, processor
+
+
+def _normalize(
+    recipe: Recipe,
+    processor: MMPProcessor,
+    train_set: PivotSampler | ClipDataset,
+    features: VideoFeatures | None,
+    processes: Processes,
+) -> None:
+    """Give the processor the statistics of the training videos (never those of validation or test)."""
+    data, model = recipe.data, recipe.model
+    if model.init_from is not None and model.image_feature_dim is None:
+        raise PolyvidError(
+            f"{model.init_from} was trained on features as they are: normalised ones would be another input to it. Set "
+            "data.normalize_features=false, or pre-train with data.normalize_features=true; the statistics come along."
+        )
+    statistics = None
+    if processes.rank == 0:
+        if isinstance(train_set, ClipDataset):
+            statistics = mean_and_std(streamed_features(train_set.files, recipe.training.seed), data.feature_power)
+        elif features is not None:
+            statistics = mean_and_std((features[name] for name in train_set.video_ids), data.feature_power)
+    mean, std = processes.from_main(statistics)
+    processor.feature_extractor = MMPFeatureExtractor(
+        processor.feature_extractor.feature_size,
+        data.max_video_length,
+        feature_mean=mean,
+        feature_std=std,
+        feature_power=data.feature_power,
+    )

@@ -79,8 +79,8 @@ def contrastive_step(
     embeds = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     embeds = {name: e.to(torch.promote_types(e.dtype, torch.float32)).requires_grad_() for name, e in embeds.items()}
     terms = objective(embeds, video_index)
-    gradients = torch.autograd.grad(terms["loss"], list(embeds.values()), allow_unused=True)
-    gradients = {name: g.split(micro_batch_size) for name, g in zip(embeds, gradients, strict=True) if g is not None}
+    found = torch.autograd.grad(terms["loss"], list(embeds.values()), allow_unused=True)
+    gradients = {name: g.split(micro_batch_size) for name, g in zip(embeds, found, strict=True) if g is not None}
 
     for i, (micro_batch, state) in enumerate(zip(micro_batches, states, strict=True)):
         is_last = i == len(micro_batches) - 1
@@ -88,7 +88,7 @@ def contrastive_step(
             with _replay(state, device):
                 part = _embeds(model(**micro_batch, return_loss=False))
             # A number whose gradient with respect to these embeddings is the objective's.
-            backward(sum((part[name] * gradient[i]).sum() for name, gradient in gradients.items()))
+            backward(torch.stack([(part[name] * gradient[i]).sum() for name, gradient in gradients.items()]).sum())
     return _mean_over_processes(terms)
 
 
@@ -113,7 +113,7 @@ def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
 
 @contextmanager
 def _replay(state: tuple[Tensor, Tensor | None], device: torch.device) -> Iterator[None]:
-    """Draw from `state` inside, and go on afterwards as if nothing had been drawn."""
+    """Draw from `state` inside; afterwards, what follows is as if nothing had been drawn."""
     now = _random_state(device)
     _set_random_state(state, device)
     try:

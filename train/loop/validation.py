@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from polyvid.modeling import MMPProcessor
+from polyvid.dataset_scripts.schema import written_captions
+from polyvid.modeling import MMPModel, MMPProcessor
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.scoring.ranking import ranks_of_targets, recall_at_k
 
@@ -35,41 +36,35 @@ class ValidationSet:
             pairs = [
                 (caption["text"], index)
                 for index, video in enumerate(found)
-                for caption in video["captions"]
-                if caption["language"] == language and caption["text"].strip()
+                for caption in written_captions(video, [language])
             ]
             if not pairs:
                 raise PolyvidError(
                     f"Nothing to validate with: {len(found)} validation videos have no {language} captions."
                 )
-            # By length: a batch is then hardly padded. The order of queries changes no score.
-            pairs.sort(key=lambda pair: len(pair[0]))
             texts, targets = zip(*pairs, strict=True)
             self.queries[language] = (list(texts), list(targets))
 
     def recall(
         self,
-        embed: Callable[[dict[str, torch.Tensor]], Mapping[str, torch.Tensor]],
+        model: MMPModel,
         processor: MMPProcessor,
-        max_text_length: int,
-        max_video_length: int,
-        batch_size: int = 128,
+        forward: Callable[[dict[str, torch.Tensor]], Mapping[str, torch.Tensor]] | None = None,
     ) -> dict[str, dict[str, float]]:
-        """Language -> `{"R@1", "R@5", "R@10"}` in percent. `embed` runs the model on one batch of texts or videos."""
-        videos = [
-            embed(processor(videos=part, max_video_length=max_video_length, return_tensors="pt"))["video_embeds"]
-            for part in _batches(self.videos, batch_size)
-        ]
-        candidates, scores = torch.cat(videos), {}
+        """Language -> `{"R@1", "R@5", "R@10"}` in percent.
+
+        Args:
+            model: embeds the texts and videos.
+            processor: the model's; it knows the lengths kept of them.
+            forward: the model as the training loop calls it, wrapped or sharded, on one batch; default: `model`.
+        """
+
+        def embedding(name: str) -> Callable[[dict[str, torch.Tensor]], torch.Tensor] | None:
+            return None if forward is None else lambda batch: forward(batch)[name]
+
+        candidates = model.encode_videos(self.videos, processor, forward=embedding("video_embeds"))
+        scores = {}
         for language, (texts, targets) in self.queries.items():
-            queries = [
-                embed(processor(text=part, max_text_length=max_text_length, return_tensors="pt"))["text_embeds"]
-                for part in _batches(texts, batch_size)
-            ]
-            indices = torch.tensor(targets, device=candidates.device)
-            scores[language] = recall_at_k(ranks_of_targets(torch.cat(queries), candidates, indices))
+            queries = model.encode_texts(texts, processor, forward=embedding("text_embeds"))
+            scores[language] = recall_at_k(ranks_of_targets(queries, candidates, torch.tensor(targets)))
         return scores
-
-
-def _batches(items: list, size: int) -> list[list]:
-    return [items[start : start + size] for start in range(0, len(items), size)]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from polyvid.dataset_scripts.schema import LANGUAGE_NAMES
+from polyvid.dataset_scripts.schema import LANGUAGE_NAMES, written_captions
 from polyvid.modeling import MMPModel, MMPProcessor
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.scoring.ranking import ranks_of_targets, retrieval_scores
@@ -105,8 +105,7 @@ def _queries(videos: Sequence[Mapping[str, Any]], language: str) -> list[tuple[i
     return [
         (index, caption["text"])
         for index, video in enumerate(videos)
-        for caption in video["captions"]
-        if caption["language"] == language and caption["text"].strip()
+        for caption in written_captions(video, [language])
     ]
 
 

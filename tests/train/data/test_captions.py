@@ -50,7 +50,7 @@ def test_english_only_shows_each_english_caption_once_an_epoch():
 
 def test_mixed_languages_show_each_sentence_once_in_a_language_drawn_uniformly():
     videos = [video(f"v{k}", en="s0 s1", de="s0 s1", fr="s0 s1") for k in range(500)]
-    sampler = PivotSampler(videos, features(videos), ["en", "de", "fr"])
+    sampler = PivotSampler(videos, features(videos), ["en", "de", "fr"], epoch_unit="sentences")
     assert len(sampler) == 1000
     rows = epoch_of(sampler, 3)
     assert Counter((row["video_id"], id_of(row["text"])) for row in rows).most_common(1)[0][1] == 1
@@ -59,6 +59,23 @@ def test_mixed_languages_show_each_sentence_once_in_a_language_drawn_uniformly()
     assert all(abs(count - 1000 / 3) < 75 for count in counts.values())
     again = {row["text"] for row in epoch_of(sampler, 4)}
     assert again != {row["text"] for row in rows}
+
+
+@pytest.mark.parametrize("pivots", [False, True])
+def test_an_epoch_of_pairs_shows_each_sentence_in_each_of_its_languages(pivots):
+    """Table 3's "additional pairs": all of the English ones, and two more for each."""
+    sampler = PivotSampler(VTT, features(VTT), ["en", "de", "fr"], pivots=pivots)
+    for epoch in (0, 1):
+        counts = Counter(row["text"] for row in epoch_of(sampler, epoch))
+        assert counts == {f"{lang} s{s} of v{k}": 1 for k in range(4) for s in range(3) for lang in ("en", "de", "fr")}
+    english = {row["text"] for row in epoch_of(PivotSampler(VTT, features(VTT)), 0)}
+    assert english <= set(counts)
+
+
+def test_partners_of_a_pair_change_from_epoch_to_epoch():
+    sampler = PivotSampler(VTT, features(VTT), ["en", "de", "fr"], pivots=True)
+    partners = [{row["text"]: row["pivot_text"] for row in epoch_of(sampler, epoch)} for epoch in range(20)]
+    assert {epoch["en s0 of v0"] for epoch in partners} == {"de s0 of v0", "fr s0 of v0"}
 
 
 def naive_triples(videos, languages):
@@ -89,7 +106,7 @@ def test_over_the_epochs_triples_are_exactly_the_possible_combinations(videos, l
 
 
 def test_triples_show_each_sentence_once_and_name_both_languages():
-    rows = epoch_of(PivotSampler(VATEX, features(VATEX), ["en", "zh"], pivots=True), 0)
+    rows = epoch_of(PivotSampler(VATEX, features(VATEX), ["en", "zh"], pivots=True, epoch_unit="sentences"), 0)
     assert len(rows) == 3 * 6
     for row in rows:
         assert row["text"].startswith(row["language"]) and row["pivot_text"].startswith(row["pivot_language"])
@@ -99,18 +116,19 @@ def test_triples_show_each_sentence_once_and_name_both_languages():
 
 def test_a_sentence_without_a_partner_is_left_out_of_triples_only():
     videos = [video("v0", en="s0 s1", de="s0"), video("v1", en="s0")]
-    assert len(PivotSampler(videos, features(videos), ["en", "de"])) == 3
+    assert len(PivotSampler(videos, features(videos), ["en", "de"])) == 4
     triples = PivotSampler(videos, features(videos), ["en", "de"], pivots=True)
-    assert [id_of(row["text"]) for row in epoch_of(triples, 0)] == ["s0"]
+    assert [row["text"] for row in epoch_of(triples, 0)] == ["en s0 of v0", "de s0 of v0"]
 
 
-def test_draws_depend_on_seed_epoch_and_sentence_not_on_order_or_workers():
+@pytest.mark.parametrize("epoch_unit", ["pairs", "sentences"])
+def test_draws_depend_on_seed_epoch_and_sentence_not_on_order_or_workers(epoch_unit):
     def texts(rows):
-        return {(row["video_id"], id_of(row["text"])): (row["text"], row["pivot_text"]) for row in rows}
+        return sorted((row["text"], row["pivot_text"]) for row in rows)
 
-    options = {"languages": ["en", "de", "fr"], "pivots": True, "seed": 5}
+    options = {"languages": ["en", "de", "fr"], "pivots": True, "epoch_unit": epoch_unit, "seed": 5}
     sampler = PivotSampler(VTT, features(VTT), **options)
-    loader = DataLoader(sampler, batch_size=5, shuffle=True, num_workers=2, collate_fn=list, persistent_workers=True)
+    loader = DataLoader(sampler, batch_size=5, shuffle=True, num_workers=2, collate_fn=list)
     for epoch in (0, 7):
         sampler.set_epoch(epoch)
         from_workers = texts(row for batch in loader for row in batch)
@@ -135,6 +153,7 @@ def test_empty_captions_are_not_trained_on():
     [
         (VTT, {"languages": ["en"], "pivots": True}, "Triples need captions in two languages or more, not only in en"),
         (VTT, {"languages": ["xx"]}, "Unknown language 'xx'"),
+        (VTT, {"epoch_unit": "words"}, "Unknown epoch_unit 'words': choose from pairs sentences"),
         (VTT, {"languages": ["sw"]}, r"No pairs in sw: of 4 videos with features \(0 have none\)"),
         ([video("v0", en="s0 s0")], {}, "Video v0 has caption 's0' twice in en"),
     ],

@@ -81,6 +81,20 @@ def test_noise_is_the_mask_token_and_the_zero_vector_and_spares_special_tokens(p
     assert not (noised_seconds(batch) & ~batch["video_mask"].bool()).any()
 
 
+def test_noise_leaves_something_of_every_view(processor):
+    """A clip of one second was blanked in one of twenty; a vector of zeros has no direction to learn from."""
+    rows = make_rows(100, pivots=True)
+    for number, row in enumerate(rows):
+        row["text"] = " ".join(row["text"].split()[: 1 + number % 3])
+        row["video_features"] = row["video_features"][: 1 + number % 2]
+    batch = MMPCollator(processor, mask_ratio=0.9)(rows)
+    assert batch["noisy_video_features"].abs().amax(dim=(1, 2)).min() > 0
+    for prefix in ("", "pivot_"):
+        words = batch[f"{prefix}input_ids"] > processor.tokenizer.mask_token_id
+        assert (words & ~noised_tokens(batch, prefix)).any(dim=1).all()
+    assert noised_seconds(batch).any() and noised_tokens(batch).any()
+
+
 def test_the_noise_of_a_row_depends_on_seed_epoch_and_row_not_on_its_batch(processor):
     rows = make_rows(pivots=True)
     collator = MMPCollator(processor, mask_ratio=0.3, seed=7)
@@ -103,10 +117,10 @@ def test_the_noise_of_a_row_depends_on_seed_epoch_and_row_not_on_its_batch(proce
     assert len(noised_tokens(collator(same_length)).unique(dim=0)) > 32  # other rows, other noise
 
 
-def test_running_workers_follow_the_epoch(processor):
+def test_workers_follow_the_epoch(processor):
     rows = make_rows(16)
     collator = MMPCollator(processor, mask_ratio=0.3)
-    loader = DataLoader(rows, batch_size=8, collate_fn=collator, num_workers=1, persistent_workers=True)
+    loader = DataLoader(rows, batch_size=8, collate_fn=collator, num_workers=1)
     for epoch in range(2):
         collator.set_epoch(epoch)
         for i, batch in enumerate(loader):

@@ -44,12 +44,12 @@ def test_a_checkpoint_of_a_compiled_model_is_one_of_the_model(make_trainer):
     compiled, plain = make_trainer("run", "EAGER"), make_trainer("run")
     with torch.no_grad():
         compiled.model.video_projection.bias += 1
-    compiled.checkpoints.save(compiled)
+    compiled.save()
     saved = AutoModel.from_pretrained(compiled.checkpoints.to_resume())
     assert not any("_orig_mod" in name for name in load_file(compiled.checkpoints.to_resume() / "model.safetensors"))
-    plain.checkpoints.resume(plain)
+    plain.load_state(plain.checkpoints.load())
     resumed = make_trainer("run", "EAGER")
-    resumed.checkpoints.resume(resumed)
+    resumed.load_state(resumed.checkpoints.load())
     for model in (saved, plain.model, resumed.model):
         assert torch.equal(model.video_projection.bias, compiled.model.video_projection.bias)
 
@@ -63,7 +63,7 @@ def test_a_compiled_run_makes_the_steps_of_one_that_is_not(make_trainer, backend
     make_trainer("plain", **options).fit()
     if backend == "EAGER":  # once is enough: compiling takes a minute
         stopped = make_trainer("compiled", backend, **options)
-        stopped.processes.any = lambda flags: [stopped.step == 4, False]
+        stopped.processes.any = lambda flags: [stopped.progress.step == 4, False]
         with pytest.raises(Stopped):
             stopped.fit()
     compiled = make_trainer("compiled", backend, **options)

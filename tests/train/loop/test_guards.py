@@ -1,10 +1,12 @@
 """What a run survives, and what it refuses to go on with: each in one line that says what to do."""
 
+import json
 import os
 import resource
 import signal
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from accelerate.utils import DistributedType
@@ -17,6 +19,7 @@ from polyvid.train.loop.processes import _asked_of_accelerate, check_launch, che
 from polyvid.train.loop.step_log import TrainingFailed, read_steps
 from polyvid.train.loop.trainer import Stopped
 from polyvid.train.loop.validation import ValidationSet
+from tiny import VIDEO_FEATURE_DIM
 
 
 def weights_of(trainer) -> dict[str, torch.Tensor]:
@@ -43,7 +46,7 @@ def test_a_few_bad_steps_are_survived_and_too_many_in_a_row_stop_the_run(tmp_pat
     survivor = tiny_trainer(tmp_path / "a", max_skipped_steps=2)
     spoil_loss(survivor, {2, 3, 5, 6})
     survivor.fit()
-    assert survivor.step_log.skipped == 4 and survivor.history[-1]["loss"] > 0
+    assert survivor.step_log.skipped == 4 and survivor.progress.history[-1]["loss"] > 0
     lost = tiny_trainer(tmp_path / "b", max_skipped_steps=2, log_steps=1)
     spoil_loss(lost, {2, 3, 4})
     with pytest.raises(TrainingFailed, match="not finite in 3 steps in a row, up to step 4: lower"):
@@ -65,19 +68,43 @@ def test_a_loss_that_grows_stops_the_run(tmp_path):
         trainer.fit()
 
 
+def test_a_spike_of_the_gradient_is_said_and_counted(tmp_path, capsys):
+    """Clipping hid norms of 1e10, after which a step holds nothing of the other rows."""
+    trainer = tiny_trainer(tmp_path, gradient_clip=0.2, max_skipped_steps=0, divergence=1e12)
+    spoil_loss(trainer, {2}, factor=1e6)
+    trainer.fit()
+    assert trainer.step_log.spikes == 1
+    assert "Step 2: the gradient's norm was" in capsys.readouterr().err
+    state = json.loads((tmp_path / "trainer_state.json").read_text())
+    assert state["gradient_spikes"] == 1
+
+
+@pytest.mark.parametrize("seconds", [1, 3])
+def test_a_video_of_nothing_but_zeros_has_a_bounded_gradient(tmp_path, seconds):
+    """A vector of zeros stays one through every layer norm; each multiplied its gradient by 300."""
+    trainer = tiny_trainer(tmp_path)
+    for name in ("video3", "video7"):
+        trainer.batches.rows.features[name] = np.zeros((seconds, VIDEO_FEATURE_DIM), np.float16)
+    for batch in trainer.batches.read(0, 0):
+        trainer.training_step(batch)
+    trainer.output_dir.mkdir(exist_ok=True)
+    trainer.step_log.flush()
+    assert max(line["gradient_norm"] for line in read_steps(trainer.step_log.path)) < 1000
+
+
 def test_a_full_disk_leaves_the_last_checkpoint_as_it_was(tmp_path):
     """A limit on the size of files stands for the full disk: writing fails half-way through."""
     trainer = tiny_trainer(tmp_path, save_minutes=0)
     save, limits = trainer.checkpoints.save, resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def save_on_a_full_disk(it) -> None:
-        if it.step == 3:
+    def save_on_a_full_disk(state) -> None:
+        if state.progress.step == 3:
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
-        save(it)
+        save(state)
 
     trainer.checkpoints.save = save_on_a_full_disk
     try:
-        with pytest.raises(OSError, match=r"Cannot write .*step-00000003 .*Make room; .* goes on from .*step-00000002"):
+        with pytest.raises(OSError, match=r"Cannot write .*step-00000003 .*Make room; .* resumes from .*step-00000002"):
             trainer.fit()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -89,7 +116,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_as_it_was(tmp_path):
 
 def test_only_the_last_checkpoints_and_the_best_are_kept(tmp_path):
     trainer = tiny_trainer(tmp_path, save_minutes=0, keep_last=3)
-    trainer.processes.any = lambda flags: [trainer.step == 7, True]
+    trainer.processes.any = lambda flags: [trainer.progress.step == 7, True]
     with pytest.raises(Stopped):
         trainer.fit()
     found = sorted(path.name for path in trainer.checkpoints.folder.iterdir())
@@ -138,7 +165,7 @@ def test_a_dead_worker_is_named(tmp_path, monkeypatch):
 
 def test_an_error_in_a_worker_is_one_line(tmp_path):
     trainer = tiny_trainer(tmp_path, num_workers=1)
-    trainer.train_set.features["video3"][:] = float("nan")
+    trainer.batches.rows.features["video3"][:] = float("nan")
     with pytest.raises(PolyvidError) as caught:
         trainer.fit()
     line = explain(caught.value)

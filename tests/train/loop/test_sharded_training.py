@@ -56,7 +56,7 @@ def runs_of_one_rank(rank: int, folder: Path, environment: dict[str, str], port:
     trainer("bf16", "bf16", **WITHOUT_DROPOUT).fit()
     trainer("whole").fit()
     stopped = trainer("interrupted")
-    stopped.processes.any = lambda flags: [stopped.step == 4, False]
+    stopped.processes.any = lambda flags: [stopped.progress.step == 4, False]
     with pytest.raises(Stopped):
         stopped.fit()
     if rank == 0:

@@ -11,9 +11,10 @@ from transformers import AutoModel
 
 from polyvid.train.data.batches import GlobalBatches
 from polyvid.train.data.captions import PivotSampler
-from polyvid.train.loop.checkpoints import save_model
+from polyvid.train.loop.repository import save_model
+from polyvid.train.loop.setup import assemble
 from polyvid.train.loop.step_log import read_steps
-from polyvid.train.loop.trainer import Stopped, Trainer
+from polyvid.train.loop.trainer import Stopped
 from polyvid.train.recipe import DataRecipe, Recipe
 from tiny import WORDS, tiny_model, tiny_processor
 
@@ -31,11 +32,11 @@ def assert_same_weights(actual, expected):
 def test_it_learns_pairs_by_heart_and_keeps_the_best_model(make_trainer):
     trainer = make_trainer(pooler_dropout=0.0, epochs=25, batch_size=8)
     trainer.fit()
-    first, last = trainer.history[0], trainer.history[-1]
+    first, last = trainer.progress.history[0], trainer.progress.history[-1]
     assert last["loss"] < 0.3 * first["loss"]
-    assert max(entry["R@1"] for entry in trainer.history) > 90 > 60 > first["R@1"]
-    scores = [entry["R@1"] + entry["R@5"] + entry["R@10"] for entry in trainer.history]
-    assert trainer.best_score == max(scores)
+    assert max(entry["R@1"] for entry in trainer.progress.history) > 90 > 60 > first["R@1"]
+    scores = [entry["R@1"] + entry["R@5"] + entry["R@10"] for entry in trainer.progress.history]
+    assert trainer.progress.best_score == max(scores)
 
 
 def test_the_output_is_a_hub_repository_without_leftovers(make_trainer):
@@ -59,13 +60,13 @@ def test_a_run_that_is_stopped_and_resumed_equals_one_that_is_not(make_trainer, 
     stopped = make_trainer("stopped")
     steps = []
     monkeypatch.setattr(stopped.processes, "any", lambda flags: [steps.append(1) or len(steps) == step, False])
-    with pytest.raises(Stopped, match="the same command goes on from there"):
+    with pytest.raises(Stopped, match="the same command resumes from there"):
         stopped.fit()
     torch.manual_seed(123)  # a new process draws other numbers
     resumed = make_trainer("stopped")
     resumed.fit()
 
-    assert resumed.history == whole.history
+    assert resumed.progress.history == whole.progress.history
     assert read_steps(resumed.step_log.path) == read_steps(whole.step_log.path)
     assert_same_weights(resumed.model.state_dict(), whole.model.state_dict())
 
@@ -75,23 +76,23 @@ def test_the_best_epoch_is_selected_whole_or_resumed_and_written_once(make_train
     """Epoch 2 of 3 is the best. The first checkpoint is written before it has been seen to be, the second after."""
     written, best = [], {}
     monkeypatch.setattr(
-        "polyvid.train.loop.trainer.save_model", lambda *a: written.append(a[-1].name) or save_model(*a)
+        "polyvid.train.loop.repository.save_model", lambda *a: written.append(a[-1].name) or save_model(*a)
     )
 
     def trainer_with_scores():
         trainer = make_trainer()
 
         def validate():
-            if trainer.epoch == 1:
+            if trainer.progress.epoch == 1:
                 best.update({name: value.clone() for name, value in trainer.model.state_dict().items()})
-            return {"en": {"R@1": (50.0, 90.0, 10.0)[trainer.epoch]}}
+            return {"en": {"R@1": (50.0, 90.0, 10.0)[trainer.progress.epoch]}}
 
         trainer.validate = validate
         return trainer
 
     if stopped_after:
         trainer = trainer_with_scores()
-        trainer.processes.any = lambda flags: [trainer.step == stopped_after, False]
+        trainer.processes.any = lambda flags: [trainer.progress.step == stopped_after, False]
         with pytest.raises(Stopped):
             trainer.fit()
     trainer = trainer_with_scores()
@@ -120,7 +121,7 @@ def test_global_batches_do_not_depend_on_the_number_of_processes():
 
 
 def grouped_by_length(epoch: int = 0, first: int = 0, rank: int = 0, processes: int = 1) -> list[list[int]]:
-    """3,501 rows as long as captions in batches of 20: three windows of `SORTED`, a short one and a row left over."""
+    """3,501 rows as long as captions in batches of 20: three windows of `SORTED` and a short one."""
     batches = GlobalBatches(3501, 20, 0, rank, processes)
     batches.lengths = caption_lengths()
     batches.epoch, batches.first_batch = epoch, first
@@ -139,7 +140,7 @@ def padding(batches: list[list[int]]) -> float:
 
 def test_batches_by_length_hold_the_same_rows_in_hardly_any_padding():
     plain, grouped = list(GlobalBatches(3501, 20, 0)), grouped_by_length()
-    assert sorted(map(len, grouped)) == sorted(map(len, plain)) == [20] * 175  # the row left over is the same one
+    assert sorted(map(len, grouped)) == sorted(map(len, plain)) == [19] * 19 + [20] * 157
     assert sorted(sum(grouped, [])) == sorted(sum(plain, []))
     assert padding(grouped) < 0.05 < 0.3 < padding(plain)
     means = np.array([caption_lengths()[batch].mean() for batch in grouped])
@@ -162,7 +163,7 @@ def test_a_run_grouped_by_length_resumes_exactly(make_trainer, monkeypatch):
     whole = make_trainer("whole", epochs=2, group_by_length=True)
     whole.fit()
     stopped = make_trainer("stopped", epochs=2, group_by_length=True)
-    stopped.processes.any = lambda flags: [stopped.step == 4, False]
+    stopped.processes.any = lambda flags: [stopped.progress.step == 4, False]
     with pytest.raises(Stopped):
         stopped.fit()
     resumed = make_trainer("stopped", epochs=2, group_by_length=True)
@@ -170,13 +171,27 @@ def test_a_run_grouped_by_length_resumes_exactly(make_trainer, monkeypatch):
     assert read_steps(resumed.step_log.path) == read_steps(whole.step_log.path)
 
 
-def test_a_batch_of_one_row_has_no_negatives_and_is_left_out():
-    batches = GlobalBatches(size=13, batch_size=6, seed=0)
-    assert [len(batch) for batch in batches] == [6, 6] and len(batches) == 2
+@pytest.mark.parametrize(
+    ("size", "batch_size", "processes", "sizes"),
+    [
+        (400, 64, 1, [58, 57, 57, 57, 57, 57, 57]),  # not six of 64 and one of 16
+        (13, 6, 1, [5, 4, 4]),
+        (12, 6, 1, [6, 6]),
+        (3, 2, 1, [2]),  # a batch of one row has no negatives
+        (9, 4, 4, [4, 4]),  # each process needs a row
+        (1, 6, 1, []),
+    ],
+)
+def test_all_batches_of_an_epoch_have_about_as_many_rows(size, batch_size, processes, sizes):
+    """A remainder of 16 rows would take as large a step of Adam as a batch of 64."""
+    batches = GlobalBatches(size, batch_size, seed=0, num_processes=processes)
+    parts = [list(GlobalBatches(size, batch_size, 0, rank, processes)) for rank in range(processes)]
+    assert [sum(map(len, batch)) for batch in zip(*parts, strict=True)] == sizes
+    assert len(batches) == len(sizes)
 
 
 def test_too_few_clips_are_refused(tmp_path):
     videos, features = videos_and_features(1)
     recipe = Recipe(name="test", output_dir=str(tmp_path), data=DataRecipe(dataset="none", features="none"))
     with pytest.raises(ValueError, match=r"1 training clip\(s\) do not make a batch"):
-        Trainer(recipe, tiny_model(), tiny_processor(), PivotSampler(videos, features))
+        assemble(recipe, tiny_model(), tiny_processor(), PivotSampler(videos, features))

@@ -155,7 +155,7 @@ def test_the_recipes_of_the_demo_start_warm_train_and_save(tmp_path):
     trainer = build_trainer(demo_recipe("mp_warm", tmp_path, f"model.init_from={tmp_path / 'mp_pretrain_warm'}"))
     assert torch.equal(trainer.model.video_kernel.landmarks, same.model.video_kernel.landmarks)
     trainer.fit()
-    assert trainer.best_score >= 0
+    assert trainer.progress.best_score >= 0
     model = AutoModel.from_pretrained(tmp_path / "mp_warm")
     assert torch.equal(model.video_kernel.landmarks, same.model.video_kernel.landmarks)
     assert torch.equal(model.text_projection.weight, same.model.text_projection.weight)  # locked

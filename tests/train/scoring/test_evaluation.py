@@ -15,7 +15,9 @@ from polyvid.dataset_scripts.building import shard_name, write_shard
 from polyvid.dataset_scripts.features import FEATURES, features_to_row, rows_to_table
 from polyvid.dataset_scripts.locking import LockedError
 from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.train.data.captions import PivotSampler
 from polyvid.train.data.videos import load_videos
+from polyvid.train.loop.validation import ValidationSet
 from polyvid.train.recipe import DataRecipe, load_recipe, save_recipe
 from polyvid.train.scoring.compare import compare
 from polyvid.train.scoring.evaluate import evaluate
@@ -111,6 +113,18 @@ def test_scores_of_the_demo_are_those_of_text_to_video(benchmark):
     scores = evaluate_retrieval(tiny_model(), tiny_processor(), videos, features, ["de"])
     assert scores["de"]["queries"] == 6
     assert set(scores["de"]) == {"queries", "R@1", "R@5", "R@10", "MedR", "MnR", "MRR"}
+
+
+def test_blank_captions_are_no_queries_in_evaluation_validation_and_training(benchmark):
+    videos, features = benchmark
+    says_nothing = {"caption_id": "x", "language": "en", "text": " \n"}
+    blank = [video | {"captions": [*video["captions"], says_nothing]} for video in videos]
+    model, processor = tiny_model(), tiny_processor()
+    expected = evaluate_retrieval(model, processor, videos, features, ["en"])
+    assert evaluate_retrieval(model, processor, blank, features, ["en"]) == expected
+    recalls = ValidationSet(blank, features).recall(model, processor)["en"]
+    assert recalls == pytest.approx({name: expected["en"][name] for name in recalls})
+    assert len(PivotSampler(blank, features)) == expected["en"]["queries"]
 
 
 def test_no_features_at_all_is_an_error(benchmark):

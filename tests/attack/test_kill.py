@@ -1,0 +1,96 @@
+"""Training killed with SIGKILL at random moments after its start: what it leaves in the end is the same, byte for byte.
+
+5 kills and a little more in the normal run; `POLYVID_ATTACK_MINUTES=60` makes at least 20 for each recipe and goes on
+for so many minutes. Each failure prints the seed and the moments of its kills.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from launching import Launch
+from training_data import CONFIGS, overrides, write_everything
+
+pytestmark = pytest.mark.slow
+MINUTES = float(os.environ.get("POLYVID_ATTACK_MINUTES", "0"))
+KILLS = 20 if MINUTES else 3
+SEED = int(os.environ.get("POLYVID_ATTACK_SEED", "0"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_everything(tmp_path_factory.mktemp("data"))
+
+
+class Run:
+    """One recipe, always in the same folder: its path is part of what the run writes."""
+
+    def __init__(self, data: Path, recipe: str, folder: Path):
+        self.recipe, self.folder = recipe, folder
+        self.output = folder / "output"
+        changes = {"training__epochs": 2, "training__log_steps": 1, "training__divergence": 1e9}
+        changes |= {"training__save_minutes": 0, "data__frozen_states": folder / "states"}
+        if recipe == "mmp":
+            changes |= {"training__batch_size": 4, "training__num_workers": 1}
+        self.overrides = overrides(data, recipe, self.output, **changes)
+
+    def start(self) -> Launch:
+        """A process that has read its data and begins to train."""
+        log = self.folder.with_suffix(".log")
+        log.with_name(f"{log.name}.0").unlink(missing_ok=True)
+        run = Launch(CONFIGS / f"{self.recipe}.yaml", self.overrides, log)
+        run.wait_until(lambda: "step/s" in run.said() or "finished model" in run.said() or not is_alive(run))
+        return run
+
+    def clear(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
+
+    def files(self) -> dict[str, bytes]:
+        """All files it has left, but for locks and the time of day."""
+        paths = [path for path in self.folder.rglob("*") if path.is_file() and path.suffix != ".lock"]
+        found = {str(path.relative_to(self.folder)): path.read_bytes() for path in paths}
+        state = json.loads(found["output/trainer_state.json"])
+        del state["environment"]["date"]
+        return found | {"output/trainer_state.json": json.dumps(state).encode()}
+
+
+def is_alive(run: Launch) -> bool:
+    return all(rank.is_alive() for rank in run.ranks)
+
+
+def finish(run: Launch) -> None:
+    assert run.wait() == [0], run.said()[-3000:]
+
+
+@pytest.mark.parametrize("recipe", ["vatex_en_zh", "mmp"])
+def test_a_training_that_is_killed_at_any_moment_leaves_the_same_files(data, tmp_path, recipe):
+    """Captions in memory and streamed clips; dropout on, a checkpoint after every step, frozen states kept."""
+    training = Run(data, recipe, tmp_path / "run")
+    training.clear()
+    begun = time.monotonic()
+    run = training.start()
+    started = time.monotonic()
+    finish(run)
+    seconds, expected = time.monotonic() - started, training.files()
+    generator, kills, runs, end = random.Random(SEED), 0, 0, begun + 60 * MINUTES / 2
+    while kills < KILLS or time.monotonic() < end:
+        training.clear()
+        runs += 1
+        moments = [generator.random() ** 2 * seconds for _ in range(generator.randint(1, 4))]
+        for moment in moments:
+            run = training.start()
+            time.sleep(moment)
+            kills += is_alive(run)
+            run.signal(signal.SIGKILL)
+            run.wait(60)
+        finish(training.start())
+        actual = training.files()
+        different = sorted(name for name in expected | actual if actual.get(name) != expected.get(name))
+        assert not different, f"seed {SEED}, run {runs}, killed after {moments} s"
+    print(f"{recipe}: {kills} kills in {runs} runs, 0 different")
