@@ -1,4 +1,4 @@
-"""An RBF kernel map of video features, an option beyond the paper: how much a second is like each of a set of clips."""
+"""An RBF kernel map of video features, an option beyond the paper: how similar a second is to each of some clips."""
 
 import torch
 from torch import nn
@@ -17,11 +17,15 @@ class MMPKernelMap(nn.Module):
     §3.1, which maps features linearly.
     """
 
+    landmarks: torch.Tensor
+    whitening: torch.Tensor
+    gamma: torch.Tensor
+
     SMALLEST_EIGENVALUE = 1e-5  # of K, whose diagonal is 1
 
     def __init__(self, config: MMPConfig):
         super().__init__()
-        size, width = config.video_kernel_size, config.video_feature_dim
+        size, width = config.video_kernel_size or 0, config.video_feature_dim
         self.register_buffer("landmarks", torch.zeros(size, width))
         self.register_buffer("whitening", torch.eye(size))
         self.register_buffer("gamma", torch.ones(()))

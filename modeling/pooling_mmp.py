@@ -1,5 +1,7 @@
 """The Transformer pooling head of §3.1, plain and conditioned on a video (§3.3)."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -88,6 +90,7 @@ class MMPPoolingHead(nn.Module):
         `MEAN_GAIN`: it outweighs the position's own embedding, which the residual connection adds and which the
         following norm keeps in proportion.
         """
+        layer: Any
         for depth, layer in enumerate(self.layers):
             attention = layer.attention
             for linear in (attention.q_proj, attention.v_proj, attention.out_proj, layer.output):

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tqdm import tqdm
 
 from polyvid.dataset_scripts.building import find_shards, open_shard, refuse_damage
 from polyvid.dataset_scripts.features import features_from_row
+from polyvid.dataset_scripts.locking import locked
 from polyvid.modeling import MMPModel, MMPProcessor, VideoIndex
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.index_engines_mmp import engine_factory
@@ -46,42 +48,56 @@ def index_features(
         The index, and how many videos have no metadata.
 
     Raises:
-        PolyvidError: if the folder holds no video, and what [`VideoIndex.build`] refuses.
+        PolyvidError: if the folder holds no video, if another process writes this index, and what [`VideoIndex.build`]
+            refuses.
         OSError: if the folder cannot be read or the index cannot be written.
     """
     if engine != "auto":
         engine_factory(engine, options or {})  # what can be checked before hours of work
     check_storage(storage)
-    shards = find_shards(features)
-    folder = output.with_name(f".{output.name}.parts")
+    with locked(output, "polyvid index"):
+        folder = output.with_name(f".{output.name}.parts")
+        run = folder / _run_of(model, moment_seconds, storage)
+        build = partial(
+            VideoIndex.build, model, processor=processor, moment_seconds=moment_seconds, storage=storage, engine="exact"
+        )
+        parts = _embed(find_shards(features), run, build)
+        if not parts:
+            raise PolyvidError(f"There is no video in {features}.")
+        whole = VideoIndex.cat(parts, metadata)
+        unknown = sum(video_id not in metadata for video_id in whole.video_ids) if metadata else 0
+        index = whole.with_engine(engine, **(options or {}))
+        index.save(output)
+        shutil.rmtree(folder)
+    return index, unknown
+
+
+def _embed(shards: list[Path], run: Path, build: Callable[[dict[str, Any]], VideoIndex]) -> list[VideoIndex]:
+    """The index of each row group that holds videos: from the folder of the run, or built and saved there."""
     parts = []
-    with tqdm(total=sum(pq.read_metadata(shard).num_rows for shard in shards), unit=" videos") as progress:
+    videos = sum(pq.read_metadata(shard).num_rows for shard in shards)
+    with tqdm(desc="index", total=videos, unit=" videos") as progress:
         for name, shard, group in _row_groups(shards):
-            part = folder / _run_of(model, moment_seconds, storage) / f"{name}.safetensors"
-            if not part.exists():
+            path = run / f"{name}.safetensors"
+            part = _load_part(path)
+            if part is None:
                 with refuse_damage(shard):
                     rows = open_shard(shard).read_row_group(group).to_pylist()
-                videos = {row["video_id"]: features_from_row(row) for row in rows}
-                if not videos:
+                if not rows:
                     continue
-                VideoIndex.build(
-                    model,
-                    videos,
-                    processor=processor,
-                    moment_seconds=moment_seconds,
-                    storage=storage,
-                    engine="exact",
-                ).save(part)
-            parts.append(VideoIndex.load(part, model, processor))
-            progress.update(len(parts[-1].video_ids))
-    if not parts:
-        raise PolyvidError(f"There is no video in {features}.")
-    whole = VideoIndex.cat(parts, metadata)
-    unknown = sum(video_id not in metadata for video_id in whole.video_ids) if metadata else 0
-    index = whole.with_engine(engine, **(options or {}))
-    index.save(output)
-    shutil.rmtree(folder)
-    return index, unknown
+                build({row["video_id"]: features_from_row(row) for row in rows}).save(path)
+                part = VideoIndex.load(path, verify=False)  # mapped from the file, not in memory
+            parts.append(part)
+            progress.update(len(part.video_ids))
+    return parts
+
+
+def _load_part(path: Path) -> VideoIndex | None:
+    """A part that an earlier run saved; a damaged one is built again."""
+    try:
+        return VideoIndex.load(path) if path.exists() else None
+    except PolyvidError:
+        return None
 
 
 def _run_of(model: MMPModel, moment_seconds: int | None, storage: str) -> str:

@@ -11,8 +11,9 @@ from hub_server import HubServer
 
 from polyvid.dataset_scripts.building import ShardedWriter
 from polyvid.dataset_scripts.features import FEATURES, features_to_row, rows_to_table
-from polyvid.modeling import VideoIndex
+from polyvid.modeling import MMPModel, VideoIndex
 from polyvid.train import cli
+from polyvid.train.search.indexing import index_features
 from tiny import VIDEO_FEATURE_DIM, tiny_model, tiny_processor
 
 QUERY = "der hund läuft"
@@ -67,7 +68,7 @@ def test_a_folder_of_features_becomes_an_index_that_the_terminal_searches(mmp, f
     assert code == 0
     assert "1 videos have no metadata in metadata.csv." in shown
     assert "videos.safetensors: 9 videos, engine exact." in shown
-    assert not list(folder.glob(".videos*"))  # what was kept to go on from
+    assert not list(folder.glob(".videos*.parts"))  # what a stopped run would resume from
     expected = VideoIndex.build(str(folder / "model"), features).search(QUERY, k=9)
     _, shown = mmp("search", "videos.safetensors", QUERY, "-k", "9", "--json")
     assert [hit["video_id"] for hit in hits(shown)] == [hit["video_id"] for hit in expected]
@@ -113,6 +114,21 @@ def test_a_stopped_run_embeds_only_what_is_missing(mmp, folder, monkeypatch):
     assert mmp("index", "features", "again.safetensors", "--model", "model")[0] == 0
     assert sum(map(len, embedded)) == 9 == len(set.union(*embedded))
     assert VideoIndex.load(folder / "again.safetensors").search(QUERY) == whole.search(QUERY)
+
+
+def test_a_damaged_part_of_a_stopped_run_is_built_again(mmp, folder, monkeypatch):
+    mmp(*INDEX)
+    whole = (folder / "videos.safetensors").read_bytes()
+    monkeypatch.setattr(VideoIndex, "cat", lambda *_: (_ for _ in ()).throw(OSError("stopped")))
+    assert mmp("index", "features", "again.safetensors", "--model", "model")[0] == 1
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    parts = sorted(folder.glob(".again.safetensors.parts/*/*.safetensors"))
+    parts[1].write_bytes(parts[1].read_bytes()[:-1])
+    index_features(
+        folder / "features", folder / "again.safetensors", MMPModel.from_pretrained("model"), tiny_processor()
+    )
+    assert (folder / "again.safetensors").read_bytes() == whole
 
 
 def test_a_lance_table_is_filled_and_searched_by_the_same_commands(mmp, folder):
