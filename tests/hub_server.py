@@ -322,7 +322,7 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                 self.rfile.read(length // 2)
                 hub.reached.set()
                 if hub._hold:
-                    hub.released.wait(60)
+                    hub.released.wait(600)
                 self.close_connection = True
                 return
             content = self.rfile.read(length)

@@ -26,7 +26,7 @@ class Launch:
         for rank in self.ranks:
             rank.start()
 
-    def wait(self, seconds: float = 240) -> list[int | None]:
+    def wait(self, seconds: float = 600) -> list[int | None]:
         """Exit codes; a process that is not done by then is killed, and None."""
         end = time.monotonic() + seconds
         for rank in self.ranks:
@@ -35,7 +35,7 @@ class Launch:
         self.signal(signal.SIGKILL)
         return codes
 
-    def wait_until(self, condition: Callable[[], bool], seconds: float = 240) -> None:
+    def wait_until(self, condition: Callable[[], bool], seconds: float = 600) -> None:
         end = time.monotonic() + seconds
         while not condition():
             alive = all(rank.is_alive() for rank in self.ranks)

@@ -23,7 +23,7 @@ import typer
 from PIL import Image
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-START_SECONDS = 180
+START_SECONDS = 600  # it ends as soon as the app answers or stops
 
 
 def find_browser() -> tuple[str, str] | None:
@@ -105,7 +105,7 @@ def open_browser(width: int = 1280, height: int = 900):
         driver.quit()
 
 
-def wait_for(driver, script: str, seconds: float = 60):
+def wait_for(driver, script: str, seconds: float = 300):
     """What a script returns as soon as that is true.
 
     Raises:

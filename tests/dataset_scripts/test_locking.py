@@ -67,7 +67,7 @@ def test_waiting_for_a_process_that_ends(tmp_path):
     with held_elsewhere(tmp_path / "vtt") as first:
         first.stdin.close()  # it ends now, at its own speed
         with locked(tmp_path / "vtt", "polyvid join", wait=60):
-            assert first.wait(timeout=60) == 0
+            assert first.wait(timeout=300) == 0
 
 
 def test_the_same_process_may_enter_again_and_other_folders_are_free(tmp_path):

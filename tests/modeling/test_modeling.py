@@ -87,7 +87,7 @@ def test_shared_pooling_heads_are_one_head(batch):
     size = sum(p.numel() for p in separate.text_pooler.parameters())
     assert shared.num_parameters() == separate.num_parameters() - size
     seconds = shared.embed_seconds(*videos(batch))
-    assert torch.equal(
+    torch.testing.assert_close(
         shared.get_video_features(*videos(batch)).pooler_output, shared.pool_text(seconds, batch["video_mask"])
     )
 
@@ -103,8 +103,8 @@ def test_image_regions_pass_through_their_own_projection(batch, tmp_path):
     model = MMPModel.from_pretrained(tmp_path, image_feature_dim=20)
     regions = torch.randn(2, 36, 20)
     expected = model.get_video_features(model.image_projection(regions)).pooler_output
-    assert torch.equal(model.get_video_features(regions).pooler_output, expected)
-    assert torch.equal(
+    torch.testing.assert_close(model.get_video_features(regions).pooler_output, expected)
+    torch.testing.assert_close(
         model.get_video_features(*videos(batch)).pooler_output,
         tiny_model().get_video_features(*videos(batch)).pooler_output,
     )
@@ -122,7 +122,7 @@ def test_frozen_layers_may_be_computed_once_and_for_all(backbone, freeze_below, 
     states = model.encode_frozen_layers(*texts(batch))
     assert states.shape == (3, 12, 32) and not states.requires_grad
     resumed = model.get_text_features(frozen_hidden_states=states, attention_mask=batch["attention_mask"]).pooler_output
-    assert torch.equal(resumed, model.get_text_features(*texts(batch)).pooler_output)
+    torch.testing.assert_close(resumed, model.get_text_features(*texts(batch)).pooler_output)
     # ... in training too, where only what is trained has dropout, and with the same gradient
     gradients = []
     for arguments in (dict(input_ids=batch["input_ids"]), dict(frozen_hidden_states=states)):
@@ -146,11 +146,11 @@ def test_features_are_what_transformers_models_return(model, batch):
         output = get(*given)
         assert type(output) is BaseModelOutputWithPooling
         embeds = embed(*given)
-        assert torch.equal(output.last_hidden_state, embeds)
-        assert torch.equal(output.pooler_output, pool(embeds, given[1]))
+        torch.testing.assert_close(output.last_hidden_state, embeds)
+        torch.testing.assert_close(output.pooler_output, pool(embeds, given[1]))
         as_tuple = get(*given, return_dict=False)
         assert type(as_tuple) is tuple and len(as_tuple) == 2
-        assert all(torch.equal(a, b) for a, b in zip(as_tuple, output.to_tuple(), strict=True))
+        torch.testing.assert_close(as_tuple, output.to_tuple())
 
 
 def test_resuming_touches_no_frozen_layer(model, batch):
@@ -266,7 +266,7 @@ def test_the_views_of_a_batch_are_what_the_towers_make_of_each(model, batch):
     assert output.loss_terms.keys() == terms.keys() == {"inter", "intra", "cross"}
     cosine = nn.functional.cosine_similarity(alone["text_embeds"][:, None], alone["video_embeds"][None], dim=-1)
     torch.testing.assert_close(output.logits_per_text, cosine / 0.1)
-    assert torch.equal(output.logits_per_video, output.logits_per_text.T)
+    torch.testing.assert_close(output.logits_per_video, output.logits_per_text.T)
 
 
 @pytest.mark.parametrize("cached", [("",), ("noisy_",), ("", "noisy_", "pivot_", "noisy_pivot_")], ids=str)

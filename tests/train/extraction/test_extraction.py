@@ -120,11 +120,14 @@ def test_every_second_of_every_video_gets_its_own_window(videos, workers, batch_
 
 def test_batches_side_by_side_keep_their_order_and_their_share_of_threads(videos):
     reader = number_reader(batch_size=1)
-    read, seen = reader.model.forward, []
+    read, seen, second_began = reader.model.forward, [], threading.Event()
 
     def slow_at_first(windows):
         seen.append((threading.current_thread().name, torch.get_num_threads()))
-        time.sleep(0.5 if len(seen) == 1 else 0)
+        if len(seen) == 1:
+            assert second_began.wait(300), "nothing ran beside the first batch"
+        else:
+            second_began.set()
         return read(windows)
 
     reader.model.forward = slow_at_first
@@ -461,7 +464,7 @@ def test_two_processes_give_what_one_gives(videos, r2plus1d, tmp_path):
 def test_two_ray_workers_give_what_one_process_gives(videos, r2plus1d, tmp_path):
     pytest.importorskip("ray")
     extract(videos, tmp_path / "one", [r2plus1d], num_shards=2, workers=0)
-    assert start(videos, tmp_path / "two", r2plus1d, "--num-shards", "2", "--ray-workers", "2").wait(180) == 0
+    assert start(videos, tmp_path / "two", r2plus1d, "--num-shards", "2", "--ray-workers", "2").wait(600) == 0
     assert checksums(tmp_path / "two") == checksums(tmp_path / "one")
 
 

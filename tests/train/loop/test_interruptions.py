@@ -62,7 +62,7 @@ def test_a_run_that_is_killed_twice_and_stopped_equals_one_that_is_not(recipe, p
         run = launch(folder, recipe, output, processes, training__save_minutes=0, **workers)
         run.wait_until(lambda after=after: num_steps(output) >= after)
         run.signal(number)
-        codes = run.wait(60)
+        codes = run.wait()
         assert set(codes) == {130 if number == signal.SIGTERM else -signal.SIGKILL}, run.said()[-3000:]
     assert "the same command goes on from there" in run.said()
     assert_same(finish(launch(folder, recipe, output, processes, **workers), output), whole)

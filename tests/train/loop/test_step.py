@@ -195,7 +195,7 @@ def steps_of_one_rank(rank, world_size, folder):
         init_method=f"file://{folder}/rendezvous",
         rank=rank,
         world_size=world_size,
-        timeout=timedelta(seconds=60),  # collectives that do not match fail instead of waiting for each other
+        timeout=timedelta(seconds=300),  # collectives that do not match fail instead of waiting for each other
     )
     batch, results = make_batch(rows_of(rank, world_size)), {}
     for name, objective in LAUNCHED.items():
