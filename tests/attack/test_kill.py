@@ -1,6 +1,6 @@
 """Training killed with SIGKILL at random moments after its start: what it leaves in the end is the same, byte for byte.
 
-5 kills and a little more in the normal run; `POLYVID_ATTACK_MINUTES=60` makes at least 20 for each recipe and goes on
+5 kills and a little more in the normal run; `POLYVID_ATTACK_MINUTES=60` makes at least 20 for each recipe and continues
 for so many minutes. Each failure prints the seed and the moments of its kills.
 """
 

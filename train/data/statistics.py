@@ -1,6 +1,6 @@
 """Mean and deviation of the features of training videos, for `data.normalize_features`.
 
-They become part of the processor that is saved with the model: whoever uses the model, or trains it further, feeds it
+They become part of the processor that is saved with the model: people who use the model, or train it further, feed it
 features on the same scale.
 """
 

@@ -53,7 +53,7 @@ def load_videos(
 
 def _languages_with_captions(builder_class: type[BenchmarkBuilder], data: DataRecipe) -> list[str]:
     written = builder_class(config_name=data.config).protocol.languages
-    translated = Translations(data.translations).languages
+    translated = Translations(data.translations).languages if data.translations is not None else []
     return [language for language in LANGUAGES if language in (*written, *translated)]
 
 

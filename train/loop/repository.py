@@ -46,7 +46,7 @@ class ModelRepository:
 def save_model(config: MMPConfig, weights: Weights, processor: MMPProcessor, recipe: Recipe, folder: Path) -> None:
     """Weights, configuration, remote code, processor and recipe."""
     with torch.device("meta"):  # without weights of its own, and of a class that nothing has wrapped
-        model = MMPModel(config).to(next(iter(weights.values())).dtype)  # type: ignore[arg-type]
+        model = MMPModel(config).to(next(iter(weights.values())).dtype)
     logging.disable_progress_bar()  # a bar per file would break the run's own
     model.save_pretrained(folder, state_dict=weights)
     logging.enable_progress_bar()

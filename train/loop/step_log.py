@@ -14,7 +14,7 @@ from tqdm import tqdm
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.recipe import TrainingRecipe
 
-# A gradient so many times its clip is a spike: the step takes its direction from a row or two, and nothing from the
+# A gradient this many times its clip is a spike: the step takes its direction from a row or two, and nothing from the
 # others. In the demo, norms are 0.2 to 8 at a clip of 0.2; the spikes we saw were above 1e9.
 SPIKE = 1000.0
 

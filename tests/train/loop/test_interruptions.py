@@ -1,4 +1,4 @@
-"""Runs in processes of their own that are killed or asked to stop, and go on as if nothing had happened."""
+"""Runs in separate processes that are killed or asked to stop, and resume as if nothing had happened."""
 
 import os
 import signal
@@ -64,7 +64,7 @@ def test_a_run_that_is_killed_twice_and_stopped_equals_one_that_is_not(recipe, p
         run.signal(number)
         codes = run.wait()
         assert set(codes) == {130 if number == signal.SIGTERM else -signal.SIGKILL}, run.said()[-3000:]
-    assert "the same command goes on from there" in run.said()
+    assert "the same command resumes from there" in run.said()
     assert_same(finish(launch(folder, recipe, output, processes, **workers), output), whole)
 
 
