@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from transformers import PreTrainedModel
 from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
 
+from polyvid.dataset_scripts.locking import locked
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.official_checkpoint import find_official_checkpoint
 from polyvid.train.extraction.encoders import NETWORKS, family_of
@@ -21,10 +23,21 @@ def convert_backbone(
     repo: Annotated[str, typer.Option(help="Hub id the card tells readers to load.")] = "",
 ) -> None:
     """Convert an official R(2+1)D or S3D checkpoint: safetensors, configuration, code, processor and card."""
+    with locked(output, "polyvid convert-backbone"):
+        model, digest = _convert(checkpoint, output, num_frames, sha256, repo)
+    typer.echo(
+        f"{output}: {type(model).__name__}, {model.num_parameters():,} parameters, sha256 of its source {digest}"
+    )
+
+
+def _convert(
+    checkpoint: str, output: Path, num_frames: int | None, sha256: str | None, repo: str
+) -> tuple[PreTrainedModel, str]:
+    """The converted model, and the sha256 of the checkpoint."""
     if output.exists() and any(output.iterdir()):
         raise PolyvidError(f"{output} exists and is not empty: remove it or give another folder.")
     if (family := family_of(checkpoint)) is None:
-        raise PolyvidError(f"{checkpoint} is no official checkpoint: give its name, a .pth file or a URL.")
+        raise PolyvidError(f"{checkpoint} is not an official checkpoint: give its name, a .pth file or a URL.")
     model_class, module = NETWORKS[family]
     options = {} if num_frames is None else {"num_frames": num_frames}
     model = model_class.from_official_checkpoint(checkpoint, sha256=sha256, **options)
@@ -32,7 +45,7 @@ def convert_backbone(
     shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
     model.save_pretrained(temporary)
     for weights in temporary.glob("*.safetensors"):
-        weights.chmod(0o644)  # written for its owner alone; whoever serves or copies the folder must read it
+        weights.chmod(0o644)  # written for its owner alone; others may serve or copy the folder
     VideoMAEImageProcessorPil(**module.PREPROCESSING).save_pretrained(temporary)
     path = find_official_checkpoint(module.OFFICIAL_CHECKPOINTS.get(checkpoint, checkpoint))
     with open(path, "rb") as file:
@@ -45,6 +58,4 @@ def convert_backbone(
     if output.exists():
         output.rmdir()
     temporary.rename(output)
-    typer.echo(
-        f"{output}: {type(model).__name__}, {model.num_parameters():,} parameters, sha256 of its source {digest}"
-    )
+    return model, digest

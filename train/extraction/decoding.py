@@ -42,7 +42,7 @@ class Sampling:
     window: int = 8
     stride: int = 30
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("window", "stride") + (("fps",) if self.fps is not None else ()):
             if getattr(self, name) < 1:
                 raise ValueError(f"Sampling.{name} must be at least 1, got {getattr(self, name)}.")
@@ -55,7 +55,7 @@ class Scaling:
     shortest_edge: int
     crop: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 < self.crop <= self.shortest_edge:
             raise ValueError(f"crop ({self.crop}) must lie in 1..shortest_edge ({self.shortest_edge}).")
 
@@ -189,12 +189,15 @@ class _Packets:
             except av.error.FFmpegError:  # the container itself breaks off; what is missing shows in the duration
                 break
             if packet.pts is not None and packet.time_base:
-                self.last_end = max(self.last_end, (packet.pts + (packet.duration or 0)) * packet.time_base)
+                packet_end: Fraction = (packet.pts + (packet.duration or 0)) * packet.time_base
+                self.last_end = max(self.last_end, packet_end)
             if packet.stream is not self.stream:
                 continue
             packets += 1
             try:
-                yield from packet.decode()
+                for frame in packet.decode():
+                    if isinstance(frame, av.VideoFrame):
+                        yield frame
             except av.error.FFmpegError:
                 corrupt += 1
         if corrupt > max(1, packets * TOLERATED_CORRUPTION):
@@ -207,8 +210,8 @@ class _WindowCutter:
     def __init__(self, view: View):
         self.view = view
         self.ticks = 0  # ticks filled so far
-        self.frame = None  # the frame shown at the next tick
-        self.pixels = None  # that frame in RGB, made when first needed
+        self.frame: av.VideoFrame | None = None  # the frame shown at the next tick
+        self.pixels: np.ndarray | None = None  # that frame in RGB, made when first needed
         self.open: list[tuple[int, list[np.ndarray]]] = []  # (first tick, frames so far)
 
     def add(self, frame: av.VideoFrame, start: Fraction) -> Iterator[np.ndarray]:
@@ -251,6 +254,7 @@ class _WindowCutter:
         """The current frame, (height, width, 3) uint8, scaled, cropped and turned upright."""
         if self.pixels is None:
             frame, scaling = self.frame, self.view.scaling
+            assert frame is not None  # a tick is only shown once there is a frame
             if max(frame.width, frame.height) > LONGEST_SIDE * min(frame.width, frame.height):
                 raise VideoError(f"pictures of {frame.width} x {frame.height} pixels: one side is too long to scale")
             if scaling is None:
@@ -261,5 +265,5 @@ class _WindowCutter:
                 pixels = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="BILINEAR")
                 top, left = (height - scaling.crop) // 2, (width - scaling.crop) // 2
                 pixels = pixels[top : top + scaling.crop, left : left + scaling.crop]
-            self.pixels = np.rot90(pixels, round(frame.rotation / 90) % 4)  # phones store the turn beside the picture
+            self.pixels = np.rot90(pixels, round(frame.rotation / 90) % 4)  # phones store how far to turn
         return self.pixels

@@ -94,7 +94,7 @@ def encode_videos(
 
 @contextmanager
 def _executor(batches: int) -> Iterator[ThreadPoolExecutor]:
-    """Runs forward passes side by side, and deals torch's threads out to them: one to each on most machines.
+    """Runs forward passes side by side, and shares torch's threads among them: one for each on most machines.
 
     Small networks gain little from a second thread, large ones lose by its waits.
     """
@@ -165,10 +165,10 @@ class _EncoderQueue:
         ids = [video_id for video_id, _ in self.windows]
         # The last batch is filled up: another shape may choose other kernels, which round differently.
         first = self.windows[0][1]
-        batch = np.zeros((self.encoder.batch_size, *first.shape), first.dtype)
-        for row, (_, window) in zip(batch, self.windows, strict=False):
+        windows = np.zeros((self.encoder.batch_size, *first.shape), first.dtype)
+        for row, (_, window) in zip(windows, self.windows, strict=False):
             row[...] = window
-        batch = torch.from_numpy(batch)
+        batch = torch.from_numpy(windows)
         if self.encoder.device.type == "cuda":
             batch = batch.pin_memory()
         self.in_flight.append((ids, self.executor.submit(self._compute, batch)))

@@ -6,11 +6,13 @@ demo's EfficientNet (one frame at a time, averaged over the window).
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoImageProcessor, AutoModel, PreTrainedConfig
+from transformers import AutoImageProcessor, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
 
 from polyvid.modeling import modeling_r2plus1d, modeling_s3d
@@ -19,7 +21,7 @@ from polyvid.modeling.paths_mmp import check_local_path
 from polyvid.train.extraction.decoding import Sampling, Scaling, View
 from polyvid.train.extraction.fast_inference import flatten_convolutions, fold_batch_norm
 
-NETWORKS = {
+NETWORKS: dict[str, tuple[Any, ModuleType]] = {
     "r2plus1d": (modeling_r2plus1d.R2Plus1DModel, modeling_r2plus1d),
     "s3d": (modeling_s3d.S3DModel, modeling_s3d),
 }
@@ -170,7 +172,7 @@ class _OneOutput(nn.Module):
         return self.model(windows)[self.feature]
 
 
-def _video_network(name: str, model: nn.Module, processor, window: int | None, feature: str) -> FrameEncoder:
+def _video_network(name: str, model: PreTrainedModel, processor: Any, window: int | None, feature: str) -> FrameEncoder:
     """R(2+1)D or S3D under App. C: 30 fps, a window from the start of every second."""
     if feature not in (known := FEATURES[model.config.model_type]):
         raise PolyvidError(f"{type(model).__name__} has no feature {feature!r}: choose from {', '.join(known)}.")
@@ -238,7 +240,7 @@ class _HubImageModel(nn.Module):
 class _HubTransform:
     """Runs a Hub image processor in the decoding process: (frames, h, w, 3) uint8 -> (frames, 3, H, W) float32."""
 
-    def __init__(self, processor):
+    def __init__(self, processor: Any):
         self.processor = processor
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:

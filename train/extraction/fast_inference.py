@@ -13,7 +13,7 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     """
 
     class Tracer(fx.Tracer):
-        def is_leaf_module(self, module, name):
+        def is_leaf_module(self, module: nn.Module, name: str) -> bool:
             return isinstance(module, nn.Conv2d | nn.Conv3d) or super().is_leaf_module(module, name)
 
     graph = Tracer().trace(model)
@@ -25,7 +25,7 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
             continue
         conv, norm = modules[source.target], modules[node.target]
         if isinstance(conv, nn.Conv2d | nn.Conv3d) and isinstance(norm, nn.BatchNorm2d | nn.BatchNorm3d):
-            folded.set_submodule(source.target, fuse_conv_bn_eval(conv, norm))
+            folded.set_submodule(str(source.target), fuse_conv_bn_eval(conv, norm))
             node.replace_all_uses_with(source)
             folded.graph.erase_node(node)
     folded.recompile()

@@ -5,7 +5,7 @@ import math
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -28,7 +28,7 @@ HARMLESS = {
 
 
 class _ArraysOnly(pickle.Unpickler):
-    def find_class(self, module: str, name: str):
+    def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in HARMLESS:
             raise pickle.UnpicklingError(f"it holds {module}.{name}; only dicts, lists and numpy arrays are read")
         return super().find_class(module, name)
@@ -43,6 +43,7 @@ def open_source(path: Path) -> Loaders:
         FileNotFoundError, ValueError: no such source, another format, or nothing in it.
         ImportError: HDF5 without h5py.
     """
+    loaders: Loaders
     if path.is_dir():
         loaders = {file.stem: lambda file=file: np.load(file, allow_pickle=False) for file in path.rglob("*.npy")}
     elif not path.is_file():
@@ -76,7 +77,7 @@ def _open_hdf5(path: Path) -> Loaders:
         raise PolyvidError(f"Cannot read {path}: {error}") from None
     loaders: Loaders = {}
 
-    def visit(name: str, item) -> None:
+    def visit(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset):
             loaders[name.removesuffix("/features")] = lambda: item[()]
 

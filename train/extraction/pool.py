@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from queue import Queue
+from typing import cast
 
 import numpy as np
 
@@ -45,25 +46,24 @@ def decode_videos(
     """Yields the windows of all videos, several videos at a time, each video closed by its `VideoEnd`.
 
     A broken video ends with its error. So does one that kills its worker (FFmpeg crashing, memory running out); the
-    worker is replaced and the run goes on. `workers=0` decodes in this process, one video after the other.
+    worker is replaced and the run continues. `workers=0` decodes in this process, one video after the other.
     """
     if workers == 0:
         for video_id, path in videos:
             yield from _decode_video(video_id, path, views)
         return
     waiting = deque(videos)
-    busy: dict[Connection, tuple[str, subprocess.Popen]] = {}
+    busy: dict[Connection, tuple[str, subprocess.Popen[bytes]]] = {}
     ready: set[Connection] = set()
 
-    def start(connection: Connection | None = None, process: subprocess.Popen | None = None) -> None:
-        """Gives the next video to the worker, or to a new one."""
+    def start(worker: tuple[Connection, subprocess.Popen[bytes]] | None = None) -> None:
+        """Give the next video to the worker, or to a new one."""
         if not waiting:
-            if connection:
-                connection.close()  # the worker leaves when its pipe closes
-                process.wait()
+            if worker:
+                worker[0].close()  # the worker leaves when its pipe closes
+                worker[1].wait()
             return
-        if connection is None:
-            connection, process = _start_worker(views)
+        connection, process = worker or _start_worker(views)
         video_id, path = waiting.popleft()
         try:
             connection.send((video_id, path))
@@ -75,7 +75,7 @@ def decode_videos(
         for _ in range(min(workers, len(videos))):
             start()
         while busy:
-            for connection in wait(list(busy)):
+            for connection in cast(list[Connection], wait(list(busy))):
                 video_id, process = busy[connection]
                 try:
                     message = connection.recv()
@@ -94,7 +94,7 @@ def decode_videos(
                     continue
                 if isinstance(message, VideoEnd):
                     del busy[connection]
-                    start(connection, process)
+                    start((connection, process))
                 yield message
     finally:
         for connection, (_, process) in busy.items():
@@ -117,7 +117,7 @@ def _decode_video(video_id: str, path: str | Path, views: list[View]) -> Iterato
     yield VideoEnd(video_id, error, seconds + time.perf_counter() - mark)
 
 
-def _start_worker(views: list[View]) -> tuple[Connection, subprocess.Popen]:
+def _start_worker(views: list[View]) -> tuple[Connection, subprocess.Popen[bytes]]:
     """A fresh interpreter that imports this file alone.
 
     `multiprocessing` would fork, which copies the locks of torch's threads and CUDA's state, or import the main script
@@ -153,7 +153,8 @@ def work(file_descriptor: int) -> None:
         views = connection.recv()
         ready.put(READY)
         while True:
-            for message in _decode_video(*connection.recv(), views):
+            video_id, path = cast(tuple[str, Path], connection.recv())
+            for message in _decode_video(video_id, path, views):
                 ready.put(message)
     except (EOFError, OSError):
         return  # the pipe closed: no more videos

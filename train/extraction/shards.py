@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -173,7 +174,7 @@ class FeatureShards:
         try:
             row = None if isinstance(features, VideoError) else features_to_row(video_id, features)
         except ValueError as error:
-            features, row = error, None
+            features, row = VideoError(str(error)), None
         if row is None:
             reason = {
                 "video_id": video_id,
@@ -215,7 +216,8 @@ def _rows_of(paths: Iterable[Path]) -> Iterator[dict]:
 
 def _row_groups(rows: Iterator[dict]) -> Iterator[pa.Table]:
     """Tables of at most `BUFFER_BYTES` (one video at least): the same ones for the same rows, whatever their origin."""
-    group, size = [], 0
+    group: list[dict[str, Any]] = []
+    size = 0
     for row in rows:
         if group and size + len(row["video_features"]) > BUFFER_BYTES:
             yield rows_to_table(group)

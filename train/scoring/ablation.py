@@ -1,7 +1,7 @@
 """`polyvid ablate`: the grids of Tables 1, 2, 3, 9, 10 and of Fig. 2, as differences from a recipe.
 
 A grid is a YAML file; see `configs/ablation/`. Every run trains in a process of its own, is evaluated, and is kept as
-a `results.json`; what is there already is skipped, and a run that was stopped goes on where it was.
+a `results.json`. A run with results is skipped, and a run that was stopped resumes.
 """
 
 import difflib
@@ -19,8 +19,9 @@ import typer
 import yaml
 
 from polyvid.dataset_scripts.building import atomic_path
+from polyvid.dataset_scripts.locking import locked
 from polyvid.modeling.errors_mmp import PolyvidError
-from polyvid.train.recipe import load_recipe
+from polyvid.train.recipe import CONFIGS, find_shipped, load_recipe
 from polyvid.train.scoring.figure_2 import FIGURE_COLUMNS, plot_figure_2
 from polyvid.train.scoring.tables import (
     Results,
@@ -68,8 +69,20 @@ def load_grid(path: Path) -> Grid:
             file and the run.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"There is no grid {path}: train/configs/ablation/ holds some.")
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        shipped = find_shipped(path) or find_shipped(Path("ablation") / path)
+        if shipped is None:
+            names = sorted(f"ablation/{file.stem}" for file in (CONFIGS / "ablation").glob("*.yaml"))
+            raise FileNotFoundError(f"There is no grid {path}. These ship: {' '.join(names)}.")
+        path = shipped
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise PolyvidError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise PolyvidError(f"{path} is not a grid: it holds no keys.")
+    for key in ("base", "runs", "output"):
+        if key not in content:
+            raise PolyvidError(f"{path} has no key {key!r}.")
     known = ("base", "changes", "output", "translations", "runs", "tables", "figure_2")
     for key in content:
         if key not in known:
@@ -109,7 +122,7 @@ def _changes(values: dict[str, Any]) -> list[str]:
 
 
 def ablate(
-    grid: Annotated[Path, typer.Argument(help="Grid file; see train/configs/ablation/.")],
+    grid: Annotated[Path, typer.Argument(help="Grid file, or the name of one that ships, such as ablation/vtt.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Changes to every recipe, as section.key=value.")
     ] = None,
@@ -129,30 +142,34 @@ def ablate(
         if name not in loaded.runs:
             nearest = difflib.get_close_matches(name, loaded.runs, n=1, cutoff=0.0)[0]
             raise PolyvidError(f"{grid} has no run {name!r}; did you mean {nearest!r}?")
-    todo = [
-        (name, number, output / name / f"seed_{number}")
-        for number in seed or [0]
-        for name in run or loaded.runs
-        if not (output / name / f"seed_{number}" / "results.json").exists()
-    ]
-    for done, (name, number, folder) in enumerate(todo, 1):
-        commands = _commands(loaded.runs[name], folder, number, overrides or [], launch)
-        if dry_run:
-            print("\n".join(shlex.join(command) for command in commands))
-            continue
-        print(f"── {name}, seed {number} ({done} of {len(todo)})", flush=True)
-        for command in commands:
-            code = subprocess.run(command).returncode
-            if code:
-                raise SystemExit(f"Run {name} stopped (exit code {code}); the same command goes on from there.")
-        _evaluate(name, folder, len(commands), loaded.translations)
-        if not keep_models:
-            for stage in folder.glob("stage_*"):
-                shutil.rmtree(stage)
-    if not dry_run:
-        command = shlex.join(["polyvid", "ablate", *sys.argv[2:]]) if sys.argv[1:2] == ["ablate"] else "polyvid ablate"
-        write_report(loaded, output, command)
-        print(f"Written to {output / 'report.md'}.")
+    runs, seeds = run or list(loaded.runs), seed or [0]
+    if dry_run:
+        for name, number, folder in _missing(output, runs, seeds):
+            for command in _commands(loaded.runs[name], folder, number, overrides or [], launch):
+                print(shlex.join(command))
+        return
+    with locked(output, "polyvid ablate"):
+        missing = _missing(output, runs, seeds)
+        for done, (name, number, folder) in enumerate(missing, 1):
+            print(f"── {name}, seed {number} ({done} of {len(missing)})", flush=True)
+            commands = _commands(loaded.runs[name], folder, number, overrides or [], launch)
+            for command in commands:
+                code = subprocess.run(command).returncode
+                if code:
+                    raise SystemExit(f"Run {name} stopped (exit code {code}); the same command resumes it.")
+            _evaluate(name, folder, len(commands), loaded.translations)
+            if not keep_models:
+                for stage in folder.glob("stage_*"):
+                    shutil.rmtree(stage)
+        call = shlex.join(["polyvid", "ablate", *sys.argv[2:]]) if sys.argv[1:2] == ["ablate"] else "polyvid ablate"
+        write_report(loaded, output, call)
+    print(f"Written to {output / 'report.md'}.")
+
+
+def _missing(output: Path, runs: list[str], seeds: list[int]) -> list[tuple[str, int, Path]]:
+    """(run, seed, folder) of all that has no results yet."""
+    wanted = [(name, number, output / name / f"seed_{number}") for number in seeds for name in runs]
+    return [(name, number, folder) for name, number, folder in wanted if not (folder / "results.json").exists()]
 
 
 def _commands(stages: list[Stage], folder: Path, seed: int, overrides: list[str], launch: str) -> list[list[str]]:

@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
 from polyvid.dataset_scripts.building import atomic_path
+from polyvid.dataset_scripts.locking import locked
 from polyvid.dataset_scripts.schema import LANGUAGE_NAMES, LANGUAGES
 from polyvid.modeling import MMPModel, MMPProcessor
 from polyvid.modeling.errors_mmp import PolyvidError
@@ -203,10 +204,11 @@ def contact_sheet(
         raise PolyvidError(f"{opened.protocol['benchmark']} does not bring its videos: pass --clips, their folder.")
     loaded, processor = load_model(model)
     sheets = search_by_own_captions(loaded, processor, opened.videos, opened.features, video)
-    for video_id, queries in sheets.items():
-        write_png(queries, opened.videos, video_id, output / f"{video_id}.png")
-    title = f"{opened.name} on {opened.protocol['benchmark']}, {split}"
-    write_html(sheets, opened.videos, title, output / "index.html")
+    with locked(output, "polyvid contact-sheet"):
+        for video_id, queries in sheets.items():
+            write_png(queries, opened.videos, video_id, output / f"{video_id}.png")
+        title = f"{opened.name} on {opened.protocol['benchmark']}, {split}"
+        write_html(sheets, opened.videos, title, output / "index.html")
     print(f"Written to {output / 'index.html'}.")
 
 
@@ -222,7 +224,7 @@ def middle_frame(clip: str | Path | bytes) -> np.ndarray:
         raise FileNotFoundError(f"There is no clip {clip}.")
     frame = None
     try:
-        with av.open(io.BytesIO(clip) if isinstance(clip, bytes) else str(clip)) as container:
+        with av.open(io.BytesIO(clip) if isinstance(clip, bytes) else str(clip), mode="r") as container:
             middle = (container.duration or 0) / 2
             if middle:
                 container.seek(int(middle))  # to the last key frame before
@@ -251,7 +253,7 @@ def _font_families() -> list[str]:
     """Matplotlib's own font for Latin and Cyrillic; Chinese needs another one, which the `demo` extra brings."""
     families = ["DejaVu Sans"]
     spec = find_spec("cvttf_NotoSansCJK_Regular")
-    if spec is not None:
+    if spec is not None and spec.origin is not None:
         font = next(Path(spec.origin).parent.glob("*.otf"))
         font_manager.fontManager.addfont(font)
         families.append(font_manager.FontProperties(fname=font).get_name())

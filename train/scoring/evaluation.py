@@ -128,7 +128,7 @@ def evaluate_retrieval(
     return {language: ranks.scores() for language, ranks in found[TEXT_TO_VIDEO].items()}
 
 
-class _Lookup(Sequence):
+class _Lookup(Sequence[Any]):
     """The features of these videos, by position."""
 
     def __init__(self, features: Mapping[str, Any], video_ids: Sequence[str]):
@@ -137,5 +137,5 @@ class _Lookup(Sequence):
     def __len__(self) -> int:
         return len(self.video_ids)
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: Any) -> Any:
         return self.features[str(self.video_ids[index])]

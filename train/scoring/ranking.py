@@ -49,18 +49,18 @@ def ranks_of_targets(
         if not finite.all():
             raise PolyvidError(f"{what} {int((~finite).nonzero()[0])} has an embedding with NaN or infinity.")
     ids = np.arange(len(candidate_embeds)) if candidate_ids is None else candidate_ids.cpu().numpy()
-    targets = targets.cpu().numpy()
-    order = np.argsort(ids, kind="stable")  # the right candidates of a query then stand side by side
-    first, last = (np.searchsorted(ids[order], targets, side) for side in ("left", "right"))
+    wanted = targets.cpu().numpy()
+    order = np.argsort(ids, kind="stable")  # the right candidates of a query are then neighbours
+    first, last = (np.searchsorted(ids[order], wanted, side) for side in ("left", "right"))
     if (first == last).any():
         query = int(np.argmax(first == last))
-        raise PolyvidError(f"Query {query}: there is no candidate with the id of its target, {targets[query]}.")
+        raise PolyvidError(f"Query {query}: there is no candidate with the id of its target, {wanted[query]}.")
     candidates = F.normalize(candidate_embeds.float(), dim=-1)
     if candidate_ids is not None:
         candidates = candidates[torch.from_numpy(order).to(candidates.device)]
     rows = max(1, block_bytes // (4 * len(candidates)))
     ranks = []
-    for start in range(0, len(targets), rows):
+    for start in range(0, len(wanted), rows):
         block = slice(start, start + rows)
         similarity = F.normalize(query_embeds[block].float(), dim=-1) @ candidates.T
         ranks.append(ranks_in_rows(similarity.cpu().numpy(), first[block], last[block], TIE))

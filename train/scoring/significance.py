@@ -5,6 +5,7 @@ as independent would make intervals too narrow.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,7 @@ def per_query_score(ranks: np.ndarray, score: str) -> np.ndarray:
 def bootstrap_interval(
     ranks: np.ndarray,
     score: str = "R@1",
-    groups: Sequence | None = None,
+    groups: Sequence[Any] | np.ndarray | None = None,
     level: float = 0.95,
     samples: int = 2000,
     seed: int = 0,
@@ -62,7 +63,7 @@ def paired_test(
     ranks: np.ndarray,
     other_ranks: np.ndarray,
     score: str = "R@1",
-    groups: Sequence | None = None,
+    groups: Sequence[Any] | np.ndarray | None = None,
     samples: int = 10_000,
     seed: int = 0,
 ) -> tuple[float, float]:
@@ -94,7 +95,7 @@ def paired_test(
     return float(observed / len(ranks)), (as_large + 1) / (samples + 1)
 
 
-def _by_group(values: np.ndarray, groups: Sequence | None) -> tuple[np.ndarray, np.ndarray]:
+def _by_group(values: np.ndarray, groups: Sequence[Any] | np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Sums and counts of the values of each group."""
     if groups is None:
         return values, np.ones(len(values))

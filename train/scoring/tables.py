@@ -56,7 +56,8 @@ def find_results(folder: Path) -> Results:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}: polyvid evaluate writes results to outputs/results.")
-    found, files = defaultdict(list), {}
+    found: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
+    files: dict[tuple[Any, ...], Path] = {}
     for path in sorted(folder.rglob("results.json")):
         try:
             results = json.loads(path.read_text(encoding="utf-8"))
@@ -100,11 +101,12 @@ def table_to_markdown(table: Table, results: Results, differences: bool = True) 
         for column, published in zip(table.columns, row.scores, strict=True):
             values = measured(own, column)
             spread = f" ± {stdev(values):.1f} ({len(values)})" if len(values) > 1 else ""
-            known = published is not None and values
             cells.append("" if published is None else f"{published:.1f}")
             cells.append(f"{mean(values):.1f}{spread}" if values else "")
             # Of the rounded values, which are the ones shown; + 0.0 turns -0.0 into 0.0.
-            cells.append(f"{round(round(mean(values), 1) - published, 1) + 0.0:+.1f}" if known else "")
+            cells.append(
+                f"{round(round(mean(values), 1) - published, 1) + 0.0:+.1f}" if published is not None and values else ""
+            )
         if not differences:
             cells = [cell for number, cell in enumerate(cells) if number % 3 != 2]
         lines.append(f"| {' | '.join([*row.labels, *cells])} |")

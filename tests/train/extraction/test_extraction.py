@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -409,7 +408,7 @@ with locked(sys.argv[1] + "/.extraction/00001", "polyvid extract"):
 """
 
 
-# In several processes, and killed
+# In several processes
 
 COMMAND = "import sys, typer; from polyvid.train.extraction.extract import extract; typer.run(extract)"
 
@@ -428,25 +427,6 @@ def start(videos, output, encoder, *options, **environment):
         *options,
     ]
     return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"} | environment)
-
-
-@pytest.mark.slow
-def test_killed_and_started_again_gives_the_same_bytes(videos, r2plus1d, tmp_path):
-    extract(videos, tmp_path / "whole", [r2plus1d], num_shards=2, workers=0)
-    output = tmp_path / "killed"
-    waiting = set()
-    for _ in range(2):  # kill as soon as one more video is finished
-        process = start(videos, output, r2plus1d, "--num-shards", "2")
-        while process.poll() is None:
-            now = set((output / ".extraction").glob("0*/*.parquet")) | set(output.glob("*.parquet"))
-            if now - waiting:
-                process.send_signal(signal.SIGKILL)
-                break
-            time.sleep(0.002)
-        process.wait()
-        waiting = set((output / ".extraction").glob("0*/*.parquet")) | set(output.glob("*.parquet"))
-    assert start(videos, output, r2plus1d, "--num-shards", "2").wait() == 0
-    assert checksums(output) == checksums(tmp_path / "whole")
 
 
 @pytest.mark.slow

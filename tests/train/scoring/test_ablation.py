@@ -203,7 +203,7 @@ def test_a_grid_on_the_embedded_benchmark_from_one_command_interrupted_and_resum
         "training.epochs=1",
     ]
     out = tmp_path / "out"
-    with pytest.raises(SystemExit, match="Run shallow stopped .*the same command goes on from there"):
+    with pytest.raises(SystemExit, match="Run shallow stopped .*the same command resumes it"):
         ablate(grid, [*overrides, f"data.features={tmp_path / 'gone'}"], run=["shallow"])
     ablate(grid, overrides, run=["shallow"])
     first = (out / "shallow" / "seed_0" / "results.json").stat().st_mtime_ns

@@ -1,0 +1,87 @@
+"""`polyvid extract`, killed at random moments after it has started to work: it resumes, and gives the same bytes.
+
+Bounded by default; POLYVID_ATTACK_KILLS=100 kills a hundred times.
+"""
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
+from video_files import write_video
+
+from polyvid.modeling.configuration_r2plus1d import R2Plus1DConfig
+from polyvid.modeling.modeling_r2plus1d import PREPROCESSING, R2Plus1DModel
+
+KILLS = int(os.environ.get("POLYVID_ATTACK_KILLS", 3))
+VIDEOS, SHARDS = 24, 3
+LAUNCH = "from polyvid.train.cli import main; main()"
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> tuple[Path, Path]:
+    """A folder of videos, one of them broken, and a small network."""
+    videos, network = tmp_path_factory.mktemp("videos"), tmp_path_factory.mktemp("network")
+    for number in range(VIDEOS):
+        write_video(videos / f"video{number}.mp4", 30 * (1 + number % 4) + 5)
+    (videos / "broken.mp4").write_text("not a video")
+    torch.manual_seed(0)
+    R2Plus1DModel(R2Plus1DConfig(depths=(1, 1, 1, 1), hidden_sizes=(4, 8, 8, 16))).save_pretrained(network)
+    VideoMAEImageProcessorPil(**PREPROCESSING).save_pretrained(network)
+    return videos, network
+
+
+def start(inputs: tuple[Path, Path], output: Path) -> subprocess.Popen:
+    videos, network = inputs
+    arguments = ["extract", str(videos), str(output), "--encoder", str(network), "--num-shards", str(SHARDS)]
+    return subprocess.Popen(
+        [sys.executable, "-c", LAUNCH, *arguments, "--workers", "1"], stderr=subprocess.DEVNULL, start_new_session=True
+    )
+
+
+def kill(process: subprocess.Popen) -> None:
+    """The command alone: its decoding processes must notice by themselves."""
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def outputs(folder: Path) -> dict[str, str]:
+    files = [path for path in folder.iterdir() if path.is_file()]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def done(output: Path) -> set[Path]:
+    """What a run has left so far: rows that wait for their shard, failures, and shards."""
+    return {*output.glob(".extraction/0*/*"), *output.glob("*.parquet")}
+
+
+def test_killed_at_any_moment_it_gives_the_bytes_of_a_run_that_was_not(inputs, tmp_path):
+    assert start(inputs, tmp_path / "whole").wait(timeout=300) == 0
+    expected = outputs(tmp_path / "whole")
+    assert len(expected) == SHARDS + 2  # extraction.json, failures.jsonl
+    generator = random.Random(0)
+    kills = rounds = 0
+    while kills < KILLS:
+        rounds += 1
+        output = tmp_path / f"killed{rounds}"
+        for _ in range(3):  # several deaths in one folder
+            process, before = start(inputs, output), done(output)
+            while process.poll() is None and done(output) == before:  # starting up is another matter
+                time.sleep(0.001)
+            time.sleep(generator.random() * 0.3)
+            if process.poll() is None:
+                kill(process)
+                kills += 1
+        assert start(inputs, output).wait(timeout=300) == 0
+        assert outputs(output) == expected, f"after {kills} kills"
+        assert not any(path.name.endswith(".incomplete") for path in output.rglob("*"))
+    print(f"{kills} kills in {rounds} folders: every folder as if there had been none")
