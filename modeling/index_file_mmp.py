@@ -96,9 +96,9 @@ def _facts_of(text: str) -> dict[str, Any]:
         about = None
     with_digests = FACTS | {"digests": dict, "digest": str}
     if not isinstance(about, dict) or about.keys() not in (FACTS.keys(), with_digests.keys()):
-        raise PolyvidError("what it says of itself is damaged")
+        raise PolyvidError("its description of itself is damaged")
     if not all(isinstance(about[name], with_digests[name]) for name in about):
-        raise PolyvidError("what it says of itself is damaged")
+        raise PolyvidError("its description of itself is damaged")
     return about
 
 

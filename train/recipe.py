@@ -117,7 +117,7 @@ class TrainingRecipe:
     seed: int = 0  # of weights, order, sampling, noise and dropout
     schedule: str = "constant"  # of the learning rate: any name transformers' get_scheduler knows, over all steps
     warmup_steps: int = 0  # over which the learning rate rises from 0
-    group_by_length: bool = False  # captions of like length share a batch: less padding, but other negatives
+    group_by_length: bool = False  # captions of similar length share a batch: less padding, but other negatives
     num_workers: int = 0  # processes that read and tokenize, for each training process
     save_minutes: float = 15.0  # time between checkpoints for resuming
     keep_last: int = 2  # checkpoints for resuming that are kept

@@ -139,7 +139,7 @@ def to_video_id(code_points: Iterator[str] | list[str]) -> str:
 
 
 def is_country_flag(video_id: str) -> bool:
-    """Country flags are not Microsoft's drawings, and their captions name a country instead of what is to be seen."""
+    """Country flags are not Microsoft's drawings, and their captions name a country, not what is shown."""
     return all("1f1e6" <= point <= "1f1ff" for point in video_id.split("-"))
 
 

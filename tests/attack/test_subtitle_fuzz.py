@@ -151,7 +151,7 @@ def attack(path: Path, rng: random.Random, monkeypatch) -> bool:
         raise
 
 
-def test_mutated_files_give_the_rows_of_a_slow_reader_or_an_error_with_its_place(tmp_path, monkeypatch):
+def test_mutated_files_give_the_rows_of_a_slow_reader_or_an_error_with_its_position(tmp_path, monkeypatch):
     rng = random.Random(0)
     read = sum(attack(tmp_path / "how2_de.json", rng, monkeypatch) for _ in range(BOUNDED_MUTATIONS))
     assert BOUNDED_MUTATIONS * 0.05 < read < BOUNDED_MUTATIONS * 0.95, "both kinds must be met"
@@ -185,7 +185,7 @@ GOOD = '{"text": ["eins"], "start": [0.5], "end": [3.0]}'
         "{}}",
     ],
 )
-def test_what_is_not_json_is_refused_with_its_place(tmp_path, content):
+def test_what_is_not_json_is_refused_with_its_position(tmp_path, content):
     assert not check(tmp_path / "how2_de.json", content.encode())
 
 

@@ -53,7 +53,7 @@ def test_the_first_protocol_of_each_benchmark_is_the_papers():
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_the_card_shows_the_table_of_protocols_as_it_is(name):
+def test_the_card_shows_the_table_of_protocols_unchanged(name):
     card = (SCRIPTS / name / "README.md").read_text(encoding="utf-8")
     assert protocols.to_markdown(name) in card
 

@@ -95,7 +95,7 @@ def test_a_join_with_more_features_than_before_has_them(built, tmp_path):
     assert rows == report["train"]["rows"] == len(synthetic.numbers("de", 30))
 
 
-def test_making_a_builder_writes_nothing_beside_the_package(release):
+def test_making_a_builder_writes_nothing_next_to_the_package(release):
     """datasets puts `dataset_scripts.lock` there, which fails in a `site-packages` that is read only."""
     code = f"""
 import datasets.utils.py_utils as utils

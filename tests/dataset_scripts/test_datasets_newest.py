@@ -1,7 +1,7 @@
 """The default environment has datasets 3.6, which runs loading scripts; here the same tests run with the newest.
 
 A second environment, `.venv-datasets-newest/` next to this one, holds nothing but the newest datasets and sees all the
-rest (torch above all) through a path file. It is made once and kept; delete the folder to make it anew. Where it
+rest (torch above all) through a path file. It is made once and kept; delete the folder to make it again. Where it
 cannot be made, the test fails: nothing else would notice that a new release of datasets broke the builders.
 """
 

@@ -98,7 +98,7 @@ def test_join_has_every_video_of_both_sides_once(subtitles, tmp_path, num_shards
     assert json.loads((tmp_path / "joined" / "join_report.json").read_text()) == report
 
 
-def test_stopped_join_goes_on_where_it_was(subtitles, tmp_path):
+def test_stopped_join_resumes(subtitles, tmp_path):
     features = features_folder(tmp_path / "features", 8)
     join(subtitles / "all", features, tmp_path / "whole")
     join(subtitles / "all", features, tmp_path / "stopped")

@@ -47,7 +47,7 @@ def test_every_video_once_per_epoch(built, world_size):
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_resumed_stream_goes_on_with_the_next_video(built, world_size):
+def test_resumed_stream_continues_with_the_next_video(built, world_size):
     """Not with `shuffle`: datasets 3.6 and 5 drop the shuffle buffer. The card shows the shuffle that resumes."""
     stream = load_dataset(str(built), "en", split="train", streaming=True)
     seen = []

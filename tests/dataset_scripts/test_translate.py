@@ -171,7 +171,7 @@ def test_each_different_sentence_is_translated_once_in_batches_of_like_length(ca
     assert lengths == sorted(lengths, reverse=True)
 
 
-def test_an_interrupted_translation_goes_on_where_it_stopped(captions, tmp_path):
+def test_an_interrupted_translation_resumes_where_it_stopped(captions, tmp_path):
     whole = translate_captions(captions, Counting(), "de", tmp_path / "whole", batch_size=4).read_bytes()
     first = Counting(stop_after=12)
     with pytest.raises(KeyboardInterrupt):

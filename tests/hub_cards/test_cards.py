@@ -138,7 +138,7 @@ def test_without_results_a_card_says_so_and_has_no_model_index(run):
     assert unsupported(str(card), sources_of(run)) == []
 
 
-def test_each_arm_of_the_demo_gets_its_own_scores(run, tmp_path):
+def test_each_model_of_the_demo_gets_its_own_scores(run, tmp_path):
     scores = results_of(run)[1]["scores"]["all"]["text_to_video"]
     other = {language: by | {"R@1": 77.7} for language, by in scores.items()}
     protocol = {"dataset": "fluent_emoji_9", "config": "split_0", "split": "validation", "clips": 150}
@@ -151,7 +151,7 @@ def test_each_arm_of_the_demo_gets_its_own_scores(run, tmp_path):
     assert find_evaluations(tmp_path / "mp", "mp") == []
 
 
-def test_results_of_the_default_place_count_if_they_are_of_this_folder(run, tmp_path, monkeypatch):
+def test_results_in_the_default_folder_count_if_they_are_of_this_model(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     file, results = results_of(run)
     place = tmp_path / "outputs" / "results" / "mmp" / "fluent_emoji_9" / "results.json"
@@ -198,7 +198,7 @@ def test_results_that_are_none_or_of_another_model_are_refused(run, tmp_path, co
         find_evaluations(run, "mmp", [tmp_path])
 
 
-def test_the_machine_stands_there_if_the_run_recorded_it(tmp_path):
+def test_the_card_names_the_machine_if_the_run_recorded_it(tmp_path):
     state = {"step": 1, "environment": {"device": "NVIDIA A100", "torch": "2.13.0", "git_revision": None}}
     (tmp_path / "trainer_state.json").write_text(json.dumps(state))
     assert "Machine: device NVIDIA A100, torch 2.13.0." in model_card(tmp_path, REPO, []).text

@@ -351,7 +351,7 @@ def test_pushing_again_sends_only_what_is_new(hub, model, push):
     assert (hub.stored, len(hub.repositories["models", "lab/mmp"].commits)) == (stored, commits)
 
 
-def test_shards_of_an_earlier_build_do_not_stay_beside_the_new(hub, dataset, release, push, tmp_path):
+def test_shards_of_an_earlier_build_do_not_stay_next_to_the_new_ones(hub, dataset, release, push, tmp_path):
     push("dataset", dataset, "--repo-id", "lab/subtitles")
     assert "de/train-00001-of-00002.parquet" in hub.files("datasets", "lab/subtitles")
     build("multi_howto100m", ["de"], data_dir=release, output_dir=tmp_path / "again", num_shards=1)
@@ -360,7 +360,7 @@ def test_shards_of_an_earlier_build_do_not_stay_beside_the_new(hub, dataset, rel
     assert shards == {"de/train-00000-of-00001.parquet"}  # what the new card names
 
 
-def test_a_space_is_what_its_build_makes_else_its_folder(hub, push, tmp_path):
+def test_a_space_is_what_its_build_script_makes_or_its_folder(hub, push, tmp_path):
     (tmp_path / "app" / "__pycache__").mkdir(parents=True)
     for name in ("app.py", "README.md", ".hidden", "__pycache__/app.pyc"):
         (tmp_path / "app" / name).write_text("---\nsdk: gradio\n---\n")
@@ -393,7 +393,7 @@ def test_what_cannot_be_pushed_is_refused_before_anybody_is_asked(hub, push, tmp
     assert code == 1 and message in error and error.count("\n") == 1 and hub.requests == []
 
 
-def test_an_unfinished_run_is_told_where_its_best_model_lies(hub, push, tmp_path):
+def test_refusing_an_unfinished_run_names_its_best_model(hub, push, tmp_path):
     (tmp_path / "checkpoints" / "best").mkdir(parents=True)
     assert f"its best model so far is {tmp_path}/checkpoints/best" in push("model", tmp_path, "--repo-id", "lab/x")[2]
 
@@ -496,7 +496,7 @@ def test_the_metric_is_found_by_its_name(hub, push, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_push_that_was_killed_is_taken_up_and_sends_nothing_twice(hub, dataset, push, tmp_path):
+def test_a_killed_push_resumes_and_sends_nothing_twice(hub, dataset, push, tmp_path):
     command = [sys.executable, "-c", "from polyvid.train.cli import main; main()"]
     command += ["push", "dataset", str(dataset), "--repo-id", "lab/subtitles"]
     environment = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}

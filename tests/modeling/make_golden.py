@@ -1,4 +1,4 @@
-"""Makes tests/modeling/golden anew: `PYTHONPATH=tests python tests/modeling/make_golden.py`, in a checkout.
+"""Makes tests/modeling/golden again: `PYTHONPATH=tests python tests/modeling/make_golden.py`, in a checkout.
 
 Only for a deliberate change of the format of saved models. Every other change must keep loading the model that is
 there, with the same numbers: it stands for the models that people saved before.

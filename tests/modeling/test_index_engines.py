@@ -99,7 +99,7 @@ print(json.dumps([engines, hits, list(opened.video_ids)[-1]]))
 
 
 @pytest.mark.slow
-def test_a_faiss_index_is_searched_by_remote_code_beside_the_installed_package(tmp_path):
+def test_a_faiss_index_is_searched_by_remote_code_next_to_the_installed_package(tmp_path):
     """The classes of vectors and rows are there twice; the engine of the package has those of the package."""
     pytest.importorskip("faiss")
     model, processor = tiny_model(), tiny_processor()

@@ -111,7 +111,7 @@ def test_its_gradient_equals_the_loops(form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_rows_of_one_video_are_not_negatives_when_the_videos_are_told(form):
+def test_rows_of_one_video_are_not_negatives_if_the_videos_are_given(form):
     a, b = random_pair()
     videos = [5, 9, 5, 7, 9, 5, 8]
     expected = BY_THE_BOOK[form](a, b, videos)

@@ -51,7 +51,7 @@ def test_padding_never_changes_an_embedding(backbone, batch):
             torch.testing.assert_close(embeds[0], together[name][row], atol=1e-5, rtol=0, msg=name)
 
 
-def test_what_stands_in_the_padding_does_not_matter(model, batch):
+def test_the_content_of_padding_does_not_matter(model, batch):
     changed = {
         "input_ids": torch.where(batch["attention_mask"].bool(), batch["input_ids"], 42),
         "video_features": torch.where(batch["video_mask"][..., None].bool(), batch["video_features"], 1e3),

@@ -1,4 +1,4 @@
-"""`train/train.py` as users launch it: what goes wrong is said in one line, and the exit code is not 0."""
+"""`train/train.py` as users launch it: errors are one line, and the exit code is not 0."""
 
 import shutil
 from pathlib import Path

@@ -178,7 +178,7 @@ def test_order_is_shuffled_differently_every_epoch(shards):
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_resumed_epoch_goes_on_with_the_next_clip(shards, world_size):
+def test_resumed_epoch_continues_with_the_next_clip(shards, world_size):
     """Stopped after any number of clips: what was yielded before and after is the uninterrupted epoch."""
     seen = []
     for rank in range(world_size):

@@ -37,7 +37,7 @@ def test_the_table_over_seeds_gives_mean_and_deviation_of_each_model():
     ]
 
 
-def test_baselines_stand_below_the_models_with_the_data_they_were_fitted_on():
+def test_baselines_are_shown_below_the_models_with_the_data_they_were_fitted_on():
     scores = {"mmp": {language: {"R@1": 8.0} for language in LANGUAGES}}
     better = {"ridge": {"mmp": {language: {"R@1": 15.0} for language in LANGUAGES}}}
     lines = recall_table(scores, "R@1", better).splitlines()

@@ -129,7 +129,7 @@ def test_scaling_agrees_with_the_published_processor(tmp_path):
 
 
 @pytest.mark.parametrize("rotation", [90, 180, 270])
-def test_a_turned_phone_video_stands_upright(tmp_path, rotation):
+def test_a_rotated_phone_video_is_decoded_upright(tmp_path, rotation):
     """The file says how far to turn its pictures; here they were encoded turned the other way."""
     path = write_video(tmp_path / "video.mp4", 30, rotation=rotation)
     _set_display_rotation(path, rotation)

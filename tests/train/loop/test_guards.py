@@ -146,7 +146,7 @@ def test_a_checkpoint_of_more_processes_is_refused(tmp_path):
         trainer.fit()
 
 
-def test_a_finished_model_of_another_recipe_is_not_taken_for_this_ones(tmp_path):
+def test_a_finished_model_of_another_recipe_is_not_reused(tmp_path):
     trainer = tiny_trainer(tmp_path, epochs=1)
     trainer.fit()
     assert trainer.checkpoints.is_finished()

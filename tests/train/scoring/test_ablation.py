@@ -165,7 +165,7 @@ def test_the_report_has_the_papers_layout_and_figure_2_its_spread(tmp_path, ship
     assert (tmp_path / "figure_2.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_report_in_the_repository_is_that_of_the_results_beside_it(tmp_path, shipped):
+def test_the_report_in_the_repository_matches_the_results_next_to_it(tmp_path, shipped):
     kept = Path(__file__).parents[3] / "hub_cards" / "results" / "ablation" / "fluent_emoji_9"
     shutil.copytree(kept, tmp_path / "copy")
     report = (kept / "report.md").read_text(encoding="utf-8")
