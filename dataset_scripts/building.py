@@ -336,7 +336,7 @@ def convert_config(
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise OSError(f"Could not write {folder} ({error}). Nothing was left; free some space and run again.") from error
+        raise OSError(f"Could not write {folder} ({error}). Nothing was left: free space and run again.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return rows
