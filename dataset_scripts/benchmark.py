@@ -5,16 +5,21 @@ A benchmark's own file only says how its official files are read (`read_split`).
 """
 
 import gzip
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
 
 from polyvid.dataset_scripts.building import LocalBuilder
-from polyvid.dataset_scripts.protocols import check_counts, protocols_of
+from polyvid.dataset_scripts.protocols import Protocol, check_counts, protocols_of
 from polyvid.dataset_scripts.schema import CAPTIONS, LANGUAGES, canonical_language
 from polyvid.dataset_scripts.translations import Translations
 from polyvid.modeling.errors_mmp import PolyvidError
+
+Row = dict[str, Any]
+"""A row of `polyvid.dataset_scripts.schema.CAPTIONS`."""
 
 
 @dataclass
@@ -22,7 +27,7 @@ class BenchmarkConfig(datasets.BuilderConfig):
     """Options of a benchmark; the config's name is the name of the protocol.
 
     Args:
-        languages: which languages to keep, `"all"` for the nine; default: those people wrote captions in.
+        languages: which languages to keep, `"all"` for the nine of the paper; default: those of captions by people.
         translations: file or folder of translated captions (see `translations.py`), for the languages without.
         splits: which splits to build, if you have only some of the files; default: all of the protocol.
         check_counts: refuse files whose counts differ from the protocol's.
@@ -59,11 +64,11 @@ class BenchmarkBuilder(LocalBuilder, datasets.GeneratorBasedBuilder):
         return datasets.DatasetInfo(description=self.config.description, features=CAPTIONS)
 
     @property
-    def protocol(self):
+    def protocol(self) -> Protocol:
         return protocols_of(self.BENCHMARK)[self.config.name]
 
-    def read_split(self, split: str, languages: list[str]) -> list[dict]:
-        """The rows of a split with the captions people wrote in `languages`."""
+    def read_split(self, split: str, languages: list[str]) -> list[Row]:
+        """The rows of a split, with its captions in `languages` that people wrote."""
         raise NotImplementedError
 
     def other_ids(self, video_id: str, caption_id: str) -> list[str]:
@@ -74,7 +79,7 @@ class BenchmarkBuilder(LocalBuilder, datasets.GeneratorBasedBuilder):
         """The first of these names that is found under `data_dir`, plain or gzipped, nearest to its root.
 
         Raises:
-            FileNotFoundError: if none of them is there.
+            FileNotFoundError: if none of them is found.
         """
         if self.config.data_dir is None:
             raise FileNotFoundError(
@@ -90,7 +95,7 @@ class BenchmarkBuilder(LocalBuilder, datasets.GeneratorBasedBuilder):
             "The dataset card says where the official files come from; splits=[...] builds only some splits."
         )
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         human_languages, translated = self._languages()
         names = self.config.splits or list(self.protocol.splits)
         names = [names] if isinstance(names, str) else names
@@ -109,7 +114,7 @@ class BenchmarkBuilder(LocalBuilder, datasets.GeneratorBasedBuilder):
                 )
             translations = Translations(self.config.translations, translated)
         generators = []
-        # Everything is read and checked before the first row is written: a refusal is one clear error, no half dataset.
+        # Everything is read and checked before the first row is written: a refusal leaves nothing behind.
         for split in names:
             rows = self.read_split(split, human_languages)
             if self.config.check_counts:
@@ -120,7 +125,7 @@ class BenchmarkBuilder(LocalBuilder, datasets.GeneratorBasedBuilder):
             )
         return generators
 
-    def _generate_examples(self, rows, translations):
+    def _generate_examples(self, rows: list[Row], translations: Translations | None) -> Iterator[tuple[str, Row]]:
         kept = set(self._kept_languages())
         for row in rows:
             captions = [caption for caption in row["captions"] if caption["language"] in kept]
@@ -143,10 +148,14 @@ class BenchmarkBuilder(LocalBuilder, datasets.GeneratorBasedBuilder):
         read = [language for language in written if language in kept or (translated and language == "en")]
         return read, translated
 
-    def _translated(self, row: dict, translations: Translations | None):
+    def _translated(
+        self, row: Row, translations: Translations | None
+    ) -> Iterator[tuple[tuple[str, str], dict[str, str] | None]]:
         """Pairs of (English caption id and language, its translated caption or None) of one video."""
+        if translations is None:
+            return
         english = [caption for caption in row["captions"] if caption["language"] == "en"]
-        for language in translations.languages if translations is not None else []:
+        for language in translations.languages:
             for position, caption in enumerate(english):
                 ids = [caption["caption_id"], *self.other_ids(row["video_id"], caption["caption_id"])]
                 found = translations.find(language, row["video_id"], ids, caption["text"], position, len(english))
@@ -155,7 +164,9 @@ class BenchmarkBuilder(LocalBuilder, datasets.GeneratorBasedBuilder):
                     translated = {"caption_id": ids[0], "language": language, "text": found[0], "source": found[1]}
                 yield (language, ids[0]), translated
 
-    def _check_translations(self, split: str, rows: list[dict], translations: Translations | None) -> None:
+    def _check_translations(self, split: str, rows: list[Row], translations: Translations | None) -> None:
+        if translations is None:
+            return
         missing = [
             (row["video_id"], caption_id, language)
             for row in rows
@@ -175,8 +186,8 @@ class BenchmarkBuilder(LocalBuilder, datasets.GeneratorBasedBuilder):
             )
 
 
-def human(caption_id: str, language: str, text: str) -> dict:
-    """A caption a person wrote."""
+def human(caption_id: str, language: str, text: str) -> dict[str, str]:
+    """A caption written by a person."""
     return {"caption_id": caption_id, "language": language, "text": text, "source": "human"}
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context, parent_process
@@ -44,8 +45,8 @@ def build(
     configs that are missing. Delete <output-dir>/<config> to build it again. What was repaired or skipped is listed
     with reasons and video ids in <output-dir>/reports/<config>.json.
     """
-    builder_class = load_builder(dataset)
-    make = partial(builder_class, data_dir=str(data_dir), **parse_options(option or []))
+    builder_class: Callable[..., DatasetBuilder] = load_builder(dataset)
+    make: partial[DatasetBuilder] = partial(builder_class, data_dir=str(data_dir), **parse_options(option or []))
     builders = [make(config_name=config) for config in configs]  # unknown names are refused before any work
     with locked(output_dir, "polyvid build"):
         _remove_leftovers(output_dir)
@@ -95,7 +96,7 @@ def _is_built(builder: DatasetBuilder, output_dir: Path) -> bool:
     return True
 
 
-def _build_config(make: partial, name: str, output_dir: Path, num_shards: int | None) -> None:
+def _build_config(make: partial[DatasetBuilder], name: str, output_dir: Path, num_shards: int | None) -> None:
     # Its own lock: a worker whose parent was killed may live on for a moment after the folder's lock became free.
     folder = output_dir / name
     with locked(folder, "polyvid build", wait=60):
@@ -107,7 +108,13 @@ def _build_config(make: partial, name: str, output_dir: Path, num_shards: int | 
 
 def _end_with_parent() -> None:
     """Let a worker end when the command itself is killed: nobody would wait for what it builds."""
-    Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
+    Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    if (parent := parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def parse_options(options: list[str]) -> dict[str, object]:

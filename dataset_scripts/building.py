@@ -21,7 +21,7 @@ import datasets.builder
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import ArrowBasedBuilder, DatasetBuilder, DownloadManager, Features
+from datasets import ArrowBasedBuilder, BuilderConfig, DatasetBuilder, DownloadManager, Features
 from tqdm import tqdm
 
 from polyvid.dataset_scripts.locking import locked
@@ -62,8 +62,10 @@ class LocalBuilder:
                 datasets.builder.extend_dataset_builder_for_streaming = patch
 
 
-class AliasedConfigs:
+class AliasedConfigs(LocalBuilder):
     """Mixin for builders whose configs are languages: `"cz"` and `"CS"` open the config `"cs"`."""
+
+    BUILDER_CONFIGS: list[BuilderConfig]
 
     def __init__(self, *args: Any, config_name: str | None = None, **kwargs: Any):
         if config_name is not None:
@@ -135,7 +137,7 @@ def write_json(path: str | os.PathLike, content: object) -> None:
 def parquet_writer(path: str | os.PathLike, schema: pa.Schema) -> pq.ParquetWriter:
     """A writer with the settings that read fastest here.
 
-    No dictionaries: hardly a value comes twice, and without them subtitles are smaller and read 1.5 times as fast.
+    No dictionaries: hardly any value repeats, and without them subtitles are smaller and read 1.5 times as fast.
     Large binary columns, which hold features, are not compressed: zstd saves 7 % and reads far slower. Every page has a
     checksum, which `open_shard` and `read_shard` verify.
     """
@@ -205,8 +207,8 @@ def _write_row_group(writer: pq.ParquetWriter, table: pa.Table) -> int:
 class ShardedWriter:
     """Writes one split, each row to the shard `shard_of(row["video_id"], num_shards)`, in the order of arrival.
 
-    Memory is bounded by `buffer_bytes`, whatever the number of shards. The caller sees to it that the folder appears
-    only when it is complete, as `write_dataset` does.
+    Memory is bounded by `buffer_bytes`, whatever the number of shards. The caller makes the folder appear when it is
+    complete, as `write_dataset` does.
 
     The Arrow schema is written without datasets' own metadata: 5.x would put types there that 3.6 cannot read, and for
     the plain types used here both infer the same features.
@@ -254,7 +256,7 @@ class ShardedWriter:
             _write_row_group(self._writers[shard], pa.concat_tables(self._tables[shard]))
         self._tables[shard], self._bytes[shard] = [], 0
 
-    def __exit__(self, error_type, error, traceback) -> None:
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
         if error_type is None:
             for shard in range(self.num_shards):
                 self._flush(shard)
@@ -266,7 +268,7 @@ def load_builder(name: str) -> type[DatasetBuilder]:
     """The builder class of `dataset_scripts/<name>/<name>.py`.
 
     Raises:
-        PolyvidError: when there is no such dataset; the message lists those there are.
+        PolyvidError: when there is no such dataset; the message lists the known ones.
     """
     folder = Path(__file__).parent
     names = sorted(path.name for path in folder.iterdir() if (path / f"{path.name}.py").is_file())
@@ -311,7 +313,7 @@ def convert_config(
     buffer_bytes: int = BUFFER_BYTES,
 ) -> dict[str, int]:
     """`write_dataset` for a process whose parent holds the lock of `output_dir`."""
-    num_shards = num_shards or getattr(builder, "default_num_shards", 1)
+    shards: int = num_shards if num_shards else getattr(builder, "default_num_shards", 1)
     folder = Path(output_dir) / builder.config.name
     temporary = folder.with_name(f".{folder.name}.incomplete")
     shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
@@ -322,7 +324,7 @@ def convert_config(
         # The builder's own generators, not `as_streaming_dataset`, which needs torch and its 180 MB.
         for generator in builder._split_generators(DownloadManager(dataset_name=builder.name)):
             split = str(generator.name)
-            with ShardedWriter(temporary, builder.info.features, split, num_shards, buffer_bytes) as writer:
+            with ShardedWriter(temporary, builder.info.features, split, shards, buffer_bytes) as writer:
                 progress = tqdm(desc=f"{builder.config.name}/{split}", unit=" rows", unit_scale=True)
                 for table in _tables(builder, generator.gen_kwargs, writer.schema):
                     writer.write(table)

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -50,8 +50,8 @@ def join(
         return _join(dataset_dir, features_dir, output_dir, feature_split)
 
 
-def _join(dataset_dir: Path, features_dir: Path, output_dir: Path, feature_split: str) -> dict[str, dict]:
-    report = {}
+def _join(dataset_dir: Path, features_dir: Path, output_dir: Path, feature_split: str) -> dict[str, dict[str, Any]]:
+    report: dict[str, dict[str, Any]] = {}
     for split in sorted({path.name.split("-")[0] for path in Path(dataset_dir).glob("*-*-of-*.parquet")}) or ["train"]:
         rows, features = find_shards(dataset_dir, split), find_shards(features_dir, feature_split)
         num_shards = max(len(rows), len(features))
@@ -87,8 +87,8 @@ def _is_joined(
     """Whether an output shard is whole and holds the videos that both sides have now."""
     try:
         found, columns = list(_video_ids([output])), pq.read_schema(output)
-    except (pa.ArrowInvalid, OSError) as error:
-        print(f"{output} is not a whole Parquet file ({error}); it is written again.")
+    except (PolyvidError, OSError) as error:
+        print(f"{error} It is written again.")
         return False
     wanted = set(_video_ids([rows_path])) & set(_video_ids([features_path]))
     wanted = {video_id for video_id in wanted if shard_of(video_id, num_shards) == index}
@@ -102,12 +102,12 @@ def _join_shard(rows_path: Path, features_path: Path, index: int, num_shards: in
     rows = pa.concat_tables(_rows_of_shard(rows_path, index, num_shards))
     row_of = {video_id: row for row, video_id in enumerate(rows["video_id"].to_pylist())}
     for features in _rows_of_shard(features_path, index, num_shards):
-        # pop: features of a video that comes a second time find no partner
+        # pop: the second features of a video find no partner
         partners = [row_of.pop(video_id, None) for video_id in features["video_id"].to_pylist()]
-        found = [place for place, row in enumerate(partners) if row is not None]
+        found = [position for position, row in enumerate(partners) if row is not None]
         if found:
             joined = features.take(pa.array(found))
-            partner_rows = rows.take(pa.array([partners[place] for place in found]))
+            partner_rows = rows.take(pa.array([partners[position] for position in found]))
             for name in partner_rows.column_names:
                 if name != "video_id":
                     joined = joined.append_column(name, partner_rows[name])

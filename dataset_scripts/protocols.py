@@ -14,7 +14,7 @@ from polyvid.modeling.errors_mmp import PolyvidError
 class Split:
     """How many videos (images, for Multi30K) a split has, and how many captions per language.
 
-    `captions` counts what people wrote. A count of `None` is not asserted, because releases of the file differ.
+    `captions` counts those written by people. A count of `None` is not asserted, because releases of the file differ.
     """
 
     videos: int
@@ -32,7 +32,7 @@ class Protocol:
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """The languages people wrote captions in; others come from translation files."""
+        """The languages with captions written by people; others come from translation files."""
         return tuple(dict.fromkeys(language for split in self.splits.values() for language in split.captions))
 
 
@@ -190,7 +190,7 @@ def check_counts(protocol: Protocol, split: str, rows: list[dict], languages: li
     for row in rows:
         for caption in row["captions"]:
             found[caption["language"]] += 1
-    counts = [("videos", expected.videos, len(rows))]
+    counts: list[tuple[str, int | None, int]] = [("videos", expected.videos, len(rows))]
     counts += [(f"captions ({language})", expected.captions.get(language), found[language]) for language in languages]
     wrong = [f"{want:,} {what}, found {have:,}" for what, want, have in counts if want is not None and want != have]
     if wrong:

@@ -72,6 +72,7 @@ def _has(folder: Path, language: str) -> bool:
 def _subtitle_lists(dataset_dir: Path, language: str) -> Iterator[tuple[pa.Array, pa.Array]]:
     """Per row group, video ids and texts (a list per video), of the videos that have subtitles in the language."""
     source = _source(dataset_dir, language)
+    assert source is not None, "only languages with a source are counted"
     column = "text" if source.name == language else f"{language}.text"
     for shard in tqdm(find_shards(source), desc=language, unit=" shards"):
         file = pq.ParquetFile(shard)
@@ -83,7 +84,7 @@ def _subtitle_lists(dataset_dir: Path, language: str) -> Iterator[tuple[pa.Array
             yield table["video_id"].combine_chunks().filter(present), texts.filter(present)
 
 
-def count_tokens(dataset_dir: Path, language: str, tokenizer) -> dict:
+def count_tokens(dataset_dir: Path, language: str, tokenizer: Callable[..., Any]) -> dict[str, Any]:
     """Counts of one language: videos, subtitles, tokens (without special tokens) and the two histograms.
 
     `tokens_per_video[i]` counts videos with 50·i to 50·i + 49 tokens, `tokens_per_subtitle[i]` subtitles of i tokens;
@@ -132,7 +133,9 @@ def _load_tokenizer(name: str) -> Callable[..., Any]:
 
 def _count_once(dataset_dir: Path, language: str, tokenizer_name: str, load: Callable[[], Any]) -> dict[str, Any]:
     path = dataset_dir / "statistics" / f"{language}.json"
-    shards = [[shard.name, shard.stat().st_size] for shard in find_shards(_source(dataset_dir, language))]
+    source = _source(dataset_dir, language)
+    assert source is not None, "only languages with a source are counted"
+    shards = [[shard.name, shard.stat().st_size] for shard in find_shards(source)]
     key = {"tokenizer": tokenizer_name, "shards": shards}
     if path.exists() and key.items() <= (counted := json.loads(path.read_text(encoding="utf-8"))).items():
         return counted

@@ -5,15 +5,15 @@ model), NLLB, M2M-100, mBART-50 (many). Each sentence keeps its id, so the trans
 and every row says which model in which revision wrote it.
 
 The output is `{output_dir}/{language}.jsonl`, which the builders read (`translations=`). During the work, rows
-are appended to `{language}.jsonl.part` batch by batch: stop it at any moment, by any signal, and run it again.
+are appended to `{language}.jsonl.part` batch by batch: after a stop, by any signal, the same command resumes.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Protocol
 
 import langcodes
 import typer
@@ -40,6 +40,14 @@ LANGUAGE_CODES = {
 
 MAX_NEW_TOKENS = 192
 """A bound for the rare sentence on which a model loops; the same for all, so that batches do not change the result."""
+
+
+class Translates(Protocol):
+    """What a translator must offer: the name that signs its rows, and texts in, translations out."""
+
+    source: str
+
+    def __call__(self, texts: list[str]) -> list[str]: ...
 
 
 def language_codes(language: str) -> tuple[str, ...]:
@@ -120,7 +128,7 @@ class Translator:
 
 def translate_captions(
     captions: Iterable[dict],
-    translator: Translator,
+    translator: Translates,
     language: str,
     output_dir: str | os.PathLike,
     batch_size: int = 64,
@@ -132,7 +140,7 @@ def translate_captions(
 
     Args:
         captions: `{"video_id", "caption_id", "text"}`.
-        translator: a `Translator`, or anything with `source` and a call `list of texts -> list of texts`.
+        translator: a `Translator`, or anything that does the same.
 
     Returns:
         the finished `{output_dir}/{language}.jsonl`; left as it is if it existed.
@@ -147,7 +155,7 @@ def translate_captions(
 
 
 def _translate_captions(
-    captions: list[dict], translator: Callable[[list[str]], list[str]], language: str, path: Path, batch_size: int
+    captions: list[dict], translator: Translates, language: str, path: Path, batch_size: int
 ) -> Path:
     if path.exists():
         _check_same_work(path, _read_rows(path), captions, translator.source, complete=True)
@@ -247,7 +255,7 @@ def _check_same_work(path: Path, rows: dict, captions: list[dict], source: str, 
         raise PolyvidError(f"{path} holds translations of other captions: choose another output folder.")
 
 
-def _revision(name: str, model) -> str:
+def _revision(name: str, model: Any) -> str:
     """The commit on the Hub; for a folder, a digest of its weights."""
     if not Path(name).is_dir():
         return model.config._commit_hash or "unknown"

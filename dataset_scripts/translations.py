@@ -6,18 +6,23 @@ Three shapes are read, all aligned with the English captions sentence by sentenc
 - `*_{language}.json` of the shape `{"video0.mp4": ["first caption", ...]}`, how VTT in nine languages circulates
   (`ref_captions_de.json`, `test_de.json`; the extension in the keys is optional). Sentence k is the translation of the
   video's k-th English caption, or, where the English file of the same name is in the folder too
-  (`ref_captions_en.json`), of the English caption that stands at position k there;
+  (`ref_captions_en.json`), of its caption at position k;
 - `*_{language}.json` of MSR-VTT's own shape, `{"sentences": [{"video_id", "sen_id", "caption"}]}`, aligned by `sen_id`.
 """
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from polyvid.dataset_scripts.schema import LANGUAGES, canonical_language
 from polyvid.modeling.errors_mmp import PolyvidError
 
 LANGUAGE_IN_NAME = re.compile(r"(?:^|[._-])([a-z]{2,3})$", re.IGNORECASE)
+
+
+Lists = dict[str, list[str]]  # video -> its captions in order
 
 
 def without_extension(video_id: str) -> str:
@@ -35,7 +40,7 @@ class Translations:
             languages: only these are kept; default: all that are found.
 
         Raises:
-            FileNotFoundError: if there is no such path, or no translation in it, or none into one of `languages`.
+            FileNotFoundError: if the path does not exist, or holds no translation into one of `languages`.
             PolyvidError: for a file that cannot be read, naming it and the line.
         """
         path = Path(path)
@@ -44,7 +49,9 @@ class Translations:
         self.path = path
         kept = LANGUAGES if languages is None else languages
         self.by_id: dict[str, dict[tuple[str, str], tuple[str, str]]] = {language: {} for language in kept}
-        self.lists: dict[str, list[tuple[dict, dict, str]]] = {language: [] for language in kept}
+        self.lists: dict[str, list[tuple[dict[str, list[str]], dict[str, list[str]], str]]] = {
+            language: [] for language in kept
+        }
         files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in (".json", ".jsonl"))
         for file in files:
             if file.suffix == ".jsonl":
@@ -74,7 +81,9 @@ class Translations:
                 return found
         return None
 
-    def _candidates(self, language, video_id, ids, text, position, count):
+    def _candidates(
+        self, language: str, video_id: str, ids: list[str], text: str, position: int, count: int
+    ) -> Iterator[tuple[str, str]]:
         for sentence_id in ids:
             if (video_id, sentence_id) in self.by_id[language]:
                 yield self.by_id[language][video_id, sentence_id]
@@ -107,7 +116,7 @@ class Translations:
             return
         source = f"file:{file.name}"
         content = read_json(file)
-        if "sentences" in content:
+        if isinstance(content, dict) and "sentences" in content:
             for row in content["sentences"]:
                 self.by_id[language][row["video_id"], str(row["sen_id"])] = (row["caption"], source)
             return
@@ -116,7 +125,7 @@ class Translations:
         self.lists[language].append((_captions_by_video(file), english_texts, source))
 
 
-def read_json(file: Path) -> dict | list:
+def read_json(file: Path) -> Any:
     """Parse a JSON file; the error of a broken one names it."""
     try:
         return json.loads(file.read_text(encoding="utf-8-sig"))

@@ -19,7 +19,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import av
 import pyarrow as pa
@@ -109,7 +109,7 @@ def read_annotations(packages: Path) -> dict[str, dict[str, dict]]:
     """CLDR annotations as language → video id → {"tts": [short name], "default": [keyword, ...]}."""
     annotations = {}
     for language in LANGUAGES:
-        merged = {}
+        merged: dict[str, dict[str, Any]] = {}
         for folder in ("annotations", "annotationsDerived"):
             paths = list(packages.glob(f"*/package/{folder}/{language}/annotations.json"))
             if not paths:

@@ -4,7 +4,9 @@ The data are in this folder (`build.py` made them): `clips/{video_id}.mp4`, `cap
 """
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pyarrow.parquet as pq
@@ -47,8 +49,8 @@ class FluentEmoji9(LocalBuilder, datasets.GeneratorBasedBuilder):
             datasets.SplitGenerator(name=split, gen_kwargs={"folder": str(folder), "split": split}) for split in SPLITS
         ]
 
-    def _generate_examples(self, folder: str, split: str):
-        captions: dict[str, list[dict]] = {}
+    def _generate_examples(self, folder: str, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        captions: dict[str, list[dict[str, str]]] = {}
         for row in pq.read_table(Path(folder) / "captions.parquet").to_pylist():
             name, language = row["name"], row["language"]
             keywords = [keyword for keyword in row["keywords"] if keyword.casefold() != name.casefold()]

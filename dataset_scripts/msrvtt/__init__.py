@@ -1,0 +1,1 @@
+"""MSR-VTT: official JSON and CSV files in, rows of captions out."""

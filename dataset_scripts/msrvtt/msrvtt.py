@@ -7,12 +7,13 @@ Official files, in `data_dir`: `train_val_videodatainfo.json` and `test_videodat
 import csv
 from collections import defaultdict
 from functools import cached_property
+from pathlib import Path
 
-from polyvid.dataset_scripts.benchmark import BenchmarkBuilder, configs, human, read_lines
+from polyvid.dataset_scripts.benchmark import BenchmarkBuilder, Row, configs, human, read_lines
 from polyvid.dataset_scripts.translations import read_json
 from polyvid.modeling.errors_mmp import PolyvidError
 
-OFFICIAL_PARTS = {
+OFFICIAL_PARTS: dict[str, dict[str, tuple[str, ...]]] = {
     "1k-A": {"train": ("train",), "validation": ("validate",)},
     "7k": {"train": ("train", "validate")},
     "9k": {"train": ("train", "validate", "test")},  # less the videos of the 1k-A test
@@ -27,7 +28,7 @@ class MSRVTT(BenchmarkBuilder):
     BUILDER_CONFIGS = configs("msrvtt")
     DEFAULT_CONFIG_NAME = "1k-A"
 
-    def read_split(self, split, languages):
+    def read_split(self, split: str, languages: list[str]) -> list[Row]:
         if split == "test" and self.config.name != "official":
             return [
                 {"video_id": pair["video_id"], "captions": [human(pair["key"], "en", pair["sentence"])]}
@@ -35,7 +36,8 @@ class MSRVTT(BenchmarkBuilder):
             ]
         parts = OFFICIAL_PARTS[self.config.name][split]
         held_out = {pair["video_id"] for pair in self._test_pairs} if self.config.name == "9k" else set()
-        videos, sentences = {}, {}
+        videos: dict[str, str] = {}
+        sentences: dict[str, list[tuple[str, str]]] = {}
         for file in self._files(parts):
             part_of, captions = self._read(file)
             videos |= part_of
@@ -49,11 +51,11 @@ class MSRVTT(BenchmarkBuilder):
             if videos[video_id] in parts and video_id not in held_out
         ]
 
-    def other_ids(self, video_id, caption_id):
+    def other_ids(self, video_id: str, caption_id: str) -> list[str]:
         """A 1k-A pair is one of the video's official captions: its translation may be filed under that `sen_id`."""
         return self._sen_ids_of_test_pairs.get((video_id, caption_id), [])
 
-    def _files(self, parts):
+    def _files(self, parts: tuple[str, ...]) -> list[Path]:
         try:
             return [self.find_file("MSRVTT_data.json")]
         except FileNotFoundError:
@@ -61,7 +63,7 @@ class MSRVTT(BenchmarkBuilder):
             names += ["test_videodatainfo.json"] if "test" in parts else []
             return [self.find_file(name) for name in names]
 
-    def _read(self, file):
+    def _read(self, file: Path) -> tuple[dict[str, str], dict[str, list[tuple[str, str]]]]:
         """Of one official file: the part each video belongs to, and its captions as (sen_id, text)."""
         if file not in self._contents:
             content = read_json(file)
@@ -76,11 +78,11 @@ class MSRVTT(BenchmarkBuilder):
         return self._contents[file]
 
     @cached_property
-    def _contents(self):
+    def _contents(self) -> dict[Path, tuple[dict[str, str], dict[str, list[tuple[str, str]]]]]:
         return {}
 
     @cached_property
-    def _test_pairs(self):
+    def _test_pairs(self) -> list[dict[str, str]]:
         file = self.find_file("MSRVTT_JSFUSION_test.csv")
         pairs = list(csv.DictReader(read_lines(file)))
         if not pairs or not {"key", "video_id", "sentence"} <= set(pairs[0]):
@@ -88,7 +90,7 @@ class MSRVTT(BenchmarkBuilder):
         return pairs
 
     @cached_property
-    def _sen_ids_of_test_pairs(self):
+    def _sen_ids_of_test_pairs(self) -> dict[tuple[str, str], list[str]]:
         if self.config.name == "official":
             return {}
         try:

@@ -1,0 +1,1 @@
+"""Multi30K: official text files in, rows of captions out; region features in, a feature dataset out."""

@@ -6,7 +6,7 @@ the same in `de` (task 2: five captions each, written independently); the image 
 `test_2016_flickr.txt`. A row's `video_id` is the image's name without `.jpg`.
 """
 
-from polyvid.dataset_scripts.benchmark import BenchmarkBuilder, configs, human, read_lines
+from polyvid.dataset_scripts.benchmark import BenchmarkBuilder, Row, configs, human, read_lines
 from polyvid.modeling.errors_mmp import PolyvidError
 
 TASK1_NAMES = {"train": "train", "validation": "val", "test": "test_2016_flickr"}
@@ -14,7 +14,7 @@ TASK2_NAMES = {"train": "train", "validation": "val", "test": "test_2016"}
 
 
 class Multi30K(BenchmarkBuilder):
-    """Caption ids are `en1 … en5`, `de1 … de5` for descriptions; a translation bears the id of the English original.
+    """Caption ids are `en1 … en5`, `de1 … de5` for descriptions; a translation has the id of the English original.
 
     The task 1 English caption is always one of the five of task 2 (checked), so French and Czech are aligned with it
     in the protocol `both`. The German translations of task 1 are left out there: German has its own descriptions.
@@ -24,7 +24,7 @@ class Multi30K(BenchmarkBuilder):
     BUILDER_CONFIGS = configs("multi30k")
     DEFAULT_CONFIG_NAME = "both"
 
-    def read_split(self, split, languages):
+    def read_split(self, split: str, languages: list[str]) -> list[Row]:
         task1, task2 = TASK1_NAMES[split], TASK2_NAMES[split]
         images = [line.removesuffix(".jpg") for line in read_lines(self.find_file(f"{task1}.txt")) if line]
         if self.config.name == "task1":
@@ -41,7 +41,7 @@ class Multi30K(BenchmarkBuilder):
         translated = {
             language: self._read(f"{task1}.{language}", images) for language in languages if language in ("fr", "cs")
         }
-        originals = self._originals(task1, task2, images) if translated else None
+        originals = self._originals(task1, task2, images) if translated else []
         rows = []
         for k, image in enumerate(images):
             captions = [
@@ -53,14 +53,14 @@ class Multi30K(BenchmarkBuilder):
             rows.append({"video_id": image, "captions": captions})
         return rows
 
-    def _read(self, name, images):
+    def _read(self, name: str, images: list[str]) -> list[str]:
         file = self.find_file(name)
         lines = read_lines(file)
         if len(lines) != len(images):
             raise PolyvidError(f"{file}: {len(lines):,} captions for {len(images):,} images; lines must correspond.")
         return lines
 
-    def _originals(self, task1, task2, images):
+    def _originals(self, task1: str, task2: str, images: list[str]) -> list[str]:
         """For each image the id of the description that task 1 translates."""
         columns = [self._read(f"{task2}.{number}.en", images) for number in range(1, 6)]
         originals = []

@@ -13,13 +13,14 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from polyvid.dataset_scripts.building import AliasedConfigs, LocalBuilder
+from polyvid.dataset_scripts.building import AliasedConfigs
 from polyvid.dataset_scripts.multi_howto100m.language_join import join_languages
 from polyvid.dataset_scripts.multi_howto100m.subtitle_json import RepairReport, read_subtitles
 from polyvid.dataset_scripts.schema import LANGUAGES, canonical_language
@@ -58,7 +59,7 @@ class SubtitleConfig(datasets.BuilderConfig):
     languages: tuple[str, ...] = LANGUAGES
 
 
-class MultiHowTo100M(AliasedConfigs, LocalBuilder, datasets.ArrowBasedBuilder):
+class MultiHowTo100M(AliasedConfigs, datasets.ArrowBasedBuilder):
     """Configs: a language (rows `{video_id, text, start, end}`), `all` (`{video_id, en: {text, start, end}, ...}`,
     empty lists where a language lacks the video), and `howto100m` (the English original with its categories)."""
 
@@ -67,7 +68,7 @@ class MultiHowTo100M(AliasedConfigs, LocalBuilder, datasets.ArrowBasedBuilder):
     scratch_dir: Path | None = None  # where the rows of `all` are spilled; default: the cache of datasets
 
     def _info(self) -> datasets.DatasetInfo:
-        columns = SUBTITLE_COLUMNS
+        columns: dict[str, Any] = SUBTITLE_COLUMNS
         if self.config.name == "all":
             self.config.languages = tuple(canonical_language(language) for language in self.config.languages)
             columns = {language: SUBTITLE_COLUMNS for language in self.config.languages}
@@ -78,7 +79,7 @@ class MultiHowTo100M(AliasedConfigs, LocalBuilder, datasets.ArrowBasedBuilder):
             features=datasets.Features({"video_id": datasets.Value("string"), **columns}),
         )
 
-    def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
+    def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         files = self.source_files()
         return [datasets.SplitGenerator(datasets.Split.TRAIN, gen_kwargs={"files": files})]
 
@@ -137,7 +138,7 @@ class MultiHowTo100M(AliasedConfigs, LocalBuilder, datasets.ArrowBasedBuilder):
             if report.reasons:
                 logger.warning(str(report))
         self.report = {name: report.to_dict() for name, report in reports.items()}
-        if os.path.isdir(getattr(self, "_output_dir", None) or ""):  # as a loading script: beside the Arrow files
+        if os.path.isdir(getattr(self, "_output_dir", None) or ""):  # as a loading script: next to the Arrow files
             Path(self._output_dir, "report.json").write_text(json.dumps(self.report, ensure_ascii=False, indent=1))
 
 

@@ -2,14 +2,15 @@
 
 Official files, in `data_dir`: `vatex_training_v1.0.json` and `vatex_validation_v1.0.json`. For the protocol of Chen et
 al. 2020 also the two id lists of their release, `public_split/val_names.npy` and `tst_names.npy` (or `.txt`, one id a
-line); who does not have them builds `hashed-halves`, which has the same sizes but other videos.
+line); without them, build `hashed-halves`, which has the same sizes but other videos.
 """
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 
-from polyvid.dataset_scripts.benchmark import BenchmarkBuilder, configs, human, read_lines
+from polyvid.dataset_scripts.benchmark import BenchmarkBuilder, Row, configs, human, read_lines
 from polyvid.dataset_scripts.translations import read_json, without_extension
 from polyvid.modeling.errors_mmp import PolyvidError
 
@@ -23,7 +24,7 @@ class VATEX(BenchmarkBuilder):
     BUILDER_CONFIGS = configs("vatex")
     DEFAULT_CONFIG_NAME = "chen2020"
 
-    def read_split(self, split, languages):
+    def read_split(self, split: str, languages: list[str]) -> list[Row]:
         if split == "train" or self.config.name == "official":
             name = "vatex_training_v1.0.json" if split == "train" else "vatex_validation_v1.0.json"
             return self._read(name, languages)
@@ -41,7 +42,7 @@ class VATEX(BenchmarkBuilder):
         half = len(order) // 2
         return order[:half] if split == "validation" else order[half:]
 
-    def _read(self, name, languages):
+    def _read(self, name: str, languages: list[str]) -> list[Row]:
         file = self.find_file(name)
         rows = []
         for number, video in enumerate(read_json(file)):
@@ -58,6 +59,6 @@ class VATEX(BenchmarkBuilder):
         return rows
 
 
-def _read_ids(file) -> set[str]:
+def _read_ids(file: Path) -> set[str]:
     ids = np.load(file).tolist() if file.suffix == ".npy" else read_lines(file)
     return {without_extension(str(video_id)) for video_id in ids if video_id}
