@@ -16,6 +16,7 @@ import re
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import yaml
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -157,7 +158,8 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
             the recipe's own folders, or a `name` that is no file name.
     """
     path = find_recipe(path)
-    config, stated = OmegaConf.structured(Recipe), OmegaConf.create()
+    config: Any = OmegaConf.structured(Recipe)
+    stated: Any = OmegaConf.create()
     for file, content in _with_bases(path):
         try:
             config, stated = OmegaConf.merge(config, content), OmegaConf.merge(stated, content)
@@ -181,7 +183,7 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
             missing |= {f"data.{key}" for key in ("dataset", "features") if config.data[key] is None}
         if missing:
             raise RecipeError(f"{path} gives no value for {', '.join(sorted(missing))}.")
-        recipe: Recipe = OmegaConf.to_object(config)
+        recipe = cast(Recipe, OmegaConf.to_object(config))
     except OmegaConfBaseException as error:
         raise RecipeError(f"{path}: {_explain(error)}") from None
     except RecursionError:
@@ -191,7 +193,7 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
             f"{path}: name is {recipe.name!r}, but it becomes part of file names: use letters, digits and . _ - only."
         )
     if recipe.model.init_from is not None:  # that model knows its shape
-        own = OmegaConf.to_container(stated).get("model", {})
+        own = stated.get("model") or {}
         for field_name in SHAPE:
             if own.get(field_name) is None:
                 setattr(recipe.model, field_name, None)
@@ -355,12 +357,12 @@ def _calls_resolver(text: str) -> bool:
 def _explain(error: OmegaConfBaseException) -> str:
     if isinstance(error, ConfigKeyError):
         known = _all_keys(Recipe)
-        nearest = difflib.get_close_matches(error.full_key, known, n=1, cutoff=0.0)
+        nearest = difflib.get_close_matches(str(error.full_key), known, n=1, cutoff=0.0)
         return f"there is no key {error.full_key!r}; did you mean {nearest[0]!r}?"
     return f"{error.full_key}: {str(error).splitlines()[0]}" if error.full_key else str(error).splitlines()[0]
 
 
-def _all_keys(section: type, prefix: str = "") -> list[str]:
+def _all_keys(section: type | None, prefix: str = "") -> list[str]:
     keys = []
     for name, value in OmegaConf.structured(section)._content.items():
         keys.append(prefix + name)
