@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from polyvid.dataset_scripts.schema import LANGUAGES
@@ -17,17 +18,18 @@ Scores = dict[str, dict[str, float]]  # language → {"R@1": percent, ...}
 LABELS = {"ridge": "ridge regression", "kernel_ridge": "RBF kernel ridge regression"}
 
 
-def score_baselines(models: Sequence[str], overrides: Sequence[str] = ()) -> dict[str, dict[str, Scores]]:
+def score_baselines(models: Sequence[str], folder: Path, overrides: Sequence[str] = ()) -> dict[str, dict[str, Scores]]:
     """Fit both baselines for each model, choose λ on its validation clips, and score them on the test clips.
 
     Args:
         models: keys of `polyvid.train.demo.models.STAGES`.
+        folder: where the models are, or would be.
         overrides: of all recipes, such as `data.config=split_1`.
 
     Returns:
         baseline → model → language → scores, as `Ranks.scores` gives them.
     """
-    everything = recipes_of(models[0], overrides)[-1]
+    everything = recipes_of(models[0], folder, overrides)[-1]
     backbone, processor = build_model(replace(everything.model, init_from=None))
     processor.max_text_length = everything.data.max_text_length
     frozen = everything.data.frozen_states
@@ -40,7 +42,7 @@ def score_baselines(models: Sequence[str], overrides: Sequence[str] = ()) -> dic
 
     scores: dict[str, dict[str, Scores]] = {kind: {} for kind in PENALTIES}
     for name in models:
-        recipes = recipes_of(name, overrides)
+        recipes = recipes_of(name, folder, overrides)
         last = recipes[-1].data
         training = captions_of_runs((recipe.data, clips(recipe.data.train_split)) for recipe in recipes)
         choosing = replace(last, languages=last.validation_languages)

@@ -1,8 +1,9 @@
 """The demo's report: tables of the three models beside baselines and the paper's Table 4, and a bar chart."""
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -41,20 +42,44 @@ def recall_table(scores: Scores, metric: str, of_baselines: Mapping[str, Scores]
     return "\n".join(lines)
 
 
-def seeds_table(runs: Scores, of_baselines: Mapping[str, Scores] | None = None) -> str:
-    """Markdown: R@1 as mean ± standard deviation over seeds and splits, model by model, then baseline by baseline.
+def seeds_table(measured: Mapping[str, Any]) -> str:
+    """Markdown: R@1 as mean ± standard deviation over seeds and splits, for models, random starts and baselines.
+
+    Baselines have no seed: one of their runs is one split. They are shown for the splits that models were trained on.
 
     Args:
-        runs: `{model}_{split}_{seed}` → language → scores.
-        of_baselines: baseline → `{model}_{split}` → language → scores. A baseline has no seed.
+        measured: what `polyvid.train.demo.seeds` writes: `runs` and `random_start` (`{model}_{split}_{seed}` → language
+            → scores) and `baselines` (baseline → `{model}_{split}` → language → scores); any of them may be missing.
     """
-    lines = _header(["model", "runs", "R@1 en", "R@1 mean of the other eight"])
+    lines = _header(["model", "splits", "runs", "R@1 en", "R@1 mean of the other eight"])
+    trained = measured.get("runs", {})
     for name, label in models.LABELS.items():
-        lines += _spread_row(label, (run for key, run in runs.items() if key.rsplit("_split_", 1)[0] == name))
-    for kind, by_split in (of_baselines or {}).items():
+        lines += _spread_row(label, _runs_of(name, trained))
+    for name, label in models.LABELS.items():
+        lines += _spread_row(f"{label}, random start", _runs_of(name, measured.get("random_start", {})))
+    splits = {_split(key) for key in [*trained, *measured.get("random_start", {})]}
+    for kind, by_split in measured.get("baselines", {}).items():
+        shown = {key: scores for key, scores in by_split.items() if not splits or _split(key) in splits}
         for name in models.LABELS:
-            found = (scores for key, scores in by_split.items() if key.rsplit("_split_", 1)[0] == name)
-            lines += _spread_row(_baseline_label(kind, name), found)
+            lines += _spread_row(_baseline_label(kind, name), _runs_of(name, shown))
+    return "\n".join(lines)
+
+
+def summary_table(measured: Mapping[str, Any]) -> str:
+    """Markdown: what `seeds_table` says, one row for each model's training data and one column for each method.
+
+    Cells are R@1 in English / mean of the other eight, each mean ± standard deviation. Baselines are those of the
+    splits that models were trained on.
+    """
+    columns = {"warm start": measured.get("runs", {}), "random start": measured.get("random_start", {})}
+    splits = {_split(key) for runs in columns.values() for key in runs}
+    for kind, by_split in measured.get("baselines", {}).items():
+        columns[baselines.LABELS[kind]] = {key: scores for key, scores in by_split.items() if _split(key) in splits}
+    columns = {label: runs for label, runs in columns.items() if runs}
+    lines = _header(["pre-training", *columns])
+    for name, label in models.LABELS.items():
+        cells = [_spread(_runs_of(name, runs)) for runs in columns.values()]
+        lines.append(f"| {label} | {' | '.join(' / '.join(cell) if cell else '' for cell in cells)} |")
     return "\n".join(lines)
 
 
@@ -97,13 +122,26 @@ def _header(columns: Sequence[str]) -> list[str]:
     return [f"| {' | '.join(columns)} |", "|---|" + "---:|" * (len(columns) - 1)]
 
 
-def _spread_row(label: str, runs: Iterable[ByLanguage]) -> list[str]:
+def _split(key: str) -> str:
+    """`"0"` of `mmp_split_0_2` or `mmp_split_0`."""
+    return key.rsplit("_split_", 1)[1].split("_")[0]
+
+
+def _runs_of(model: str, runs: Scores) -> dict[str, ByLanguage]:
+    return {key: scores for key, scores in runs.items() if key.rsplit("_split_", 1)[0] == model}
+
+
+def _spread_row(label: str, runs: Scores) -> list[str]:
     """One line of Markdown; none for fewer than two runs, which have no spread."""
-    runs = list(runs)
+    cells = _spread(runs)
+    splits = " ".join(sorted({_split(key) for key in runs}))
+    return [f"| {label} | {splits} | {len(runs)} | {' | '.join(cells)} |"] if cells else []
+
+
+def _spread(runs: Scores) -> list[str]:
+    """R@1 in English and its mean over the other languages, as mean ± standard deviation; empty for one run."""
     if len(runs) < 2:
         return []
-    cells = [
-        f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
-        for values in ([run["en"]["R@1"] for run in runs], [mean_of_other_languages(run) for run in runs])
-    ]
-    return [f"| {label} | {len(runs)} | {' | '.join(cells)} |"]
+    english = [run["en"]["R@1"] for run in runs.values()]
+    others = [mean_of_other_languages(run) for run in runs.values()]
+    return [f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}" for values in (english, others)]

@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from polyvid.dataset_scripts.building import write_json
 from polyvid.dataset_scripts.schema import LANGUAGES
 from polyvid.train.data.videos import VideoFeatures, load_videos
 from polyvid.train.demo.baselines import score_baselines
-from polyvid.train.demo.models import CONFIGS, MODELS
+from polyvid.train.demo.models import CONFIGS, MODELS, recipes_of, stages_of
 from polyvid.train.demo.offline_backbone import convert
 from polyvid.train.demo.report import plot_recall_by_language, published_table, recall_table, seeds_table
 from polyvid.train.extraction.extract import extract
@@ -26,7 +26,6 @@ from polyvid.train.scoring.contact_sheet import plot_contact_sheet
 from polyvid.train.scoring.evaluation import TEXT_TO_VIDEO, Ranks, rank_benchmark
 
 TRAIN = Path(__file__).parents[1]
-RUNS = ("none", "mp_pretrain", "mp", "mmp_pretrain", "mmp")
 OUTPUT = Path("outputs/demo")
 SEEDS = TRAIN.parent / "hub_cards" / "results" / "demo_seeds.json"
 CLIPS = TRAIN.parent / "dataset_scripts" / "fluent_emoji_9" / "clips"
@@ -52,9 +51,10 @@ class Stages:
 
 def main() -> None:
     stage = prepare()
-    for run in RUNS:
-        with stage(f"train {run}"):
-            train(CONFIGS / f"{run}.yaml")
+    for name in MODELS:
+        for config, overrides in stages_of(name, OUTPUT):
+            with stage(f"train {config.stem}"):
+                train(config, overrides)
     with stage("evaluate"):
         results = evaluate_models()
     with stage("report"):
@@ -74,20 +74,11 @@ def prepare() -> Stages:
     return stage
 
 
-def train(config: Path) -> None:
+def train(config: Path, overrides: Sequence[str] = ()) -> None:
     """Run a recipe as a user would."""
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "1",
-        "--num_machines",
-        "1",
-    ]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
-    done = subprocess.run([*launch, str(TRAIN / "train.py"), "--config", str(config)])
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    done = subprocess.run([*launch, str(TRAIN / "train.py"), "--config", str(config), *overrides])
     if done.returncode:
         raise SystemExit(done.returncode)
 
@@ -113,7 +104,7 @@ def evaluate_models() -> dict:
     results = {
         "protocol": {"dataset": "fluent_emoji_9", "config": "split_0", "split": "test", "clips": len(videos)},
         "scores": {name: {lang: ranks.scores() for lang, ranks in found[name].items()} for name in MODELS},
-        "baselines": score_baselines(list(MODELS)),
+        "baselines": score_baselines(list(MODELS), OUTPUT),
         "shown_clip": best_found_clip(found["mmp"]),
     }
     write_json(path, results)
@@ -129,7 +120,7 @@ def best_found_clip(found: dict[str, Ranks]) -> str:
 def write_report(results: dict, seconds: dict[str, float]) -> None:
     """`report.md` and its two pictures from what `evaluate_models` returns and the seconds of each stage."""
     scores, baselines = results["scores"], results["baselines"]
-    recipe: Recipe = load_recipe(CONFIGS / "mmp.yaml")
+    recipe = recipes_of("mmp", OUTPUT)[-1]
     videos = load_videos(recipe.data, "test")
     features = VideoFeatures(recipe.data.features)
     plot_recall_by_language(scores, OUTPUT / "recall_by_language.png")
@@ -186,16 +177,22 @@ def spread_over_seeds() -> str:
     if not SEEDS.exists():
         return "One split and one seed; `make demo-seeds` measures the spread over seeds and splits."
     measured = json.loads(SEEDS.read_text(encoding="utf-8"))
-    table = seeds_table(measured["runs"], measured.get("baselines"))
+    commands = ", ".join(f"`{command}`" for command in measured["commands"].values())
     return (
         "This is one split and one seed. Over several of both (mean ± standard deviation; keywords only: no names in "
-        f"pre-training; `{measured['command']}`):\n\n{table}"
+        f"pre-training; {commands}):\n\n{seeds_table(measured)}"
     )
 
 
 def trained_parts(recipe: Recipe) -> str:
     """A sentence that says what training changed."""
     model = recipe.model
+    if model.lock_text:
+        return (
+            "Training changed the video tower alone; text is the frozen backbone's mean over tokens, projected on "
+            "principal components. Video began as a kernel regression. Both starts go beyond the paper, whose random "
+            "start `none.yaml`, `mp.yaml`, `mmp.yaml` and `paper_*.yaml` keep."
+        )
     if model.freeze_below == model.output_layer:
         return (
             f"Training changed the projections and the pooling heads; all {model.output_layer} layers of the text "

@@ -19,14 +19,15 @@ import typer
 
 from polyvid.dataset_scripts.building import write_json
 from polyvid.dataset_scripts.schema import LANGUAGES
-from polyvid.train.demo.models import CONTROL, STAGES, recipes_of
+from polyvid.train.demo.models import CONTROL, STAGES, Start, recipes_of
 from polyvid.train.demo.report import seeds_table
 from polyvid.train.demo.run import OUTPUT, SEEDS, prepare
+from polyvid.train.scoring.results import environment
 
 FOLDER = OUTPUT.parent / "demo_seeds"
 
 
-def score_run(model: str, split: str, seed: int) -> dict[str, dict[str, float]]:
+def score_run(model: str, split: str, seed: int, start: Start) -> dict[str, dict[str, float]]:
     """Train a model and score it on the test clips of its split: language → R@1, R@5, R@10."""
     import torch
     from transformers import AutoModel, AutoProcessor
@@ -36,9 +37,9 @@ def score_run(model: str, split: str, seed: int) -> dict[str, dict[str, float]]:
     from polyvid.train.scoring.evaluation import evaluate_retrieval
 
     torch.set_num_threads(1)  # splits are trained side by side
-    folder = FOLDER / split / f"{model}_{seed}"
+    folder = FOLDER / split / f"{start}_{model}_{seed}"
     changes = [f"data.config={split}", f"training.seed={seed}", f"data.frozen_states={_frozen_states(split)}"]
-    recipes = recipes_of(model, changes, folder)
+    recipes = recipes_of(model, folder, changes, start)
     for recipe in recipes:
         trainer = build_trainer(recipe)
         if not trainer.checkpoints.is_finished():
@@ -52,7 +53,7 @@ def score_run(model: str, split: str, seed: int) -> dict[str, dict[str, float]]:
     return scores
 
 
-def run_split(split: str, seeds: int, scores: Path) -> None:
+def run_split(split: str, seeds: int, start: Start, scores: Path) -> None:
     """All missing runs and baselines of a split, one after the other: they share what frozen layers computed."""
     import torch
 
@@ -62,26 +63,30 @@ def run_split(split: str, seeds: int, scores: Path) -> None:
     path = scores / f"baselines_{split}.json"
     if not path.exists():
         changes = [f"data.config={split}", f"data.frozen_states={_frozen_states(split)}"]
-        write_json(path, score_baselines(list(STAGES), changes))
+        write_json(path, score_baselines(list(STAGES), FOLDER / split, changes))
     for model, seed in sorted(((model, seed) for model in STAGES for seed in range(seeds)), key=_controls_last):
-        path = scores / f"{model}_{split}_{seed}.json"
+        path = scores / start / f"{model}_{split}_{seed}.json"
         if not path.exists():
-            write_json(path, score_run(model, split, seed))
+            write_json(path, score_run(model, split, seed, start))
 
 
 def collect(scores: Path) -> dict[str, dict]:
-    """The `runs` and `baselines` of a results file, from the files of `run_split`."""
-    runs: dict[str, dict] = {}
-    baselines: dict[str, dict] = {}
-    for path in sorted(scores.glob("*.json")):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if path.stem.startswith("baselines_"):
-            split = path.stem.removeprefix("baselines_")
-            for kind, by_model in content.items():
-                baselines.setdefault(kind, {}).update({f"{name}_{split}": found for name, found in by_model.items()})
-        else:
-            runs[path.stem] = content
-    return {"runs": runs, "baselines": baselines}
+    """What a results file holds, from the files of `run_split`.
+
+    Returns:
+        `runs` and `random_start` (`{model}_{split}_{seed}` → language → scores; of warm and of random starts) and
+        `baselines` (baseline → `{model}_{split}` → language → scores).
+    """
+    found: dict[str, dict] = {"runs": {}, "random_start": {}, "baselines": {}}
+    for name, start in (("runs", "warm"), ("random_start", "random")):
+        for path in sorted((scores / start).glob("*.json")):
+            found[name][path.stem] = json.loads(path.read_text(encoding="utf-8"))
+    for path in sorted(scores.glob("baselines_*.json")):
+        split = path.stem.removeprefix("baselines_")
+        for kind, by_model in json.loads(path.read_text(encoding="utf-8")).items():
+            of_kind = found["baselines"].setdefault(kind, {})
+            of_kind.update({f"{model}_{split}": scores_of for model, scores_of in by_model.items()})
+    return found
 
 
 def _frozen_states(split: str) -> Path:
@@ -102,18 +107,23 @@ def _controls_last(run: tuple[str, int]) -> tuple[bool, int]:
 def main(
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 3,
     splits: Annotated[list[str], typer.Option(help="Splits of Fluent-Emoji-9.")] = ("split_0", "split_1", "split_2"),
-    results: Annotated[Path, typer.Option(help="Results file.")] = SEEDS,
+    start: Annotated[Start, typer.Option(help="Of heads and projections; random is the paper's.")] = "warm",
+    results: Annotated[Path, typer.Option(help="Results file; runs that are there already are kept.")] = SEEDS,
 ) -> None:
     """Train every model with several seeds on several splits, a split on each core; keep all scores in one file."""
     prepare()
     scores = FOLDER / "scores"
     with ProcessPoolExecutor(min(len(splits), os.cpu_count() or 1), mp_context=get_context("spawn")) as pool:
-        for job in [pool.submit(run_split, split, seeds, scores) for split in splits]:
+        for job in [pool.submit(run_split, split, seeds, start, scores) for split in splits]:
             job.result()
-    command = f"python -m polyvid.train.demo.seeds --seeds {seeds} " + " ".join(f"--splits {split}" for split in splits)
-    found = collect(scores)
-    write_json(results, {"command": command, **found})
-    print(seeds_table(found["runs"], found["baselines"]))
+    known = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
+    command = f"python -m polyvid.train.demo.seeds --start {start} --seeds {seeds}"
+    known.setdefault("commands", {})[start] = command + "".join(f" --splits {split}" for split in splits)
+    known.setdefault("revisions", {})[start] = environment()["git_revision"]
+    for name, found in collect(scores).items():
+        known[name] = known.get(name, {}) | found
+    write_json(results, known)
+    print(seeds_table(known))
 
 
 if __name__ == "__main__":
