@@ -103,7 +103,7 @@ def _model_index(evaluation: facts.Evaluation) -> list[EvalResult]:
             task_type="text-to-video-retrieval",
             task_name="Text-video retrieval",
             dataset_type=evaluation.benchmark,
-            dataset_name=facts.source_card(evaluation.benchmark).data.pretty_name,
+            dataset_name=facts.source_card(evaluation.benchmark).data.get("pretty_name"),
             dataset_config=evaluation.protocol,
             dataset_split=evaluation.split,
             metric_type=METRICS[metric],
@@ -145,7 +145,7 @@ def splits_of(folder: Path, card: DatasetCard) -> list[dict]:
         FileNotFoundError: if the card names none, or a shard is missing.
     """
     found = []
-    for config in card.data.configs or []:
+    for config in card.data.get("configs") or []:
         name, files = config["config_name"], config["data_files"]
         for split in ["train"] if isinstance(files, str) else [entry["split"] for entry in files]:
             shards = find_shards(folder / name, split)

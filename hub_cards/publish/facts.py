@@ -93,11 +93,11 @@ def _read(file: Path, folder: Path, name: str, same_folder: bool) -> Evaluation 
         if not same and (same_folder or results["name"] != name):
             return None
         counts = results["counts"]
-        shape = (protocol["benchmark"], protocol["protocol"], protocol["split"])
+        searched = (protocol["benchmark"], protocol["protocol"], protocol["split"])
         intervals = {language: scores["R@1"] for language, scores in results["intervals_95"].items()}
         return Evaluation(
             file,
-            *shape,
+            *searched,
             counts["videos"],
             counts["videos_with_features"],
             results["scores"]["all"],
@@ -176,7 +176,7 @@ def training_data(data: DataRecipe) -> TrainingData:
             videos, captions = len(rows), {code: n for code, n in Counter(texts).items() if code in data.languages}
     except FileNotFoundError:
         protocols = {p.name: p for p in PROTOCOLS if p.benchmark == data.dataset}
-        if protocols and data.check_counts:
+        if data.dataset and protocols and data.check_counts:
             config = config or next(iter(protocols_of(data.dataset)))
             split = protocols[config].splits[data.train_split]
             videos = split.videos
@@ -229,13 +229,22 @@ def dataset_folder(dataset: str) -> Path:
 def source_of(card: DatasetCard) -> str | None:
     """Which dataset of this project a built card belongs to: building keeps the pretty name."""
     folders = (path.parent.name for path in dataset_folder("").glob("*/README.md"))
-    return next((name for name in folders if source_card(name).data.pretty_name == card.data.pretty_name), None)
+    return next((name for name in folders if _pretty_name(source_card(name)) == _pretty_name(card)), None)
+
+
+def _pretty_name(card: DatasetCard) -> str | None:
+    return card.data.get("pretty_name")
 
 
 def project_file(name: str) -> str:
     """LICENSE or CITATION.cff: of the checkout, or of the installed distribution, which keeps them in its metadata."""
     path = HERE.parents[1] / name
-    return path.read_text(encoding="utf-8") if path.is_file() else distribution("polyvid").read_text(f"licenses/{name}")
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    text = distribution("polyvid").read_text(f"licenses/{name}")
+    if text is None:
+        raise FileNotFoundError(f"The installed polyvid has no {name}: install it again.")
+    return text
 
 
 def bibtex() -> list[str]:

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 from huggingface_hub import HfApi, RepoCard, get_token
-from huggingface_hub.errors import HTTPError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from polyvid.hub_cards.publish.credentials import refuse_credentials
 from polyvid.hub_cards.publish.files import (
@@ -45,7 +45,7 @@ def push(
         Path | None,
         typer.Argument(help="Output folder of training (model) or of `polyvid build` (dataset). Default: our own."),
     ] = None,
-    repo_id: Annotated[str, typer.Option(help="Repository: <your name or organisation>/<name>.")] = ...,
+    repo_id: Annotated[str, typer.Option(help="Repository: <your name or organisation>/<name>.")] = ...,  # type: ignore[assignment]
     private: Annotated[
         bool | None, typer.Option("--private/--public", help="Who can see it. Default: the account's setting.")
     ] = None,

@@ -138,10 +138,11 @@ class _Encoder(nn.Module):
     def __init__(self, encoder: FrameEncoder):
         super().__init__()
         self.encoder = encoder
-        self.network = encoder.model.to(memory_format=torch.contiguous_format)  # as it is saved
+        self.network = encoder.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # as it is saved
 
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
-        return FrameEncoder.__call__.__wrapped__(self.encoder, windows)  # without inference_mode
+        without_inference_mode = FrameEncoder.__call__.__wrapped__  # type: ignore[attr-defined]
+        return without_inference_mode(self.encoder, windows)
 
 
 def _export_frame_encoder(features: Path, folder: Path) -> None:
@@ -195,7 +196,7 @@ def _to_h264(source: Path, target: Path) -> int:
     return len(frames)
 
 
-def _examples(videos: Sequence[dict], model, processor, index: VideoIndex) -> list[dict[str, str]]:
+def _examples(videos: Sequence[dict], model: Any, processor: Any, index: VideoIndex) -> list[dict[str, str]]:
     """For each language the name of a test clip that MMP finds, a different clip each: `{"language", "text"}`.
 
     Chosen among some of the animated clips (more would take minutes): by the rank at which the clip is found, then by

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from fastapi import HTTPException
 
@@ -16,17 +18,22 @@ DECODING_BYTES = 2 << 30  # address space of the process that decodes
 _FORM_BYTES = 4096  # what multipart/form-data adds to a file
 
 
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
 class RequestLimits:
     """ASGI middleware that answers 413 to a request that is too large, before its body is read.
 
     A body without a declared length is cut off at the limit. Uploads are also limited in number (503) and in time.
     """
 
-    def __init__(self, app):
+    def __init__(self, app: Callable[[Message, Receive, Send], Awaitable[None]]):
         self.app = app
         self.uploads = 0
 
-    async def __call__(self, scope, receive, send) -> None:
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
             return await self.app(scope, receive, send)
         is_upload = scope["path"].rstrip("/").endswith("/upload")
@@ -39,7 +46,7 @@ class RequestLimits:
         self.uploads += is_upload
         answered = False
 
-        async def answer(message) -> None:
+        async def answer(message: Message) -> None:
             nonlocal answered
             answered = True
             await send(message)
@@ -61,10 +68,10 @@ class _TooLarge(HTTPException):
         super().__init__(413, f"The request is too large: at most {limit:,} bytes are read.")
 
 
-def _counted(receive, limit: int):
+def _counted(receive: Receive, limit: int) -> Receive:
     received = 0
 
-    async def counting():
+    async def counting() -> Message:
         nonlocal received
         message = await receive()
         received += len(message.get("body", b""))
@@ -75,7 +82,7 @@ def _counted(receive, limit: int):
     return counting
 
 
-async def _refuse(send, status: int, reason: str) -> None:
+async def _refuse(send: Send, status: int, reason: str) -> None:
     body = json.dumps({"detail": reason}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     headers.append((b"connection", b"close"))  # else the server would read the rest to keep the connection

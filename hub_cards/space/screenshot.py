@@ -17,7 +17,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from PIL import Image
@@ -80,7 +80,7 @@ def _answers(address: str) -> bool:
 
 
 @contextmanager
-def open_browser(width: int = 1280, height: int = 900):
+def open_browser(width: int = 1280, height: int = 900) -> Iterator[Any]:
     """A headless browser as selenium's `WebDriver`, its page `width` CSS pixels wide, phones included.
 
     Raises:
@@ -105,7 +105,7 @@ def open_browser(width: int = 1280, height: int = 900):
         driver.quit()
 
 
-def wait_for(driver, script: str, seconds: float = 300):
+def wait_for(driver: Any, script: str, seconds: float = 300) -> Any:
     """What a script returns as soon as that is true.
 
     Raises:
