@@ -9,9 +9,7 @@ from polyvid.train.recipe import Recipe, load_recipe
 CONFIGS = Path(__file__).parents[1] / "configs" / "demo"
 
 MODELS = {"none": "no pre-training", "mp": "MP", "mmp": "MMP"}
-CONTROL = (
-    "mmp_keywords"  # MMP that never sees a name in pre-training, as subtitles never contain a benchmark's captions
-)
+CONTROL = "mmp_keywords"  # MMP without names in pre-training: subtitles do not contain a benchmark's captions either
 LABELS = MODELS | {CONTROL: "MMP, keywords only"}
 
 Start = Literal["warm", "random"]  # see `polyvid.train.loop.warm_start`; random is the paper's (§3.1)
