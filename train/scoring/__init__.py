@@ -1,10 +1,10 @@
 """Scoring: a model and a benchmark in, retrieval scores out.
 
 In: a trained model, a benchmark's captions and the features of its videos.
-Out: `results.json`, every query's rank, tables, plots and sheets of what was found.
+Out: `results.json`, the rank of every query, tables, plots and contact sheets.
 
-Reading order: `evaluate` (the command), `benchmark` (whose captions search for which videos), `measure` (from model to
+Reading order: `evaluate` (the command), `benchmark` (which captions search for which videos), `measure` (from model to
 results), `evaluation` (search in both directions), `ranking` (embeddings to ranks), `significance` (intervals and
-tests), `results` (what is written). On top of results: `compare`, `tables` (the paper's, with `published.yaml`),
-`ablation` (a grid of runs) and `contact_sheet`.
+tests), `results` (the files written). These build on the results: `compare`, `tables` (the paper's tables, with
+`published.yaml`) and `ablation` (a grid of runs). `contact_sheet` shows what a model finds.
 """

@@ -1,7 +1,7 @@
-"""`polyvid ablate`: the grids of Tables 1, 2, 3, 9, 10 and of Fig. 2, as differences from a recipe.
+"""`polyvid ablate`: the grids of Tables 1, 2, 3, 9, 10 and of Fig. 2, as changes to a recipe.
 
-A grid is a YAML file; see `configs/ablation/`. Every run trains in a process of its own, is evaluated, and is kept as
-a `results.json`. A run with results is skipped, and a run that was stopped resumes.
+A grid is a YAML file; see `configs/ablation/`. Each run trains in its own process, is evaluated, and leaves a
+`results.json`. A run that has results is skipped; a run that was interrupted resumes.
 """
 
 import difflib
@@ -38,7 +38,7 @@ TRAIN = Path(__file__).parents[1] / "train.py"
 
 @dataclass(frozen=True)
 class Stage:
-    """One training: a recipe and changes to it, as `key=value`."""
+    """One training run: a recipe and changes to it, as `key=value`."""
 
     recipe: Path
     changes: list[str]
@@ -46,10 +46,15 @@ class Stage:
 
 @dataclass(frozen=True)
 class Grid:
-    """A grid file: `runs` by name, each a list of stages of which every one starts from the one before it.
+    """A grid file.
 
-    `rows`: table → the run of each of its rows, None where there is none. `figure`: the runs of Fig. 2, in order.
-    `translations`: captions to test other languages with, where the benchmark has none.
+    Attributes:
+        path: the file itself.
+        output: folder for the results.
+        runs: name → stages; each stage starts from the model of the one before.
+        rows: table → the run for each of its rows, None for a row without a run.
+        figure: the runs of Fig. 2, in order.
+        translations: translated captions, to test languages in which the benchmark has none.
     """
 
     path: Path
@@ -61,12 +66,12 @@ class Grid:
 
 
 def load_grid(path: Path) -> Grid:
-    """Read a grid and check that each of its recipes can be run.
+    """Read a grid and check that all of its recipes are valid.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        PolyvidError: for an unknown key, a row without run or of a wrong number, or a recipe that is refused; names the
-            file and the run.
+        PolyvidError: for an unknown key, a table with the wrong number of rows, a row that names an unknown run, or an
+            invalid recipe; the message names the file and the run.
     """
     if not path.is_file():
         shipped = find_shipped(path) or find_shipped(Path("ablation") / path)
@@ -167,7 +172,7 @@ def ablate(
 
 
 def _missing(output: Path, runs: list[str], seeds: list[int]) -> list[tuple[str, int, Path]]:
-    """(run, seed, folder) of all that has no results yet."""
+    """(run, seed, folder) of everything that has no results yet."""
     wanted = [(name, number, output / name / f"seed_{number}") for number in seeds for name in runs]
     return [(name, number, folder) for name, number, folder in wanted if not (folder / "results.json").exists()]
 
@@ -184,7 +189,7 @@ def _commands(stages: list[Stage], folder: Path, seed: int, overrides: list[str]
 
 
 def _evaluate(name: str, folder: Path, stages: int, translations: Path | None) -> None:
-    # These import torch: late, for --dry-run and refusals.
+    # Imported late because they load torch, which --dry-run and argument errors do not need.
     from polyvid.train.scoring.benchmark import open_benchmark
     from polyvid.train.scoring.measure import measure
 
@@ -194,7 +199,7 @@ def _evaluate(name: str, folder: Path, stages: int, translations: Path | None) -
 
 
 def write_report(grid: Grid, output: Path, command: str) -> None:
-    """Tables in the paper's layout and Fig. 2, from the results that are there."""
+    """Write tables in the paper's layout, and Fig. 2, from the results so far."""
     results = find_results(output)
     if not results:
         raise PolyvidError(f"{output} holds no results yet.")
@@ -238,6 +243,6 @@ def _half_interval(results: Results) -> float:
 
 
 def _points(results: Results, key: tuple[str, str, str]) -> list[tuple[float, float]]:
-    """Mean and standard deviation over seeds of each of `FIGURE_COLUMNS`."""
+    """Mean and standard deviation over seeds, for each of `FIGURE_COLUMNS`."""
     columns = [measured(results[key], column) for column in FIGURE_COLUMNS]
     return [(mean(values), stdev(values) if len(values) > 1 else 0.0) for values in columns]

@@ -1,4 +1,4 @@
-"""A benchmark, opened for a model: whose captions search for which videos, and where the features are."""
+"""Opens a benchmark for a model: which captions search for which videos, and where the features are."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +16,12 @@ from polyvid.train.recipe import DataRecipe, Recipe
 
 @dataclass(frozen=True)
 class OpenedBenchmark:
-    """A split of a benchmark, and the run that is tested on it.
+    """A split of a benchmark, and the run being tested on it.
 
     Attributes:
         name, seed: of the model's run.
         videos: rows of `polyvid.dataset_scripts.schema.CAPTIONS`.
-        languages: to search in, as far as there are captions in them.
+        languages: to search in; those without captions are skipped.
         protocol: what identifies the benchmark in `results.json`.
         features: video id → array (seconds, width).
     """
@@ -49,23 +49,24 @@ def open_benchmark(
 ) -> OpenedBenchmark:
     """Find a benchmark's captions and features.
 
-    What is not given comes from the recipe, if the benchmark is the one that the recipe trains on.
+    If the recipe trains on this benchmark, missing arguments are taken from the recipe.
 
     Args:
         model: folder or Hub id.
         recipe: default: the one next to the model's weights.
-        benchmark: its name, or the paper's name for it. Default: the recipe's.
+        benchmark: its name here or in the paper. Default: the recipe's.
         features: folder of feature shards of its videos.
         protocol: default: the paper's.
-        split: the videos that are searched.
-        languages: `"all"` those with captions, or codes such as `"en,de"`.
+        split: the videos to search.
+        languages: codes such as `"en,de"`, or `"all"` for every language with captions.
         data_dir: folder with the benchmark's official files.
         translations: file or folder of translated captions.
         caption_kinds: only captions with these ids.
         check_counts: refuse files whose counts differ from the protocol's.
 
     Raises:
-        PolyvidError, FileNotFoundError: for what is unknown, missing, or not as the protocol says.
+        PolyvidError, FileNotFoundError: for an unknown benchmark, missing files, or counts that differ from the
+            protocol's.
     """
     check_local_path(model, "model")
     recipe = recipe or recipe_of(model)
@@ -73,7 +74,7 @@ def open_benchmark(
     if benchmark is None:
         raise PolyvidError(f"{model} has no recipe that names a benchmark: pass --benchmark.")
     benchmark = ALIASES.get(benchmark.lower(), benchmark.lower())
-    builder_class = load_builder(benchmark)  # refuses an unknown name before anything else is asked for
+    builder_class = load_builder(benchmark)  # rejects an unknown name before anything else is checked
     data = DataRecipe(
         dataset=benchmark,
         config=protocol,

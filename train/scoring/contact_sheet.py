@@ -1,7 +1,7 @@
-"""Qualitative sheets after the paper's Fig. 3 and 7: one video searched by its caption in each language.
+"""Qualitative results in the style of the paper's Fig. 3 and 7: search for a video by its caption in each language.
 
-For every query the top three videos with their cosine, the right one framed in green: as PNG and as an HTML page that
-holds its pictures itself.
+For each query the sheet shows the top three videos with their cosine; the correct one has a green frame. Written as PNG
+and as an HTML page with the images embedded.
 """
 
 import base64
@@ -48,9 +48,11 @@ figcaption {{ font-size: .8rem; color: #666; overflow-wrap: anywhere }}
 
 @dataclass(frozen=True)
 class Query:
-    """A caption of the video that was wanted, and the videos it found: pairs of index and cosine, best first.
+    """A caption of the target video and what it found.
 
-    `rank`: at which the wanted one is found, from 1; ties count against it.
+    Attributes:
+        found: (index of the video, cosine), best first.
+        rank: of the target, from 1; ties count against it.
     """
 
     language: str
@@ -67,10 +69,10 @@ def search_by_own_captions(
     wanted: Sequence[str],
     top: int = 3,
 ) -> dict[str, list[Query]]:
-    """Search all videos by the first caption of each wanted video in each language: video id → its queries.
+    """Search all videos with the first caption of each target in each language. Returns video id → its queries.
 
     Raises:
-        PolyvidError: for a wanted id that is not among the videos, or has no features.
+        PolyvidError: if a target is not among the videos or has no features.
     """
     shown = [video for video in videos if video["video_id"] in features]
     by_id = {video["video_id"]: video for video in shown}
@@ -109,13 +111,13 @@ def plot_contact_sheet(
     video_id: str,
     path: Path,
 ) -> None:
-    """The sheet of one video as PNG; the videos' rows say where their clips are (`clip`)."""
+    """Write the sheet of one video as PNG. Each row of `videos` gives its clip under `clip`."""
     queries = search_by_own_captions(model, processor, videos, features, [video_id])[video_id]
     write_png(queries, videos, video_id, path)
 
 
 def write_png(queries: Sequence[Query], videos: Sequence[Mapping[str, Any]], video_id: str, path: Path) -> None:
-    """A row for each query: language and text, then what was found."""
+    """One row per query: its language and text, then the videos found."""
     columns = max(len(query.found) for query in queries)
     with matplotlib.rc_context({"font.family": _font_families()}):
         figure = Figure(figsize=(2.85 + 1.55 * columns, 1.55 * len(queries)))
@@ -140,7 +142,7 @@ def write_png(queries: Sequence[Query], videos: Sequence[Mapping[str, Any]], vid
 def write_html(
     sheets: Mapping[str, Sequence[Query]], videos: Sequence[Mapping[str, Any]], title: str, path: Path
 ) -> None:
-    """All sheets on one page that needs no other file: the frames are embedded."""
+    """Write all sheets to one self-contained page; the frames are embedded."""
     frames: dict[int, str] = {}
     parts = [
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>',
@@ -170,7 +172,7 @@ def write_html(
 
 
 def _heading(query: Query, videos: Sequence[Mapping[str, Any]], video_id: str) -> str:
-    """The language, and where the wanted video is if it is not among those shown."""
+    """The language, and the rank of the target if it is not among the videos shown."""
     is_shown = any(videos[index]["video_id"] == video_id for index, _ in query.found)
     return LANGUAGE_NAMES[query.language] + ("" if is_shown else f": rank {query.rank}")
 
@@ -213,11 +215,11 @@ def contact_sheet(
 
 
 def middle_frame(clip: str | Path | bytes) -> np.ndarray:
-    """(height, width, 3) uint8: the frame in the middle of a clip, or the picture; of a file or of its content.
+    """The middle frame of a clip, or the image itself, as (height, width, 3) uint8. Takes a path or the file's bytes.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        PolyvidError: if no frame of it can be decoded; both name the file.
+        PolyvidError: if no frame can be decoded; the message names the file.
     """
     path = "The clip" if isinstance(clip, bytes) else clip
     if not isinstance(clip, bytes) and not Path(clip).is_file():
@@ -227,7 +229,7 @@ def middle_frame(clip: str | Path | bytes) -> np.ndarray:
         with av.open(io.BytesIO(clip) if isinstance(clip, bytes) else str(clip), mode="r") as container:
             middle = (container.duration or 0) / 2
             if middle:
-                container.seek(int(middle))  # to the last key frame before
+                container.seek(int(middle))  # to the last key frame before it
             for frame in container.decode(video=0):
                 if frame.time is None or frame.time * av.time_base >= middle:
                     break
@@ -250,7 +252,7 @@ def _as_data_url(frame: np.ndarray) -> str:
 
 
 def _font_families() -> list[str]:
-    """Matplotlib's own font for Latin and Cyrillic; Chinese needs another one, which the `demo` extra brings."""
+    """Matplotlib's default font for Latin and Cyrillic; the one for Chinese comes with the `demo` extra."""
     families = ["DejaVu Sans"]
     spec = find_spec("cvttf_NotoSansCJK_Regular")
     if spec is not None and spec.origin is not None:

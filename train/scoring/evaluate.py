@@ -1,4 +1,4 @@
-"""The command `polyvid evaluate`: a model on a benchmark, with all that it takes to repeat and compare the result."""
+"""`polyvid evaluate`: test a model on a benchmark, and record what is needed to reproduce and compare the result."""
 
 from pathlib import Path
 from typing import Annotated

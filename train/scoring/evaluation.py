@@ -1,4 +1,4 @@
-"""How well a model finds videos by texts, and texts by videos, in each language."""
+"""How well a model finds videos from text, and text from videos, in each language."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,10 +20,12 @@ TEXT_TO_VIDEO, VIDEO_TO_TEXT = "text_to_video", "video_to_text"
 
 @dataclass(frozen=True)
 class Ranks:
-    """Where each query found its target, in one direction and language.
+    """The rank at which each query found its target, for one direction and language.
 
-    `ranks` (queries,): from 1; a query whose video has no features ranks behind all videos of the benchmark, and its
-    entry of `has_features` is false. `video_ids`: the video each query belongs to.
+    Attributes:
+        ranks: (queries,) from 1. If the video has no features, the rank is worse than any in the benchmark.
+        has_features: (queries,) whether the query's video has features.
+        video_ids: (queries,) the video each query belongs to.
     """
 
     ranks: np.ndarray
@@ -36,7 +38,7 @@ class Ranks:
         return {"queries": len(ranks)} | retrieval_scores(ranks)
 
     def interval(self, score: str = "R@1") -> tuple[float, float]:
-        """95 % bootstrap interval of a score; videos are what is drawn."""
+        """95 % bootstrap interval of a score, resampling videos."""
         return bootstrap_interval(self.ranks, score, self.video_ids)
 
 
@@ -50,20 +52,21 @@ def rank_benchmark(
 ) -> dict[str, dict[str, Ranks]]:
     """Search in both directions, language by language.
 
-    Text to video: every caption is a query over all videos with features, whatever languages those have captions in.
-    Video to text: every video with captions of the language is a query over these; its best caption counts.
-    Blank captions are no queries (`count_blank_captions` says how many there are).
+    Text to video: every caption is a query over all videos with features, including videos that have no captions in
+    that language. Video to text: every video with captions in the language is a query over those captions, and its
+    best-ranked caption counts. Blank captions are not used as queries (`count_blank_captions` counts them).
 
     Args:
-        videos: rows of `polyvid.dataset_scripts.schema.CAPTIONS`. Images are videos whose seconds are regions.
+        videos: rows of `polyvid.dataset_scripts.schema.CAPTIONS`. For images, the regions take
+            the place of the seconds.
         features: video id → array (seconds, width of the processor's features).
-        progress: label of a bar that is shown; default: none.
+        progress: label of the progress bar; None shows no bar.
 
     Returns:
-        `{"text_to_video": {language: Ranks}, "video_to_text": {...}}`, languages without captions left out.
+        `{"text_to_video": {language: Ranks}, "video_to_text": {...}}`, without languages that have no captions.
 
     Raises:
-        PolyvidError: if none of the videos has features.
+        PolyvidError: if no video has features.
     """
     video_ids = np.array([video["video_id"] for video in videos])
     has_features = np.array([video_id in features for video_id in video_ids], dtype=bool)
@@ -78,7 +81,7 @@ def rank_benchmark(
     with tqdm(total=total, desc=progress, unit=" videos+texts", disable=progress is None) as bar:
         bar.set_postfix_str("videos")
         names = [str(name) for name in shown]
-        arrays = _Lookup(features, names)  # a view: arrays are read when their batch is due
+        arrays = _Lookup(features, names)  # a view: features are read batch by batch
         video_embeds = model.encode_videos(arrays, processor, names=names, progress=bar.update)
         for language, rows in queries.items():
             if not rows:
@@ -101,7 +104,7 @@ def rank_benchmark(
 
 
 def _queries(videos: Sequence[Mapping[str, Any]], language: str) -> list[tuple[int, str]]:
-    """(index of the video, text) of each caption in a language that says something."""
+    """(index of the video, text) for each caption in the language that is not blank."""
     return [
         (index, caption["text"])
         for index, video in enumerate(videos)
@@ -110,7 +113,7 @@ def _queries(videos: Sequence[Mapping[str, Any]], language: str) -> list[tuple[i
 
 
 def count_blank_captions(videos: Sequence[Mapping[str, Any]], languages: Sequence[str]) -> dict[str, int]:
-    """How many captions hold nothing but white space, by language; languages without such captions are left out."""
+    """Number of captions that are only white space, by language; languages without any are left out."""
     captions = [caption for video in videos for caption in video["captions"]]
     blank = Counter(caption["language"] for caption in captions if not caption["text"].strip())
     return {language: blank[language] for language in languages if blank[language]}
@@ -123,7 +126,7 @@ def evaluate_retrieval(
     features: Mapping[str, Any],
     languages: Sequence[str],
 ) -> dict[str, dict[str, float]]:
-    """Text-to-video scores by language, as `Ranks.scores` gives them; arguments as for `rank_benchmark`."""
+    """Text-to-video scores by language, as returned by `Ranks.scores`. Arguments as for `rank_benchmark`."""
     found = rank_benchmark(model, processor, videos, features, languages)
     return {language: ranks.scores() for language, ranks in found[TEXT_TO_VIDEO].items()}
 

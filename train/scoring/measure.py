@@ -1,4 +1,4 @@
-"""A model, tested on an opened benchmark: from embeddings to a folder of results."""
+"""Tests a model on an opened benchmark and writes a folder of results."""
 
 from pathlib import Path
 from typing import Any
@@ -26,24 +26,24 @@ def measure(
 
     Args:
         model: folder or Hub id.
-        opened: what `open_benchmark` found for it.
-        name: of the run, in tables. Default: the recipe's.
-        output: folder of the results. Default: `outputs/results/<name>/<benchmark>`.
+        opened: as returned by `open_benchmark`.
+        name: of the run in tables. Default: the recipe's.
+        output: folder for the results. Default: `outputs/results/<name>/<benchmark>`.
         device: default: cuda if there is one, else cpu.
-        int8: search also with texts encoded in int8.
+        int8: also search with text encoded in int8.
 
     Returns:
         The results as Markdown, and the folder.
 
     Raises:
-        PolyvidError: if there is no caption or no feature to search with, or if another run writes to the folder.
+        PolyvidError: if there are no captions or no features, or if another run is writing to the folder.
         OSError: if the model cannot be loaded or the results cannot be written.
     """
     name = name or opened.name
     output = output or RESULTS / name / opened.protocol["benchmark"]
     with locked(output, "polyvid evaluate"):
         loaded, processor = load_model(model, device)
-        quantized = quantize_text_tower(loaded) if int8 else None  # first, as it may refuse
+        quantized = quantize_text_tower(loaded) if int8 else None  # first, because it may raise
         search = (processor, opened.videos, opened.features, opened.languages)
         found = rank_benchmark(loaded, *search, progress="evaluate")
         if not found[TEXT_TO_VIDEO]:
@@ -82,5 +82,5 @@ def measure(
         plot_recall(results, output / "recall.png")
         with atomic_path(output / "results.md") as temporary:
             temporary.write_text(table, encoding="utf-8")
-        write_json(output / "results.json", results)  # last: its presence says that the evaluation is complete
+        write_json(output / "results.json", results)  # last: its presence marks the evaluation as complete
     return table, output

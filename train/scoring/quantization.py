@@ -1,4 +1,7 @@
-"""Texts encoded with 8-bit weights and activations: faster queries on CPUs; `polyvid evaluate` reports the loss."""
+"""Encodes text with 8-bit weights and activations, for faster queries on CPUs.
+
+`polyvid evaluate --int8` reports what this costs in recall.
+"""
 
 import copy
 import warnings
@@ -11,17 +14,17 @@ from polyvid.modeling.errors_mmp import PolyvidError
 
 
 def quantize_text_tower(model: MMPModel) -> MMPModel:
-    """A model whose text tower multiplies in int8; its video tower is the given model's own.
+    """A copy of the model with an int8 text tower; the video tower is shared with the original.
 
-    Weights are rounded once, per output channel; activations at run time, per tensor ("dynamic quantization"). The
-    embeddings of texts change a little, and with the texts they share a batch with, whose largest activation sets the
-    scale; those of videos, computed once and kept, not at all (unless both share a pooling head).
+    Weights are quantized once, per output channel; activations at run time, per tensor ("dynamic quantization"). Text
+    embeddings change slightly. They also depend on the other texts in the batch, because the largest activation sets
+    the scale. Video embeddings do not change, unless both towers share a pooling head.
 
-    `torch.ao.quantization` is deprecated in favour of torchao, whose eager int8 product is, on CPUs without VNNI, many
-    times slower than float32; this one is faster.
+    `torch.ao.quantization` is deprecated in favour of torchao. But on CPUs without VNNI, the eager int8 product of
+    torchao is many times slower than float32, while this one is faster.
 
     Raises:
-        PolyvidError: if the model is not on a CPU, or not in float32.
+        PolyvidError: if the model is not on the CPU or not in float32.
     """
     if model.device.type != "cpu":
         raise PolyvidError(f"int8 is for CPUs, the model is on {model.device}: pass --device cpu.")
@@ -32,9 +35,9 @@ def quantize_text_tower(model: MMPModel) -> MMPModel:
     quantized = copy.copy(model)
     quantized._modules = dict(model._modules)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecated, as said above
+        warnings.simplefilter("ignore")  # the deprecation mentioned above
         for name in ("text_model", "text_projection", "text_pooler"):
-            tower = nn.Sequential(getattr(model, name))  # a Linear alone is replaced only inside something
+            tower = nn.Sequential(getattr(model, name))  # a Linear is only replaced inside a container
             quantize = quantize_dynamic(tower, {nn.Linear: per_channel_dynamic_qconfig}, dtype=torch.qint8)
             quantized._modules[name] = quantize[0]
     return quantized

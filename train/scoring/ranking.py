@@ -11,10 +11,10 @@ from polyvid.train.scoring.text_video_retrieval.ranks import ranks_in_rows, reca
 __all__ = ["BLOCK_BYTES", "TIE", "ranks_of_targets", "recall_at_k", "retrieval_scores"]
 
 TIE = 1e-6
-"""Cosines that differ by less are ties: rounding alone makes them of equal embeddings."""
+"""Cosines closer than this count as ties: rounding alone can separate equal embeddings by so much."""
 
 BLOCK_BYTES = 64 << 20
-"""Of the similarity matrix held at a time."""
+"""Bytes of the similarity matrix held in memory at a time."""
 
 
 def ranks_of_targets(
@@ -26,23 +26,23 @@ def ranks_of_targets(
 ) -> np.ndarray:
     """The rank (1 = first) at which each query finds its target, by cosine; ties count against the model.
 
-    With `candidate_ids` several candidates may bear the same id, and the best of them counts. So text to video, with
-    any number of captions per video, is `ranks_of_targets(texts, videos, video_of_text)`, and video to text is
-    `ranks_of_targets(videos, texts, torch.arange(len(videos)), video_of_text)`: what is ranked there is the best of
-    the video's captions among the captions of other videos.
+    With `candidate_ids`, several candidates may share an id, and the best of them counts. Text to video, with any
+    number of captions per video, is `ranks_of_targets(texts, videos, video_of_text)`. Video to text is
+    `ranks_of_targets(videos, texts, torch.arange(len(videos)), video_of_text)`: the best caption of the video is
+    ranked among the captions of other videos.
 
     Args:
         query_embeds: (queries, dim), on any device, normalised or not.
         candidate_embeds: (candidates, dim).
-        targets: (queries,) id of each query's right candidates.
-        candidate_ids: (candidates,), by default their indices.
-        block_bytes: what is held of the similarity matrix.
+        targets: (queries,) the id of each query's correct candidates.
+        candidate_ids: (candidates,). Default: their indices.
+        block_bytes: how much of the similarity matrix is held at a time.
 
     Returns:
         (queries,) int64.
 
     Raises:
-        PolyvidError: if an embedding holds NaN or infinity, or a target is no candidate's id.
+        PolyvidError: if an embedding holds NaN or infinity, or no candidate has the id of a target.
     """
     for what, embeds in (("Query", query_embeds), ("Candidate", candidate_embeds)):
         finite = torch.isfinite(embeds.sum(1))
@@ -50,7 +50,7 @@ def ranks_of_targets(
             raise PolyvidError(f"{what} {int((~finite).nonzero()[0])} has an embedding with NaN or infinity.")
     ids = np.arange(len(candidate_embeds)) if candidate_ids is None else candidate_ids.cpu().numpy()
     wanted = targets.cpu().numpy()
-    order = np.argsort(ids, kind="stable")  # the right candidates of a query are then neighbours
+    order = np.argsort(ids, kind="stable")  # makes the correct candidates of a query adjacent
     first, last = (np.searchsorted(ids[order], wanted, side) for side in ("left", "right"))
     if (first == last).any():
         query = int(np.argmax(first == last))

@@ -1,4 +1,4 @@
-"""The plot of `polyvid evaluate`: recall by language. Needs the extra `report`."""
+"""The plot of `polyvid evaluate`: recall by language. Needs the `report` extra."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from polyvid.train.scoring.results import SHOWN, r1_intervals
 
 
 def plot_recall(results: Mapping[str, Any], path: Path) -> None:
-    """Text-to-video R@1, R@5 and R@10 by language, with the interval of R@1."""
+    """Plot text-to-video R@1, R@5 and R@10 by language, with the interval of R@1."""
     scores = results["scores"]["all"][TEXT_TO_VIDEO]
     languages = list(scores)
     figure = Figure(figsize=(2 + 0.9 * len(languages), 4))

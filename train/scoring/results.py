@@ -1,4 +1,4 @@
-"""What `polyvid evaluate` leaves on disk: scores as a table and a plot, every query's rank, and how they came about."""
+"""What `polyvid evaluate` writes: tables of scores, the rank of every query, and the environment they came from."""
 
 import platform
 import subprocess
@@ -16,13 +16,13 @@ from polyvid.dataset_scripts.building import atomic_path
 from polyvid.train.scoring.evaluation import TEXT_TO_VIDEO, VIDEO_TO_TEXT, Ranks
 
 RESULTS = Path("outputs/results")
-"""Where `polyvid evaluate` writes if it is not told otherwise."""
+"""Default output folder of `polyvid evaluate`."""
 
 SHOWN = ("R@1", "R@5", "R@10", "MedR", "MnR", "MRR")
 
 
 def score_table(found: Mapping[str, Mapping[str, Ranks]], only_with_features: bool) -> dict[str, dict]:
-    """direction → language → scores; languages none of whose videos has features are left out."""
+    """direction → language → scores. With `only_with_features`, languages without any such video are left out."""
     return {
         direction: {
             language: ranks.scores(only_with_features)
@@ -34,7 +34,7 @@ def score_table(found: Mapping[str, Mapping[str, Ranks]], only_with_features: bo
 
 
 def environment() -> dict[str, Any]:
-    """Versions, device, git revision and time: what decides whether a result can be repeated."""
+    """Versions, device, git revision and time: what is needed to reproduce a result."""
     packages = ("polyvid", "torch", "transformers", "datasets", "numpy")
     return {
         **{package: version(package) for package in packages},
@@ -45,9 +45,9 @@ def environment() -> dict[str, Any]:
     }
 
 
-@cache  # of the code that runs, whatever is changed meanwhile; a run asks at every checkpoint
+@cache  # the running code stays the same even if files change; a run asks at every checkpoint
 def git_revision() -> str | None:
-    """Of this code, with "+changes" where files differ from it; None outside a repository."""
+    """The commit of this code, plus "+changes" if files were modified; None outside a repository."""
 
     def git(*arguments: str) -> str:
         done = subprocess.run(
@@ -63,7 +63,7 @@ def git_revision() -> str | None:
 
 
 def write_ranks(path: Path, found: Mapping[str, Mapping[str, Ranks]]) -> None:
-    """Every query's rank, for `compare`."""
+    """Write the rank of every query, for `compare`."""
     arrays = {
         f"{direction}/{language}/{field}": values
         for direction, by_language in found.items()
@@ -75,7 +75,7 @@ def write_ranks(path: Path, found: Mapping[str, Mapping[str, Ranks]]) -> None:
 
 
 def read_ranks(path: Path) -> dict[str, dict[str, Ranks]]:
-    """What `write_ranks` wrote.
+    """Read what `write_ranks` wrote.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -94,7 +94,7 @@ def read_ranks(path: Path) -> dict[str, dict[str, Ranks]]:
 
 
 def to_markdown(results: Mapping[str, Any]) -> str:
-    """The results as tables, languages in the column order of the paper's Table 4."""
+    """The results as tables, with the languages in the order of the paper's Table 4."""
     protocol, counts = results["protocol"], results["counts"]
     lines = [
         f"# {results['name']} on {protocol['benchmark']}",
@@ -125,7 +125,7 @@ def to_markdown(results: Mapping[str, Any]) -> str:
 
 
 def int8_loss(whole: Mapping[str, Mapping], int8: Mapping[str, Mapping]) -> list[str]:
-    """Lines of a table: text-to-video scores with texts encoded in int8 less those in float32."""
+    """Lines of a table: text-to-video scores in int8 minus those in float32."""
     lines = ["", f"| text to video, int8 less float32 | {' | '.join(whole)} | mean |"]
     lines.append("|---|" + "---:|" * (len(whole) + 1))
     for score in SHOWN[:3]:

@@ -1,4 +1,4 @@
-"""Sentence vectors of the frozen text backbone: the mean of its output over the tokens of a text."""
+"""Sentence vectors from the frozen text backbone: the mean of its output over the tokens."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,15 +11,15 @@ from polyvid.train.loop.frozen_states import FrozenStates
 
 
 class SentenceVectors:
-    """Texts → (texts, hidden_size) float32, each text computed once.
+    """Texts → (texts, hidden_size) float32. Each text is computed only once.
 
-    Sentence encoders such as multilingual-e5 are trained with this mean, special tokens included.
+    The mean includes special tokens, as sentence encoders such as multilingual-e5 are trained.
 
     Args:
-        model: whose backbone is used, up to `output_layer`; its projections and heads play no part.
-        processor: tokenizes, and cuts texts to its `max_text_length`.
-        states: outputs of frozen layers that training keeps. Used where the whole backbone is frozen.
-        batch_size: texts computed at a time.
+        model: its backbone is used up to `output_layer`; its projections and heads are not.
+        processor: tokenizes, and truncates text to its `max_text_length`.
+        states: the cache of frozen-layer outputs kept by training. Used if the whole backbone is frozen.
+        batch_size: number of texts computed at a time.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class SentenceVectors:
         return np.stack([self._vectors[text] for text in texts])
 
     def embeddings(self, texts: Sequence[str]) -> np.ndarray:
-        """c_x of the whole text tower, as it is now: (texts, embed_dim) float32, not normalised."""
+        """c_x from the whole text tower with its current weights: (texts, embed_dim) float32, not normalised."""
         if self.states is None:
             return self.model.encode_texts(texts, self.processor).numpy()
         rows = np.empty((len(texts), self.model.config.embed_dim), dtype=np.float32)
@@ -68,7 +68,7 @@ class SentenceVectors:
 
 @contextmanager
 def _evaluating(model: MMPModel) -> Iterator[None]:
-    """Without dropout inside."""
+    """Evaluation mode (no dropout) inside the block."""
     was_training = model.training
     model.eval()
     try:

@@ -1,7 +1,7 @@
 """How sure a retrieval score is: bootstrap intervals, and a paired test between two runs.
 
-Both treat the video as the unit that was sampled: captions of one video succeed and fail together, and counting them
-as independent would make intervals too narrow.
+Both resample videos, not captions: the captions of one video tend to succeed or fail together, and treating them as
+independent would make intervals too narrow.
 """
 
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ BLOCK = 4 << 20
 
 
 def per_query_score(ranks: np.ndarray, score: str) -> np.ndarray:
-    """What is averaged over queries to give `R@k` (percent), `MRR` or `MnR`.
+    """The value per query whose mean is `R@k` (percent), `MRR` or `MnR`.
 
     Raises:
-        PolyvidError: for a score that is no mean over queries, such as MedR.
+        PolyvidError: for a score that is not a mean over queries, such as MedR.
     """
     if score.startswith("R@") and score[2:].isdigit():
         return 100.0 * (ranks <= int(score[2:]))
@@ -42,11 +42,11 @@ def bootstrap_interval(
 
     Args:
         ranks: (queries,).
-        groups: (queries,) each query's video id; videos are drawn with all their queries. Default: queries are drawn.
-        samples: number of resamplings.
+        groups: (queries,) each query's video id; a video is drawn with all its queries. Default: draw single queries.
+        samples: number of bootstrap samples.
 
     Returns:
-        lower and upper bound, in the unit of the score.
+        Lower and upper bound, in the unit of the score.
     """
     values, counts = _by_group(per_query_score(ranks, score), groups)
     generator = np.random.default_rng(seed)
@@ -67,17 +67,18 @@ def paired_test(
     samples: int = 10_000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """The difference of two runs on the same queries, and its two-sided p-value by paired randomisation.
+    """The difference between two runs on the same queries, and its two-sided p-value by paired randomisation.
 
-    Under the null hypothesis the two runs are exchangeable for each video: the sign of the video's difference is
-    flipped at random (Noreen 1989). For R@k with one query per video this is McNemar's exact test, drawn.
+    Under the null hypothesis the two runs are exchangeable for each video, so the sign of each video's difference is
+    flipped at random (Noreen 1989). For R@k with one query per video this is a Monte Carlo version of McNemar's exact
+    test.
 
     Args:
         ranks, other_ranks: (queries,) in the same order.
         groups: (queries,) each query's video id.
 
     Returns:
-        score of `ranks` minus score of `other_ranks`, and p (never below 1 / (samples + 1)).
+        Score of `ranks` minus score of `other_ranks`, and p (at least 1 / (samples + 1)).
 
     Raises:
         PolyvidError: if the runs have different numbers of queries.
@@ -96,7 +97,7 @@ def paired_test(
 
 
 def _by_group(values: np.ndarray, groups: Sequence[Any] | np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Sums and counts of the values of each group."""
+    """Sum and count of the values in each group."""
     if groups is None:
         return values, np.ones(len(values))
     _, index = np.unique(np.asarray(groups), return_inverse=True)

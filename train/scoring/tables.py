@@ -1,4 +1,4 @@
-"""`polyvid tables`: Tables 1-7, 9, 10 and 12 in the paper's layout, measured beside published."""
+"""`polyvid tables`: Tables 1-7, 9, 10 and 12 in the paper's layout, with measured next to published scores."""
 
 import json
 from collections import defaultdict
@@ -22,7 +22,7 @@ Results = Mapping[tuple[str, str, str], Sequence[Mapping[str, Any]]]
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table; `run` names whose results belong there, None for others' work."""
+    """A row of a table. `run` is the run whose results belong in it; None for other authors' methods."""
 
     labels: list[str]
     scores: list[float | None]
@@ -31,7 +31,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the paper. `columns` are "language score"; the language "mean" is the mean over the nine."""
+    """A table of the paper. `columns` are "language score"; the language "mean" is the mean over all nine."""
 
     title: str
     benchmark: str
@@ -42,17 +42,17 @@ class Table:
 
 
 def published_tables() -> dict[str, Table]:
-    """`{"table_1": Table, ...}`, every score as the paper prints it."""
+    """`{"table_1": Table, ...}`, with every score as printed in the paper."""
     content = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
     return {name: Table(**(table | {"rows": [Row(**row) for row in table["rows"]]})) for name, table in content.items()}
 
 
 def find_results(folder: Path) -> Results:
-    """All `results.json` of `polyvid evaluate` anywhere in a folder.
+    """All `results.json` files from `polyvid evaluate` in a folder, at any depth.
 
     Raises:
         FileNotFoundError: if there is no such folder.
-        PolyvidError: for a file that is not JSON, or two results of one run with the same seed; names the files.
+        PolyvidError: for a file that is not JSON, or two results with the same run and seed; names the files.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}: polyvid evaluate writes results to outputs/results.")
@@ -64,7 +64,7 @@ def find_results(folder: Path) -> Results:
         except ValueError as error:
             raise PolyvidError(f"{path} is not JSON ({error}): evaluate again.") from None
         if not isinstance(results, dict) or not {"name", "protocol", "counts", "scores"} <= results.keys():
-            continue  # some other program's
+            continue  # written by another program
         key = (results["name"], results["protocol"]["benchmark"], results["protocol"]["protocol"])
         first = files.setdefault((*key, results.get("seed")), path)
         if first != path:
@@ -74,7 +74,7 @@ def find_results(folder: Path) -> Results:
 
 
 def measured(results: Sequence[Mapping[str, Any]], column: str) -> list[float]:
-    """The text-to-video score of a column in each of a run's results; those without it are left out."""
+    """The text-to-video score for a column, from each of a run's results that has it."""
     language, score = column.split()
     values = []
     for result in results:
@@ -86,9 +86,9 @@ def measured(results: Sequence[Mapping[str, Any]], column: str) -> list[float]:
 
 
 def table_to_markdown(table: Table, results: Results, differences: bool = True) -> str:
-    """A table with columns published, ours and difference for each score, empty where there is nothing.
+    """A table with three columns per score: published, ours and the difference. Cells without a score are empty.
 
-    Several seeds of a run are shown as mean ± standard deviation (number of seeds).
+    A run with several seeds is shown as mean ± standard deviation (number of seeds).
     """
     heads = [head for column in table.columns for head in (column, "ours", "diff.")[: 3 if differences else 2]]
     lines = [
@@ -103,7 +103,7 @@ def table_to_markdown(table: Table, results: Results, differences: bool = True) 
             spread = f" ± {stdev(values):.1f} ({len(values)})" if len(values) > 1 else ""
             cells.append("" if published is None else f"{published:.1f}")
             cells.append(f"{mean(values):.1f}{spread}" if values else "")
-            # Of the rounded values, which are the ones shown; + 0.0 turns -0.0 into 0.0.
+            # The difference of the rounded values, which are what is shown. Adding 0.0 turns -0.0 into 0.0.
             cells.append(
                 f"{round(round(mean(values), 1) - published, 1) + 0.0:+.1f}" if published is not None and values else ""
             )
@@ -114,10 +114,10 @@ def table_to_markdown(table: Table, results: Results, differences: bool = True) 
 
 
 def beyond_the_tables(results: Results) -> Table | None:
-    """Results in languages or on benchmarks for which the paper's tables have no cell, None if there are none.
+    """Results for which the paper's tables have no cell (other languages or benchmarks); None if there are none.
 
-    Among them what the paper leaves as future work: a model fine-tuned on VTT searching YouTube2Text in Chinese (the
-    empty cell of Table 11), and a video model searching images in other languages (§5.6).
+    They include what the paper leaves as future work: a model fine-tuned on VTT that searches YouTube2Text in Chinese
+    (the empty cell of Table 11), and a video model that searches images in other languages (§5.6).
     """
     shown = {
         (row.run, table.benchmark, table.protocol, language)
@@ -137,7 +137,7 @@ def beyond_the_tables(results: Results) -> Table | None:
 
 
 def remarks(results: Results) -> list[str]:
-    """Runs whose scores are over videos some of which were missing."""
+    """A note for each run that was scored with some videos missing."""
     notes = []
     for (run, benchmark, _), found in sorted(results.items()):
         counts = found[0]["counts"]
