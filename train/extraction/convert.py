@@ -1,4 +1,4 @@
-"""`polyvid convert-backbone`: an official checkpoint -> a Hub repository that `AutoModel` loads."""
+"""`polyvid convert-backbone`: turns an official checkpoint into a Hub repository that `AutoModel` loads."""
 
 import hashlib
 import shutil
@@ -42,10 +42,10 @@ def _convert(
     options = {} if num_frames is None else {"num_frames": num_frames}
     model = model_class.from_official_checkpoint(checkpoint, sha256=sha256, **options)
     temporary = output.with_name(f".{output.name}.incomplete")
-    shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
+    shutil.rmtree(temporary, ignore_errors=True)  # left over from a killed run
     model.save_pretrained(temporary)
     for weights in temporary.glob("*.safetensors"):
-        weights.chmod(0o644)  # written for its owner alone; others may serve or copy the folder
+        weights.chmod(0o644)  # written as readable by the owner only, but others may serve or copy it
     VideoMAEImageProcessorPil(**module.PREPROCESSING).save_pretrained(temporary)
     path = find_official_checkpoint(module.OFFICIAL_CHECKPOINTS.get(checkpoint, checkpoint))
     with open(path, "rb") as file:

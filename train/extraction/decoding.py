@@ -1,9 +1,9 @@
-"""From a video file to the frame windows an encoder sees (paper, App. C).
+"""Turns a video file into the windows of frames that an encoder sees (paper, App. C).
 
 "We re-sample videos to 30 fps and employ a window of size 8 or 30 that takes consecutive frames starting from the
-beginning of every second." Resampling follows FFmpeg's `fps` filter with its default rounding, which is what the
-public extractors use: a frame shown at time t is at tick floor(30 t + 1/2), and a tick without a frame of its own
-shows the frame before it. Nothing here imports torch, so a decoding process starts in a fraction of a second.
+beginning of every second." Resampling follows FFmpeg's `fps` filter with its default rounding, as the
+public extractors do: a frame shown at time t goes to tick floor(30 t + 1/2), and a tick without its own frame repeats
+the previous one. Nothing here imports torch, so a decoding process starts in a fraction of a second.
 """
 
 import re
@@ -18,14 +18,14 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-LONGEST_GAP = 3600  # seconds between two frames; more is a broken clock, not a slide show
-LONGEST_SIDE = 64  # times the shorter side of a picture; more would be scaled to gigabytes
+LONGEST_GAP = 3600  # seconds between two frames; a longer gap means broken timestamps, not a slide show
+LONGEST_SIDE = 64  # as a multiple of the shorter side; beyond it, scaling would take gigabytes
 MATROSKA_DURATION = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
-TOLERATED_CORRUPTION = 0.05  # share of packets FFmpeg may reject before the video counts as broken
+TOLERATED_CORRUPTION = 0.05  # share of corrupt packets above which a video counts as broken
 
 
 class VideoError(ValueError):
-    """A video that cannot be turned into features; the message is the reason written to `failures.jsonl`."""
+    """A video that cannot be turned into features. The message is recorded as the reason in `failures.jsonl`."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Sampling:
     """Which frames make one feature.
 
     Attributes:
-        fps: ticks per second the video is resampled to; `None` takes the frames as they are stored.
-        window: consecutive ticks one feature sees.
-        stride: ticks from the start of a window to the start of the next. `stride == fps` is one feature a second.
+        fps: ticks per second to which the video is resampled; `None` keeps the frames as stored.
+        window: number of consecutive ticks per feature.
+        stride: ticks from the start of a window to the start of the next. `stride == fps` is one feature per second.
     """
 
     fps: int | None = 30
@@ -50,7 +50,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Scaling:
-    """Scale the shorter side to `shortest_edge` pixels, keep the aspect ratio, then cut the `crop` square centre."""
+    """Scale the shorter side to `shortest_edge` pixels, keeping the aspect ratio, then crop the centre square."""
 
     shortest_edge: int
     crop: int
@@ -62,11 +62,11 @@ class Scaling:
 
 @dataclass(frozen=True)
 class View:
-    """What one encoder wants to see of a video.
+    """The frames that one encoder takes from a video.
 
     Attributes:
         sampling: which frames.
-        scaling: done by FFmpeg's scaler while it converts to RGB; `None` keeps the stored size.
+        scaling: done by FFmpeg while converting to RGB; `None` keeps the stored size.
         transform: (frames, height, width, 3) uint8 -> array of any shape; runs in the decoding process.
     """
 
@@ -76,16 +76,16 @@ class View:
 
 
 def read_windows(path: str | Path, views: list[View]) -> Iterator[tuple[int, np.ndarray]]:
-    """Decodes a video once and yields `(index into views, window)`, each view's windows in order of time.
+    """Decodes a video once and yields `(index into views, window)`; the windows of each view are in order of time.
 
-    A window is (window, height, width, 3) uint8 RGB (or what the view's transform makes of it). A view yields one
-    window per whole `stride` of ticks in the video, so `floor(duration)` for one a second; a video shorter than that
-    yields one. Where a window reaches beyond the last frame, that frame is repeated. Memory holds the open windows
-    only, whatever the length of the video.
+    A window is (window, height, width, 3) uint8 RGB, or what the view's transform returns for it. A view yields one
+    window for each full `stride` of ticks, that is `floor(duration)` windows at one per second, and at least one for
+    a short video. If a window extends past the last frame, that frame is repeated. Only open windows are held in
+    memory, however long the video is.
 
     Raises:
-        VideoError: no such file, not a video, no video stream, no frame, truncated or mostly corrupt, broken clock,
-            pictures that are next to a line.
+        VideoError: if the file does not exist, is not a video, has no video stream or no frame, is truncated or mostly
+            corrupt, has broken timestamps, or has frames of an extreme aspect ratio.
     """
     cutters = [_WindowCutter(view) for view in views]
     last_end = Fraction(0)
@@ -100,10 +100,10 @@ def read_windows(path: str | Path, views: list[View]) -> Iterator[tuple[int, np.
 
 
 def _timed_frames(path: Path) -> Iterator[tuple[Fraction, Fraction, av.VideoFrame]]:
-    """Yields `(start, end, frame)`, times in seconds from the file's beginning.
+    """Yields `(start, end, frame)`, times in seconds from the start of the file.
 
-    Containers round to their clock (a millisecond in Matroska); `end` forgives one tick of it, so that 240 frames at
-    24 fps last ten seconds.
+    Containers round times to their clock (a millisecond in Matroska). `end` allows for one tick of that clock, so that
+    240 frames at 24 fps last ten seconds.
     """
     if not path.is_file():
         raise VideoError(f"no such file: {path}")
@@ -120,7 +120,7 @@ def _timed_frames(path: Path) -> Iterator[tuple[Fraction, Fraction, av.VideoFram
         stream = streams[0]
         if stream.codec_context is None:
             raise VideoError("no decoder for the video stream")
-        stream.codec_context.thread_count = 1  # many videos at a time use the cores better than many threads on one
+        stream.codec_context.thread_count = 1  # decoding many videos at once uses the cores better than threads
         clock = stream.time_base or Fraction(1, av.time_base)
         rate = stream.average_rate or stream.guessed_rate
         step = 1 / Fraction(rate) if rate else Fraction(1, 30)
@@ -134,7 +134,7 @@ def _timed_frames(path: Path) -> Iterator[tuple[Fraction, Fraction, av.VideoFram
                 origin = shown if origin is None else origin
                 shown -= origin
             if start is not None and shown <= start:
-                continue  # a clock that runs backwards: the frame before keeps its place
+                continue  # a timestamp that does not advance: keep the previous frame
             if shown - (start or 0) > LONGEST_GAP:
                 raise VideoError(f"the clock jumps from {float(start or 0):.1f} s to {float(shown):.1f} s")
             step = shown - start if start is not None else step
@@ -144,7 +144,7 @@ def _timed_frames(path: Path) -> Iterator[tuple[Fraction, Fraction, av.VideoFram
         if start is None:
             raise VideoError("no frame could be decoded")
         found = end
-        if promised is None:  # then only the file as a whole says how long it is, and its sound may be what lasts
+        if promised is None:  # then only the whole file has a duration, and its audio may be longer
             promised = Fraction(container.duration or 0, av.time_base)
             found = max(end, packets.last_end - (origin or 0))
         if promised - found > max(1, promised / 20):
@@ -152,7 +152,7 @@ def _timed_frames(path: Path) -> Iterator[tuple[Fraction, Fraction, av.VideoFram
 
 
 def _promised_seconds(stream: VideoStream) -> Fraction | None:
-    """How long the container says this stream is: in its own field, or in Matroska's tag; None if it says nothing."""
+    """The duration the container gives for a stream, in its own field or Matroska's tag; None if it has neither."""
     if stream.duration and stream.time_base:
         return stream.duration * stream.time_base
     if tag := MATROSKA_DURATION.fullmatch(stream.metadata.get("DURATION", "")):
@@ -162,10 +162,10 @@ def _promised_seconds(stream: VideoStream) -> Fraction | None:
 
 
 class _Packets:
-    """Reads one video stream of a container, past corrupt packets, as the `ffmpeg` program does.
+    """Reads one video stream of a container, skipping corrupt packets, as the `ffmpeg` program does.
 
     Attributes:
-        last_end: when the last packet ends, in seconds on the container's clock; with `all_streams` of any stream.
+        last_end: end of the last packet, in seconds on the container's clock; of any stream with `all_streams`.
     """
 
     def __init__(self, container: InputContainer, stream: VideoStream, all_streams: bool):
@@ -174,7 +174,7 @@ class _Packets:
         self.last_end = Fraction(0)
 
     def frames(self) -> Iterator[av.VideoFrame]:
-        """The frames of the video stream, in the order of decoding.
+        """The frames of the video stream, in decoding order.
 
         Raises:
             VideoError: if too many packets are corrupt.
@@ -186,7 +186,7 @@ class _Packets:
                 packet = next(demuxed)
             except StopIteration:
                 break
-            except av.error.FFmpegError:  # the container itself breaks off; what is missing shows in the duration
+            except av.error.FFmpegError:  # the container breaks off; the duration check detects what is missing
                 break
             if packet.pts is not None and packet.time_base:
                 packet_end: Fraction = (packet.pts + (packet.duration or 0)) * packet.time_base
@@ -205,13 +205,13 @@ class _Packets:
 
 
 class _WindowCutter:
-    """Resamples a stream of timed frames for one view and cuts it into windows."""
+    """Resamples a stream of timed frames for one view and splits it into windows."""
 
     def __init__(self, view: View):
         self.view = view
         self.ticks = 0  # ticks filled so far
         self.frame: av.VideoFrame | None = None  # the frame shown at the next tick
-        self.pixels: np.ndarray | None = None  # that frame in RGB, made when first needed
+        self.pixels: np.ndarray | None = None  # that frame in RGB, converted when first needed
         self.open: list[tuple[int, list[np.ndarray]]] = []  # (first tick, frames so far)
 
     def add(self, frame: av.VideoFrame, start: Fraction) -> Iterator[np.ndarray]:
@@ -232,7 +232,7 @@ class _WindowCutter:
         self.open = []
 
     def _fill(self, until: int) -> Iterator[np.ndarray]:
-        """Shows the current frame up to tick `until` (exclusive); yields windows whose stride has been seen whole."""
+        """Repeats the current frame up to tick `until` (exclusive); yields the windows whose stride is complete."""
         sampling = self.view.sampling
         while self.ticks < until:
             if self.ticks % sampling.stride == 0:
@@ -265,5 +265,5 @@ class _WindowCutter:
                 pixels = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="BILINEAR")
                 top, left = (height - scaling.crop) // 2, (width - scaling.crop) // 2
                 pixels = pixels[top : top + scaling.crop, left : left + scaling.crop]
-            self.pixels = np.rot90(pixels, round(frame.rotation / 90) % 4)  # phones store how far to turn
+            self.pixels = np.rot90(pixels, round(frame.rotation / 90) % 4)  # phones store the rotation as metadata
         return self.pixels

@@ -1,4 +1,4 @@
-"""Videos in, features out: decoding in worker processes, windows of many videos in one batch."""
+"""Encodes videos: worker processes decode them, and windows of many videos share a batch."""
 
 import time
 from collections import deque
@@ -17,16 +17,16 @@ from polyvid.train.extraction.decoding import VideoError
 from polyvid.train.extraction.encoders import FrameEncoder
 from polyvid.train.extraction.pool import VideoEnd, decode_videos
 
-BATCHES_ON_GPU = 2  # the host prepares one while the other is computed
+BATCHES_ON_GPU = 2  # the host prepares one while the GPU computes the other
 BATCHES_ON_CPU = 8  # at most: each needs memory
 
 
 @dataclass
 class Timings:
-    """Where the time of a run went, in seconds; filled by `encode_videos`."""
+    """How the time of a run was spent, in seconds; filled in by `encode_videos`."""
 
     decoding: float = 0.0  # summed over the worker processes
-    network: float = 0.0  # summed over the batches side by side
+    network: float = 0.0  # summed over batches that run in parallel
     waiting: float = 0.0  # for frames
     windows: int = 0
 
@@ -37,20 +37,20 @@ def encode_videos(
     workers: int = 1,
     timings: Timings | None = None,
 ) -> Iterator[tuple[str, np.ndarray | VideoError]]:
-    """Yields `(video_id, features)` as videos are finished, in no fixed order.
+    """Yields `(video_id, features)` as videos finish, in no fixed order.
 
     Args:
-        videos: `(video_id, path)` pairs, ids unique.
-        encoders: their vectors are concatenated, (seconds, sum of feature_dims) float32; all must give the same
-            number of vectors a second.
-        workers: decoding processes; 0 decodes in this one.
+        videos: `(video_id, path)` pairs, with unique ids.
+        encoders: their vectors are concatenated, (seconds, sum of feature_dims) float32. All must give the same
+            number of vectors per second.
+        workers: number of decoding processes; 0 decodes in this process.
 
     Yields:
-        A `VideoError` in place of the features where a video is broken. A window's features do not depend on the
-        windows it shares a batch with: batches always have the same shape.
+        For a broken video, a `VideoError` in place of the features. The features of a window do not depend on the
+        other windows in its batch, because batches always have the same shape.
 
     Raises:
-        PolyvidError: the encoders' rates differ.
+        PolyvidError: if the encoders give features at different rates.
     """
     rates = [_features_per_second(encoder) for encoder in encoders]
     if len(set(rates)) > 1:
@@ -94,9 +94,9 @@ def encode_videos(
 
 @contextmanager
 def _executor(batches: int) -> Iterator[ThreadPoolExecutor]:
-    """Runs forward passes side by side, and shares torch's threads among them: one for each on most machines.
+    """Runs forward passes in parallel and divides torch's threads among them: one each on most machines.
 
-    Small networks gain little from a second thread, large ones lose by its waits.
+    Small networks gain little from a second thread; large ones lose time waiting for it.
     """
     threads = torch.get_num_threads()
     executor = ThreadPoolExecutor(batches, initializer=torch.set_num_threads, initargs=(max(1, threads // batches),))
@@ -104,7 +104,7 @@ def _executor(batches: int) -> Iterator[ThreadPoolExecutor]:
         yield executor
     finally:
         executor.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)  # the setting is the whole process's
+        torch.set_num_threads(threads)  # the setting applies to the whole process
 
 
 def _features_per_second(encoder: FrameEncoder) -> Fraction | None:
@@ -133,7 +133,7 @@ class _PendingVideo:
 
 @dataclass
 class _EncoderQueue:
-    """Gathers windows into batches of one shape for one encoder and hands back rows in the order they came."""
+    """Collects windows into batches of one shape for one encoder, and returns the rows in the order of the windows."""
 
     encoder: FrameEncoder
     executor: ThreadPoolExecutor
@@ -163,7 +163,7 @@ class _EncoderQueue:
 
     def _launch(self) -> None:
         ids = [video_id for video_id, _ in self.windows]
-        # The last batch is filled up: another shape may choose other kernels, which round differently.
+        # The last batch is padded: another shape may select other kernels, which round differently.
         first = self.windows[0][1]
         windows = np.zeros((self.encoder.batch_size, *first.shape), first.dtype)
         for row, (_, window) in zip(windows, self.windows, strict=False):
@@ -174,7 +174,7 @@ class _EncoderQueue:
         self.in_flight.append((ids, self.executor.submit(self._compute, batch)))
         self.windows = []
         self.timings.windows += len(ids)
-        if len(self.in_flight) > self.side_by_side:  # one is ready when another ends
+        if len(self.in_flight) > self.side_by_side:  # keeps one ready for when another ends
             self._fetch()
 
     def _compute(self, batch: torch.Tensor) -> tuple[np.ndarray, float]:

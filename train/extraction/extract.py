@@ -1,4 +1,4 @@
-"""The command `polyvid extract`, on one process, several (`accelerate launch`, `torchrun`) or a Ray cluster."""
+"""The command `polyvid extract`, in one process, several (`accelerate launch`, `torchrun`) or a Ray cluster."""
 
 import os
 from pathlib import Path
@@ -48,7 +48,7 @@ def extract(
     workers = workers if workers is not None else max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1)
     if processes > num_shards:
         raise PolyvidError(f"{processes} processes share {num_shards} shards: give --num-shards {processes} or more.")
-    listed = list_videos(videos)  # a bad argument stops here, before networks are loaded or downloaded
+    listed = list_videos(videos)  # a bad argument fails here, before any network is loaded or downloaded
     job = Extraction(
         output,
         tuple(encoder),
@@ -63,7 +63,7 @@ def extract(
         retry_failed,
     )
     if ray_workers:
-        from polyvid.train.extraction.on_ray import run_on_ray  # an extra
+        from polyvid.train.extraction.on_ray import run_on_ray  # needs the `ray` extra
 
         run_on_ray(job, listed, ray_workers)
     else:

@@ -1,4 +1,4 @@
-"""The same functions, computed faster: for networks that only run forward."""
+"""Makes networks that only run forward faster, without changing what they compute."""
 
 import torch
 from torch import Tensor, fx, nn
@@ -6,10 +6,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 def fold_batch_norm(model: nn.Module) -> nn.Module:
-    """Folds every batch norm that follows a convolution into its weights: the same function in fewer passes.
+    """Folds each batch norm that follows a convolution into the convolution's weights: the same output, fewer passes.
 
-    The model must be in eval mode and traceable by `torch.fx`. Subclasses of convolutions (with their own padding)
-    are folded too, which `torch.fx`'s own `fuse` leaves alone.
+    The model must be in eval mode and traceable by `torch.fx`. Unlike `torch.fx`'s own `fuse`, this also folds
+    subclasses of convolutions (with their own padding).
     """
 
     class Tracer(fx.Tracer):
@@ -34,11 +34,11 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
 
 
 def flatten_convolutions(model: nn.Module) -> nn.Module:
-    """Replaces, in place, the factorised 3D convolutions (1 x k x k and k x 1 x 1) by 2D ones over views.
+    """Replaces, in place, factorised 3D convolutions (1 x k x k and k x 1 x 1) by 2D ones over views.
 
-    Libraries put their effort into 2D kernels: on a CPU a temporal convolution of R(2+1)D is up to five times faster
-    this way. With channels last in memory, (time, rows, columns) can be read as (time x rows, columns) or as
-    (time, rows x columns) without moving a number.
+    2D kernels are the best optimised: on a CPU, a temporal convolution of R(2+1)D is up to five times faster this way.
+    With channels last in memory, (time, rows, columns) can be viewed as (time x rows, columns) or as
+    (time, rows x columns) without copying.
     """
     for name, module in list(model.named_modules()):
         if not isinstance(module, nn.Conv3d) or module.groups != 1 or module.padding_mode != "zeros":
@@ -53,7 +53,7 @@ def flatten_convolutions(model: nn.Module) -> nn.Module:
 
 
 class _SpatialConv(nn.Module):
-    """1 x k x k: the pictures of all times as one batch."""
+    """1 x k x k: treats the frames of all time steps as one batch."""
 
     def __init__(self, conv: nn.Conv3d):
         super().__init__()
@@ -66,7 +66,7 @@ class _SpatialConv(nn.Module):
 
 
 class _TemporalConv(nn.Module):
-    """k x 1 x 1: all pixels of a picture as one row."""
+    """k x 1 x 1: treats all pixels of a frame as one row."""
 
     def __init__(self, conv: nn.Conv3d):
         super().__init__()

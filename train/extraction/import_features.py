@@ -1,4 +1,4 @@
-"""`polyvid import-features`: features people already have -> the shards `polyvid extract` would have made."""
+"""`polyvid import-features`: converts existing features to the shards that `polyvid extract` would have made."""
 
 import csv
 import math
@@ -16,7 +16,7 @@ from polyvid.train.extraction.shards import FeatureShards, Jobs, Results
 
 Loaders = dict[str, Callable[[], np.ndarray]]
 
-# What arrays in a pickle need. Anything else in one could run code of its author's.
+# All that pickled arrays need. Any other name in a pickle could run code.
 HARMLESS = {
     ("collections", "OrderedDict"),
     ("numpy", "ndarray"),
@@ -35,13 +35,15 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def open_source(path: Path) -> Loaders:
-    """`{video_id: function that loads its array}` of a folder of `.npy`, a pickled dict or an HDF5 file.
+    """`{video_id: function that loads its array}` for a folder of `.npy` files, a pickled dict or an HDF5 file.
 
-    In HDF5 every dataset is a video, called by its name, or by its group's where the dataset is called `features`.
+    In HDF5 each dataset is one video. Its id is the name of the dataset, or of its group if the dataset is called
+    `features`.
 
     Raises:
-        FileNotFoundError, ValueError: no such source, another format, or nothing in it.
-        ImportError: HDF5 without h5py.
+        FileNotFoundError: if there is no such source.
+        PolyvidError: if its format is not supported, or it is empty.
+        ImportError: for HDF5 without h5py.
     """
     loaders: Loaders
     if path.is_dir():
@@ -51,7 +53,7 @@ def open_source(path: Path) -> Loaders:
     elif path.suffix in (".pkl", ".pickle"):
         try:
             with open(path, "rb") as file:
-                arrays = _ArraysOnly(file, encoding="latin1").load()  # Python 2 wrote many of them
+                arrays = _ArraysOnly(file, encoding="latin1").load()  # many were written by Python 2
         except (pickle.UnpicklingError, EOFError, AttributeError) as error:
             raise PolyvidError(f"Cannot read {path}: {error}.") from None
         if not isinstance(arrays, dict):
@@ -86,10 +88,10 @@ def _open_hdf5(path: Path) -> Loaders:
 
 
 def to_seconds(features: np.ndarray, rate: float) -> np.ndarray:
-    """(n, dim) at `rate` vectors a second -> (seconds, dim): the mean of the vectors that start in each second.
+    """(n, dim) at `rate` vectors per second -> (seconds, dim): the mean of the vectors that start in each second.
 
     Raises:
-        VideoError: not two-dimensional, or too few for one a second.
+        VideoError: if the array is not two-dimensional, or has fewer than one vector per second.
     """
     if features.ndim == 3 and features.shape[0] == 1:
         features = features[0]  # some extractors keep the batch dimension
@@ -131,7 +133,7 @@ def import_features(
                     raise VideoError(f"not in {source}")
                 parts.append(to_seconds(np.asarray(loaders[video_id](), dtype=np.float32), rate))
             lengths = [len(part) for part in parts]
-            if max(lengths) - min(lengths) > 1:  # extractors disagree about the last, broken second
+            if max(lengths) - min(lengths) > 1:  # extractors treat the last, incomplete second differently
                 raise VideoError(f"the sources have {lengths} seconds")
             features = np.concatenate([part[: min(lengths)] for part in parts], axis=1)
             if width is not None and features.shape[1] != width:

@@ -1,4 +1,4 @@
-"""What one process of an extraction does: its encoders on its device, its share of the shards."""
+"""The work of one process in an extraction: its encoders on its device, and its share of the shards."""
 
 import os
 from collections.abc import Sequence
@@ -22,19 +22,19 @@ Precision = Literal["auto", "float32", "float16", "bfloat16"]
 
 @dataclass(frozen=True)
 class Extraction:
-    """All that a process must know to extract shards; plain values, so that it can be sent to other machines.
+    """Everything a process needs to know to extract shards. Plain values, so that it can be sent to other machines.
 
     Attributes:
         output: folder of the shards.
         encoders: names for `load_frame_encoder`; their features are concatenated.
-        num_shards: of the output.
+        num_shards: number of shards in the output.
         per: one feature per second, per stored frame (image models), or one per video.
-        frames_per_second: frames averaged into a second by image models.
-        s3d_window, s3d_feature: frames and output of S3D; None for its usual ones.
-        batch_size: windows in one forward pass; None for what suits the device.
-        workers: decoding processes; 0 decodes in this process.
+        frames_per_second: frames averaged per second by image models.
+        s3d_window, s3d_feature: frames per window and output of S3D; None for its defaults.
+        batch_size: windows per forward pass; None chooses by device.
+        workers: number of decoding processes; 0 decodes in this process.
         dtype: of the networks; auto is float16 on a GPU and float32 elsewhere.
-        retry_failed: try the videos again that failed in an earlier run.
+        retry_failed: retry videos that failed in an earlier run.
     """
 
     output: Path
@@ -53,8 +53,8 @@ class Extraction:
         """The encoders on this process's device.
 
         Raises:
-            ImportError, OSError, PolyvidError: as `load_frame_encoder`.
-            PolyvidError: if there is an option for S3D but no S3D.
+            ImportError, OSError, PolyvidError: as for `load_frame_encoder`.
+            PolyvidError: if an S3D option is set but no encoder is S3D.
         """
         cuda = torch.cuda.is_available()
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
@@ -79,7 +79,7 @@ class Extraction:
         """Extract the given shards; the caller compiles `failures.jsonl`.
 
         Raises:
-            PolyvidError: if the folder holds features of another kind, or another run writes to it.
+            PolyvidError: if the folder holds features with other settings, or another run is writing to it.
         """
 
         def compute(jobs: Jobs) -> Results:
@@ -100,7 +100,7 @@ class Extraction:
 
 
 def _describe(encoder: FrameEncoder) -> dict[str, Any]:
-    """What is extracted exactly: goes into `extraction.json`."""
+    """Exactly what is extracted, for `extraction.json`."""
     scaling = asdict(encoder.view.scaling) if encoder.view.scaling else "the model's own image processor"
     precision = str(encoder.dtype).removeprefix("torch.")
     return {"name": encoder.name, **asdict(encoder.view.sampling), "scaling": scaling, "dtype": precision}

@@ -1,4 +1,4 @@
-"""Which videos there are to extract: those of a folder, or those of a list."""
+"""Finds the videos to extract: those in a folder, or those in a list."""
 
 import os
 from pathlib import Path
@@ -12,9 +12,9 @@ def list_videos(source: str | os.PathLike[str]) -> dict[str, Path]:
     """`{video_id: path}`, in order of ids.
 
     Args:
-        source: a folder, searched with all its subfolders, or a text file with one video per line: a path (relative to
-            the file's folder), or `video_id<TAB>path`. Without an id of its own, a video's id is the name of its file
-            without suffix. Bytes that are not UTF-8 are escaped in the id (see `has_utf8_name`).
+        source: a folder, searched recursively, or a text file with one video per line: a path (relative to
+            the file's folder), or `video_id<TAB>path`. The default id is the file name without its
+            suffix. Bytes that are not UTF-8 are escaped in the id (see `has_utf8_name`).
 
     Raises:
         FileNotFoundError: if there is no such folder or file.
@@ -38,7 +38,7 @@ def list_videos(source: str | os.PathLike[str]) -> dict[str, Path]:
 
 
 def has_utf8_name(path: Path) -> bool:
-    """Whether the name of a file can be written as text; file systems allow any bytes."""
+    """Whether the file name is valid UTF-8; file systems allow any bytes."""
     return _printable(path.name) == path.name
 
 

@@ -26,14 +26,14 @@ class ShardExtractor:
 
 
 def run_on_ray(job: Extraction, videos: dict[str, Path], workers: int) -> None:
-    """Extract all shards of `job` with `workers` actors of the running cluster, or of a local one that it starts.
+    """Extract all shards of `job` with `workers` actors on the running cluster, or on a local one that it starts.
 
-    Each actor asks for one GPU, if the cluster has any, and for the CPU cores that its decoding processes need.
+    Each actor requests one GPU, if the cluster has any, and the CPU cores its decoding processes need.
 
     Raises:
-        RuntimeError: if the cluster lacks the resources, or an actor failed for another reason than a bad video.
+        RuntimeError: if the cluster lacks resources, or an actor fails for a reason other than a bad video.
     """
-    # Actors have another working directory.
+    # Actors run in another working directory, so make paths absolute.
     encoders = tuple(str(Path(name).resolve()) if Path(name).exists() else name for name in job.encoders)
     job = replace(job, output=job.output.resolve(), encoders=encoders)
     videos = {video_id: path.resolve() for video_id, path in videos.items()}

@@ -1,4 +1,4 @@
-"""Decodes many videos in worker processes, ahead of the network but never far ahead of it."""
+"""Decodes many videos in worker processes, slightly ahead of the network."""
 
 import os
 import signal
@@ -18,13 +18,13 @@ import numpy as np
 
 from polyvid.train.extraction.decoding import VideoError, View, read_windows
 
-PREFETCH = 4  # windows a worker keeps ready; with one in the pipe this bounds the memory of a run
-READY = "ready"  # a worker's first message: whatever kills it from now on is the video's fault
+PREFETCH = 4  # windows a worker keeps ready; this (and one in the pipe) bounds memory
+READY = "ready"  # a worker's first message; if it dies after this, the video is to blame
 
 
 @dataclass
 class Window:
-    """One window of one video, for the encoder at `view`; windows of a view arrive in order."""
+    """One window of a video, for the encoder with index `view`. The windows of a view arrive in order."""
 
     video_id: str
     view: int
@@ -33,7 +33,7 @@ class Window:
 
 @dataclass
 class VideoEnd:
-    """All windows of the video have been sent, or `error` says why it has none. `seconds`: spent decoding it."""
+    """Marks the end of a video. `error`: why it could not be decoded, or None. `seconds`: time spent decoding it."""
 
     video_id: str
     error: str | None
@@ -43,10 +43,10 @@ class VideoEnd:
 def decode_videos(
     videos: Sequence[tuple[str, str | Path]], views: list[View], workers: int
 ) -> Iterator[Window | VideoEnd]:
-    """Yields the windows of all videos, several videos at a time, each video closed by its `VideoEnd`.
+    """Yields the windows of all videos, several videos at a time, each video followed by its `VideoEnd`.
 
-    A broken video ends with its error. So does one that kills its worker (FFmpeg crashing, memory running out); the
-    worker is replaced and the run continues. `workers=0` decodes in this process, one video after the other.
+    A broken video ends with an error. So does one that kills its worker (FFmpeg crashes, memory runs out); the worker
+    is replaced and the run continues. `workers=0` decodes in this process, one video after another.
     """
     if workers == 0:
         for video_id, path in videos:
@@ -57,10 +57,10 @@ def decode_videos(
     ready: set[Connection] = set()
 
     def start(worker: tuple[Connection, subprocess.Popen[bytes]] | None = None) -> None:
-        """Give the next video to the worker, or to a new one."""
+        """Send the next video to this worker, or to a new one."""
         if not waiting:
             if worker:
-                worker[0].close()  # the worker leaves when its pipe closes
+                worker[0].close()  # the worker exits when its pipe closes
                 worker[1].wait()
             return
         connection, process = worker or _start_worker(views)
@@ -68,7 +68,7 @@ def decode_videos(
         try:
             connection.send((video_id, path))
         except OSError:
-            pass  # it died idle: the read below finds out
+            pass  # it died while idle: the read below notices
         busy[connection] = (video_id, process)
 
     try:
@@ -112,16 +112,16 @@ def _decode_video(video_id: str, path: str | Path, views: list[View]) -> Iterato
             mark = time.perf_counter()
     except VideoError as reason:
         error = str(reason)
-    except Exception as unforeseen:  # FFmpeg, numpy or a processor on an odd video: the other videos go on
+    except Exception as unforeseen:  # FFmpeg, numpy or a processor failed on an odd video: continue with the others
         error = f"{type(unforeseen).__name__}: {unforeseen}"
     yield VideoEnd(video_id, error, seconds + time.perf_counter() - mark)
 
 
 def _start_worker(views: list[View]) -> tuple[Connection, subprocess.Popen[bytes]]:
-    """A fresh interpreter that imports this file alone.
+    """A fresh interpreter that imports only this file.
 
-    `multiprocessing` would fork, which copies the locks of torch's threads and CUDA's state, or import the main script
-    again: seconds and half a gigabyte for each worker.
+    `multiprocessing` would either fork, which copies the locks of torch's threads and the CUDA state, or import the
+    main script again, which takes seconds and half a gigabyte per worker.
     """
     ours, theirs = Pipe()
     code = f"from polyvid.train.extraction.pool import work; work({theirs.fileno()})"
@@ -131,13 +131,13 @@ def _start_worker(views: list[View]) -> tuple[Connection, subprocess.Popen[bytes
     try:
         ours.send(views)
     except OSError:
-        pass  # it died at once: the first read finds out
+        pass  # it died immediately: the first read notices
     return ours, process
 
 
 def work(file_descriptor: int) -> None:
-    """The worker: decodes the videos it is sent. A thread feeds the pipe, so that it decodes on while that is full."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes the pipe
+    """The worker: decodes the videos it receives. A thread feeds the pipe, so decoding continues while it is full."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and then closes the pipe
     connection = Connection(file_descriptor)
     ready: Queue = Queue(PREFETCH)
 
@@ -146,7 +146,7 @@ def work(file_descriptor: int) -> None:
             while True:
                 connection.send(ready.get())
         except OSError:
-            os._exit(0)  # nobody reads any more, perhaps killed: do not decode on as an orphan
+            os._exit(0)  # the reader is gone, perhaps killed: do not keep decoding as an orphan
 
     threading.Thread(target=feed, daemon=True).start()
     try:

@@ -1,9 +1,9 @@
-"""The folder that `polyvid extract` and `polyvid import-features` fill: Parquet shards, split like Multi-HowTo100M's.
+"""The output folder of `polyvid extract` and `polyvid import-features`: Parquet shards, split like Multi-HowTo100M.
 
-The unit of work is a video, the unit of output a shard. A finished video waits as a one-row Parquet file under
-`.extraction/` until its shard is complete; then the shard is written in order of video ids. So a run that is killed
-loses at most the videos it was working on, and the shards do not depend on how often it was, or on how many processes
-shared the work.
+The unit of work is a video; the unit of output is a shard. A finished video is kept as a one-row Parquet file under
+`.extraction/` until its shard is complete. Then the shard is written, ordered by video id. So a killed run loses at
+most the videos it was working on, and the shards do not depend on how often it was interrupted or on how many
+processes shared the work.
 """
 
 import hashlib
@@ -45,10 +45,10 @@ Results = Iterable[tuple[str, np.ndarray | VideoError]]
 
 @dataclass
 class FeatureShards:
-    """The output folder of a run, and what is still to be done in it.
+    """The output folder of a run, and the work left to do in it.
 
     Args:
-        folder: holds `train-?????-of-?????.parquet`, `failures.jsonl` and `extraction.json` (what was extracted how).
+        folder: holds `train-?????-of-?????.parquet`, `failures.jsonl` and `extraction.json` (the settings).
         num_shards: videos are assigned to shards by `shard_of`.
     """
 
@@ -56,10 +56,10 @@ class FeatureShards:
     num_shards: int
 
     def check_settings(self, settings: dict) -> None:
-        """Writes `settings` to `extraction.json`, or compares them with those of the run that made the folder.
+        """Writes `settings` to `extraction.json`, or compares them with those already in the folder.
 
         Raises:
-            PolyvidError: they differ; features of two kinds must not share a dataset.
+            PolyvidError: if they differ, because a dataset must not mix features made with different settings.
         """
         settings = json.loads(json.dumps({**settings, "num_shards": self.num_shards}))
         path = self.folder / "extraction.json"
@@ -85,18 +85,18 @@ class FeatureShards:
     ) -> None:
         """Bring the given shards up to date with `videos`: compute what is missing and write what changed.
 
-        Each shard is locked while it is worked on: the processes of one launch have different shards, and a second
-        launch on the same folder is refused.
+        Each shard is locked during the work. The processes of one launch have different shards; a second launch on the
+        same folder is refused.
 
         Args:
             videos: `{video_id: path}`.
             compute: `[(video_id, path)] -> (video_id, features [seconds, dim] or VideoError)`, in any order.
-            shards: indices; those of the other processes are left alone.
-            command: what other runs are told about this one, such as `"polyvid extract"`.
-            retry_failed: ask again for the videos that failed in an earlier run.
+            shards: indices of this process's shards; the others are not touched.
+            command: the name other runs see in a `LockedError`, such as `"polyvid extract"`.
+            retry_failed: retry videos that failed in an earlier run.
 
         Raises:
-            LockedError: if another run works on one of the shards.
+            LockedError: if another run is working on one of the shards.
         """
         with ExitStack() as locks:
             for shard in shards:
@@ -115,7 +115,7 @@ class FeatureShards:
             if (shard := shard_of(video_id, self.num_shards)) in assigned:
                 assigned[shard].append(video_id)
         todo: dict[str, int] = {}
-        left: dict[int, int] = {}  # videos to do in a shard
+        left: dict[int, int] = {}  # videos left to do in each shard
         for shard, video_ids in assigned.items():
             known = self._waiting(shard).keys() | self._written(shard)
             if not retry_failed:
@@ -136,8 +136,8 @@ class FeatureShards:
                 progress.update()
 
     def failures(self) -> list[dict]:
-        """All failures, in order of video ids; also written to `failures.jsonl`, which is absent if there are none."""
-        with self._lock():  # another process may be writing its own just now
+        """All failures, ordered by video id. Also writes them to `failures.jsonl`, or removes it if there are none."""
+        with self._lock():  # another process may be writing it at the same time
             failures = [failure for shard in range(self.num_shards) for failure in self._failures(shard)]
             failures.sort(key=lambda failure: failure["video_id"])
             _replace_lines(self.folder / "failures.jsonl", failures)
@@ -150,7 +150,7 @@ class FeatureShards:
         return self.folder / shard_name("train", shard, self.num_shards)
 
     def _waiting(self, shard: int) -> dict[str, Path]:
-        """Finished videos whose rows wait to be written to the shard."""
+        """Finished videos not yet written to the shard: video id → one-row file."""
         names = self._progress(shard).glob("*.parquet")
         return {read_shard(path, columns=["video_id"])["video_id"][0].as_py(): path for path in names}
 
@@ -164,13 +164,13 @@ class FeatureShards:
         if (folder / "failures.jsonl").exists():
             lines = (folder / "failures.jsonl").read_text(encoding="utf-8").splitlines()
             records = [json.loads(line) for line in lines] + records
-        # A video that was tried again has two records, or features by now.
+        # A retried video has two records, or has features by now.
         latest = {record["video_id"]: record for record in records}
         extracted = self._waiting(shard).keys() | self._written(shard) if latest else ()
         return [latest[video_id] for video_id in sorted(latest) if video_id not in extracted]
 
     def _keep(self, shard: int, video_id: str, path: Path, features: np.ndarray | VideoError) -> None:
-        name = hashlib.blake2b(video_id.encode("utf-8"), digest_size=16).hexdigest()  # ids may hold any character
+        name = hashlib.blake2b(video_id.encode("utf-8"), digest_size=16).hexdigest()  # ids may contain any character
         try:
             row = None if isinstance(features, VideoError) else features_to_row(video_id, features)
         except ValueError as error:
@@ -186,7 +186,7 @@ class FeatureShards:
             write_shard([rows_to_table([row])], self._progress(shard) / f"{name}.parquet", SCHEMA)
 
     def _finish(self, shard: int) -> None:
-        """Writes the shard from the rows it had and those that wait; then clears what waited."""
+        """Writes the shard from its existing rows and the waiting ones, then removes the files of the latter."""
         waiting, written, folder = self._waiting(shard), self._written(shard), self._progress(shard)
         new = {video_id: waiting[video_id] for video_id in sorted(waiting.keys() - written)}
         if new or not self._path(shard).exists():
@@ -206,7 +206,7 @@ class FeatureShards:
 
     def _lock(self) -> FileLock:
         (self.folder / ".extraction").mkdir(parents=True, exist_ok=True)
-        return FileLock(self.folder / ".extraction" / "lock")  # the system gives it up when the process dies
+        return FileLock(self.folder / ".extraction" / "lock")  # the system releases it when the process dies
 
 
 def _rows_of(paths: Iterable[Path]) -> Iterator[dict]:
@@ -215,7 +215,7 @@ def _rows_of(paths: Iterable[Path]) -> Iterator[dict]:
 
 
 def _row_groups(rows: Iterator[dict]) -> Iterator[pa.Table]:
-    """Tables of at most `BUFFER_BYTES` (one video at least): the same ones for the same rows, whatever their origin."""
+    """Tables of at most `BUFFER_BYTES` (but at least one video). They depend on the rows only."""
     group: list[dict[str, Any]] = []
     size = 0
     for row in rows:
