@@ -1,6 +1,6 @@
-"""What a run leaves on disk. Each folder is written under a temporary name and then renamed.
+"""The files a run writes. Each folder is written under a temporary name and then renamed.
 
-output_dir/                          the selected model as a Hub repository, once the run is finished
+output_dir/                          the selected model as a Hub repository, when the run is finished
 output_dir/steps.jsonl               loss terms, gradient norm and learning rate of every step
 output_dir/checkpoints/best/         the selected model as of the newest checkpoint, also a repository
 output_dir/checkpoints/step-00001200/   a `TrainingState`: a repository plus best.pt (trained weights of the selected
@@ -29,13 +29,13 @@ from polyvid.train.loop.repository import ModelRepository
 from polyvid.train.loop.state import ProcessState, Progress, TrainingState
 from polyvid.train.recipe import Recipe, differences, load_recipe
 
-# What may change when a run is resumed, because no step depends on it.
+# These may change when a run is resumed, because no step depends on them.
 CHANGEABLE = {"name", "output_dir", "data.frozen_states", "training.num_workers"}
 CHANGEABLE |= {f"training.{key}" for key in ("save_minutes", "keep_last", "log_steps", "trackers")}
 CHANGEABLE |= {"training.max_skipped_steps", "training.divergence"}
 PATHS = {"data.clips", "data.data_dir", "data.features", "data.translations", "model.backbone", "model.init_from"}
 
-OWN = re.compile(r"step-\d{8}|best|\.(step-\d{8}|best)\.(unfinished|outdated)")  # folders that only this module makes
+OWN = re.compile(r"step-\d{8}|best|\.(step-\d{8}|best)\.(unfinished|outdated)")  # only this module makes these
 TEMPORARY = re.compile(r"\..*\.(unfinished|outdated)")
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -44,8 +44,8 @@ class Checkpoints:
     """Saves and restores the `TrainingState` of a run. Every process must make every call.
 
     Args:
-        recipe: of the run; a checkpoint of another recipe is refused.
-        repository: writes models of the run.
+        recipe: of the run; checkpoints of other recipes are refused.
+        repository: writes the models of the run.
         processes: of the run.
     """
 
@@ -54,14 +54,14 @@ class Checkpoints:
         self.output_dir = Path(recipe.output_dir)
         self.folder = self.output_dir / "checkpoints"
         self.best = self.folder / "best"
-        self._score_of_best: float | None = None  # of the model in `best`, if this process wrote it
+        self._score_of_best: float | None = None  # score of the model in `best`, if this process wrote it
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other runs out of the output folder, and remove what a killed one left half-written.
+        """Lock the output folder, and remove what a killed run left half-written.
 
         Raises:
-            LockedError: if another run is using it; the message says which.
+            LockedError: if another run is using the folder; the message says which.
         """
         with ExitStack() as stack:
             error: Exception | None = None
@@ -80,32 +80,32 @@ class Checkpoints:
     def is_finished(self) -> bool:
         """Whether the output folder holds the finished model of this recipe.
 
-        If it does, checkpoints that a run killed at its very end did not get to remove are removed.
+        If it does, this also removes checkpoints left by a run that was killed just before it could remove them.
 
         Raises:
-            PolyvidError: if it holds a model of another recipe.
+            PolyvidError: if it holds a model trained with another recipe.
         """
         if not (self.output_dir / "model.safetensors").exists():
             return False
         self._check_recipe(self.output_dir, CHANGEABLE)
         if self.processes.rank == 0 and self.folder.exists():
-            with suppress(LockedError), locked(self.output_dir, "polyvid train"):  # if held: that run removes them
+            with suppress(LockedError), locked(self.output_dir, "polyvid train"):  # if locked, the other run does
                 self._remove_own(OWN)
         return True
 
     def to_resume(self) -> Path | None:
-        """The newest complete checkpoint."""
+        """The newest complete checkpoint; None if there is none."""
         return max(self.folder.glob("step-*"), default=None)
 
     def holds(self, step: int) -> bool:
-        """Whether there is a checkpoint of this step: the run was stopped again before another step was made."""
+        """Whether this step already has a checkpoint, as when a resumed run is stopped before its first step."""
         return bool(self.processes.from_main(self._of(step).exists()))
 
     def save(self, state: TrainingState) -> None:
         """Write a checkpoint, and remove the oldest if there are more than `keep_last`.
 
         Raises:
-            OSError: if it cannot be written, on every process; older ones are intact.
+            OSError: on every process, if it cannot be written. Older checkpoints remain intact.
         """
 
         def write(folder: Path) -> None:
@@ -120,19 +120,19 @@ class Checkpoints:
         if self.processes.rank == 0:
             for old in sorted(self.folder.glob("step-*"))[: -self.recipe.training.keep_last]:
                 _remove(old)
-        # After the checkpoint, which holds all that resuming needs: this is for people who want to try it meanwhile.
+        # Last, because resuming does not need it: it is for people who want to try the model during training.
         best_weights, best_score = state.best_weights, state.progress.best_score
         if best_weights is not None and self._score_of_best != best_score:
             self._write(self.best, lambda folder: self.repository.write(folder, state.weights | best_weights, state))
             self._score_of_best = best_score
 
     def load(self) -> TrainingState | None:
-        """The newest checkpoint, whole on every process; None if there is none.
+        """The newest checkpoint, loaded in full on every process; None if there is none.
 
         Raises:
-            PolyvidError: if it was written by another recipe or by another number of processes.
+            PolyvidError: if it was written with another recipe or another number of processes.
         """
-        last: Path | None = self.processes.from_main(self.to_resume())  # before anybody can write another
+        last: Path | None = self.processes.from_main(self.to_resume())  # before any process can write another
         if last is None:
             return None
         self._check_recipe(last, CHANGEABLE | PATHS)
@@ -155,14 +155,14 @@ class Checkpoints:
         )
 
     def finish(self, state: TrainingState) -> None:
-        """Make the selected model the content of the output folder, and remove the checkpoints."""
+        """Put the selected model into the output folder, and remove the checkpoints."""
         weights = state.weights | (state.best_weights or {})
         self._write(self.best, lambda folder: self.repository.write(folder, weights, state))
 
         def publish() -> None:
             plot_curves(self.output_dir / "steps.jsonl", state.progress.history, self.best / "curves.png")
-            # Not moved: a run killed half-way is resumed and gets here again. The weights come last, because their
-            # presence says that the run is finished.
+            # Linked, not moved, so that a run killed here can resume and repeat this. The weights come last, because
+            # their presence marks the run as finished.
             for path in sorted(self.best.iterdir(), key=lambda path: path.suffix == ".safetensors"):
                 _link_or_copy(path, self.output_dir / path.name)
             self._remove_own(OWN)
@@ -180,7 +180,7 @@ class Checkpoints:
             )
 
     def _remove_own(self, names: re.Pattern[str]) -> None:
-        """Remove what this class wrote under such names, and the folder of checkpoints if nothing else is in it."""
+        """Remove the folders of this class that match `names`, and the checkpoints folder if it is then empty."""
         if not self.folder.is_dir():
             return
         for path in self.folder.iterdir():
@@ -196,7 +196,7 @@ class Checkpoints:
             unfinished.mkdir(parents=True)
             try:
                 write(unfinished)
-                for path in unfinished.iterdir():  # on disk before the name is: the machine may go down too
+                for path in unfinished.iterdir():  # flush to disk before renaming, in case the machine crashes
                     with open(path, "rb") as file:
                         os.fsync(file.fileno())
             except BaseException:
@@ -211,7 +211,7 @@ class Checkpoints:
         self._on_main(write_and_rename, f"Cannot write {folder}")
 
     def _on_main(self, work: Callable[[], None], problem: str) -> None:
-        """Do it on the main process; if it fails there, every process raises instead of waiting."""
+        """Do `work` on the main process. If it fails there, every process raises instead of waiting."""
         failure: Exception | None = None
         message = None
         if self.processes.rank == 0:
@@ -232,13 +232,13 @@ class Checkpoints:
 
 
 def _save(item: Any, path: Path) -> None:
-    with open(path, "wb") as file:  # opened here: torch itself would turn a full disk into a bare RuntimeError
+    with open(path, "wb") as file:  # torch would turn a full disk into a bare RuntimeError
         torch.save(item, file)
 
 
 def _error_number(error: BaseException | None) -> int | None:
-    """The system's number for what went wrong, if the system is where it began; 0 if it gave no number."""
-    if not isinstance(error, OSError | SafetensorError | RuntimeError):  # torch.save hides it in the last
+    """The errno behind an error, 0 if it has no number; None if it did not come from the operating system."""
+    if not isinstance(error, OSError | SafetensorError | RuntimeError):  # torch.save wraps it in a RuntimeError
         return None
     while error is not None:
         if isinstance(error, OSError):
@@ -250,7 +250,7 @@ def _error_number(error: BaseException | None) -> int | None:
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
-    """The same content under another name, at once; copied on file systems without hard links."""
+    """Give a file a second name, atomically; copy it on file systems without hard links."""
     temporary = target.with_name(f".{target.name}.unfinished")
     temporary.unlink(missing_ok=True)
     try:
@@ -263,12 +263,12 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 
 def _outdated(folder: Path) -> Path:
-    """Where a folder waits while its successor takes its name."""
+    """The temporary name of a folder while its replacement takes over."""
     return folder.with_name(f".{folder.name}.outdated")
 
 
 def _remove(folder: Path) -> None:
-    """A folder half removed must not be taken for a checkpoint."""
+    """Rename, then remove, so that a half-removed folder is not taken for a checkpoint."""
     outdated = _outdated(folder)
     os.replace(folder, outdated)
     shutil.rmtree(outdated, ignore_errors=True)

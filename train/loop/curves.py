@@ -1,4 +1,4 @@
-"""A picture of a run: its loss terms over the steps, and R@1 per language over the epochs."""
+"""Plots a run: its loss terms by step, and R@1 per language by epoch."""
 
 from pathlib import Path
 
@@ -6,15 +6,15 @@ from polyvid.train.loop.step_log import read_steps
 
 
 def plot_curves(steps_file: Path, history: list[dict], path: Path) -> None:
-    """Write the picture; nothing where matplotlib (the `report` extra) is not installed or no step was made.
+    """Write the plot. Does nothing if matplotlib (the `report` extra) is not installed or there are no steps.
 
     Args:
         steps_file: `steps.jsonl` of the run.
-        history: an entry per epoch, R@1 per language under `"R@1 en"` and so on.
+        history: one entry per epoch, with R@1 per language under `"R@1 en"` and so on.
         path: the PNG.
     """
     try:
-        from matplotlib.figure import Figure  # not pyplot: it keeps figures and looks for a screen
+        from matplotlib.figure import Figure  # not pyplot, which keeps figures and looks for a display
     except ImportError:
         return
     steps = read_steps(steps_file) if steps_file.exists() else []
@@ -38,7 +38,7 @@ def plot_curves(steps_file: Path, history: list[dict], path: Path) -> None:
 
 
 def _thinned(points: list[tuple[int, float]], most: int = 500) -> list[tuple[float, float]]:
-    """At most `most` points, each the mean of its neighbours."""
+    """At most `most` points, each the mean of a group of neighbours."""
     width = -(-len(points) // most)
     groups = [points[start : start + width] for start in range(0, len(points), width)]
     return [tuple(sum(values) / len(group) for values in zip(*group, strict=True)) for group in groups]

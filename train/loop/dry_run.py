@@ -1,4 +1,4 @@
-"""`--dry-run`: what a recipe would do, and what it takes on this machine, from a few real steps."""
+"""`--dry-run`: shows what a recipe would do, and measures its time and memory on this machine with a few steps."""
 
 import resource
 import statistics
@@ -17,7 +17,7 @@ STEPS = 3
 def describe(trainer: Trainer) -> None:
     """Print the resolved recipe, counts of data and parameters, steps, and estimates of time and memory.
 
-    The estimates come from `STEPS` real steps after a first one. Nothing is written. Every process must make the call.
+    The estimates come from `STEPS` real steps after one warm-up step. Nothing is written. Every process must call this.
     """
     parameters = [(p.numel(), p.requires_grad) for p in trainer.model.parameters()]
     total, trained = sum(n for n, _ in parameters), sum(n for n, trains in parameters if trains)
@@ -53,7 +53,7 @@ def _seconds_per_step(trainer: Trainer) -> float:
 
 
 def _peak_memory() -> int:
-    """Bytes: of the accelerator where there is one, else of this process."""
+    """Peak memory in bytes: of the accelerator if there is one, otherwise of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

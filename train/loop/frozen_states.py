@@ -1,7 +1,7 @@
-"""Keeps what the frozen layers make of each text, so that they run once per text and not once per step.
+"""Caches the output of the frozen layers, so that they run once per text instead of once per step.
 
-§5.2 freezes the embeddings and the lower layers, and they have no dropout: their output for a sequence of tokens is
-always the same. Training visits the same captions in every epoch; noised ones (Eq. 3) repeat too, because at 5 % a
+§5.2 freezes the embeddings and the lower layers. They have no dropout, so their output for a sequence of tokens is
+always the same. Training sees the same captions in every epoch. Noised captions (Eq. 3) repeat too, because at 5 % a
 short caption has few variants.
 """
 
@@ -25,12 +25,12 @@ from polyvid.modeling.errors_mmp import PolyvidError
 
 VIEWS = ("", "noisy_", "pivot_", "noisy_pivot_")
 FORMAT = 2  # with a checksum for each text
-ROWS = 8  # texts of one length that run through the frozen layers together
-WAIT = 600.0  # seconds, while another training saves its states
+ROWS = 8  # texts of one length that pass through the frozen layers together
+WAIT = 600.0  # seconds to wait while another run saves its states
 
 logger = logging.get_logger(__name__)
 
-Block = tuple[int, int, int]  # of one text: first row, number of rows (tokens), CRC-32 of their bytes
+Block = tuple[int, int, int]  # for one text: first row, number of rows (tokens), CRC-32 of their bytes
 
 
 @dataclass
@@ -43,7 +43,7 @@ class _Rows:
     blocks: dict[str, Block] = field(default_factory=dict)
 
     def get(self, key: str) -> np.ndarray | None:
-        """The block of a key, (tokens, width); None if it is not there, or not as it was written."""
+        """The block of a key, (tokens, width); None if it is missing or damaged."""
         if key not in self.blocks:
             return None
         first, length, checksum = self.blocks[key]
@@ -61,19 +61,19 @@ class _Rows:
 
 
 class FrozenStates:
-    """A growing file of hidden states by token ids, which several trainings may share.
+    """A growing cache of hidden states by token ids, which several runs may share.
 
-    Two files: `{path}.f16` holds the states one after the other, `{path}.json` the index and a fingerprint of the
-    frozen weights. New states are kept in a temporary file until `save` appends them, under a lock; the index is
-    written last and by renaming. So what is indexed never moves, and a killed run loses what it added since the last
-    `save`. Every text has a checksum: what is damaged or missing is computed again, with a warning.
+    There are two files: `{path}.f16` holds the states one after another, and `{path}.json` holds the index and a
+    fingerprint of the frozen weights. New states go to a temporary file until `save` appends them, under a lock; the
+    index is replaced last. So indexed states never move, and a killed run loses only what it added since the last
+    `save`. Every text has a checksum: damaged or missing states are computed again, with a warning.
 
-    Texts run through the frozen layers in groups of one length and one size, so that the states of a text do not depend
-    on the texts next to it, or on which training computed them.
+    Texts pass through the frozen layers in groups of equal length and fixed size, so that the states of a text do not
+    depend on the other texts in the group or on which run computed them.
 
     Args:
         path: file name without suffix.
-        model: whose frozen layers are run for new texts.
+        model: its frozen layers are run for new texts.
 
     Raises:
         PolyvidError: if the files belong to other frozen weights.
@@ -93,9 +93,9 @@ class FrozenStates:
         return len((self._saved.blocks if self._saved else {}) | (self._new.blocks if self._new else {}))
 
     def replace_tokens(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The batch with `frozen_hidden_states` (of every view) in place of `input_ids`.
+        """Replace `input_ids` in a batch by `frozen_hidden_states`, for every view.
 
-        States are those of the real tokens; padding is zero. New texts are run through the frozen layers.
+        Padding is zero. New texts are passed through the frozen layers.
         """
         batch = dict(batch)
         for view in VIEWS:
@@ -130,15 +130,15 @@ class FrozenStates:
         """Make everything computed so far permanent.
 
         Raises:
-            LockedError: if another training is saving to the same files, and still is after `WAIT` seconds.
-            OSError: if they cannot be written.
+            LockedError: if another run is still saving to the same files after `WAIT` seconds.
+            OSError: if the files cannot be written.
         """
         if self._new is None:
             return
         with locked(self.path, "polyvid train", wait=WAIT):
-            num_rows, blocks = self._read_index()  # another training may have added to it
+            num_rows, blocks = self._read_index()  # another run may have added to it
             with open(self.data_path, "ab") as file:
-                file.truncate(num_rows * self.hidden_size * 2)  # what a killed run wrote and did not index
+                file.truncate(num_rows * self.hidden_size * 2)  # drop what a killed run wrote but did not index
                 rows = _Rows(file, self.hidden_size, num_rows, blocks)
                 for key in self._new.blocks:
                     block = self._new.get(key)
@@ -170,7 +170,7 @@ class FrozenStates:
         return _Rows(open(self.data_path, "rb"), self.hidden_size, num_rows, blocks) if blocks else None
 
     def _read_index(self) -> tuple[int, dict[str, Block]]:
-        """Rows and blocks of the files, as far as these belong together."""
+        """The number of rows and the blocks that are valid in both files."""
         if not self.index_path.exists():
             return 0, {}
         try:
@@ -196,7 +196,7 @@ class FrozenStates:
         return num_rows, blocks
 
     def _compute(self, texts: dict[str, np.ndarray]) -> None:
-        """Run texts, token ids by key, through the frozen layers."""
+        """Pass texts (key → token ids) through the frozen layers."""
         if self._new is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._new = _Rows(tempfile.TemporaryFile(dir=self.path.parent, buffering=0), self.hidden_size)
@@ -206,7 +206,7 @@ class FrozenStates:
         for group in by_length.values():
             for start in range(0, len(group), ROWS):
                 keys = group[start : start + ROWS]
-                ids = np.stack([texts[keys[min(row, len(keys) - 1)]] for row in range(ROWS)])  # the last one repeated
+                ids = np.stack([texts[keys[min(row, len(keys) - 1)]] for row in range(ROWS)])  # the last repeated
                 input_ids = torch.from_numpy(ids).to(self.model.device)
                 hidden = self.model.encode_frozen_layers(input_ids, torch.ones_like(input_ids)).to("cpu", torch.float16)
                 for key, states in zip(keys, hidden.numpy(), strict=False):
@@ -214,7 +214,7 @@ class FrozenStates:
 
 
 def _fingerprint(model: MMPModel) -> str:
-    """Of the frozen layers: their number and a sample of every frozen tensor."""
+    """A hash of the frozen layers: their number and a sample of every frozen tensor."""
     digest = hashlib.blake2b(f"{model.config.freeze_below}".encode(), digest_size=16)
     for name, parameter in model.text_model.named_parameters():
         if not parameter.requires_grad:

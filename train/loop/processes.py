@@ -1,4 +1,4 @@
-"""What the processes of one run agree about, over the CPU, so that nothing waits for an accelerator."""
+"""Lets the processes of a run exchange data, over the CPU so that nothing waits for an accelerator."""
 
 import os
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from polyvid.modeling.errors_mmp import PolyvidError
 
 
 class Processes:
-    """All processes of a run. Every process must make every call; with one process they cost nothing."""
+    """All processes of a run. Every process must make every call. With a single process, calls cost nothing."""
 
     def __init__(self) -> None:
         self.count = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
@@ -22,7 +22,7 @@ class Processes:
         self.group = dist.new_group(backend="gloo") if self.count > 1 else None
 
     def any(self, flags: Sequence[bool]) -> list[bool]:
-        """Which of the flags is true on any process."""
+        """For each flag, whether it is true on any process."""
         if self.count == 1:
             return list(flags)
         tensor = torch.tensor(flags, dtype=torch.uint8)
@@ -30,7 +30,7 @@ class Processes:
         return tensor.bool().tolist()
 
     def from_main(self, item: Any) -> Any:
-        """The item that the main process passed."""
+        """The item passed by the main process."""
         if self.count == 1:
             return item
         items = [item]
@@ -47,13 +47,13 @@ class Processes:
 
 
 def check_launch(num_processes: int) -> None:
-    """Refuse a launch that asked for more processes than it got.
+    """Refuse a launch that got fewer processes than it asked for.
 
-    `accelerate launch --cpu --num_processes 2` starts one process and says nothing; `torchrun` on a machine without an
-    accelerator starts two that know nothing of each other unless `ACCELERATE_USE_CPU=true`.
+    `accelerate launch --cpu --num_processes 2` silently starts a single process. On a machine without an accelerator,
+    `torchrun` starts two processes that do not communicate unless `ACCELERATE_USE_CPU=true`.
 
     Raises:
-        PolyvidError: with the command that gets what was asked for.
+        PolyvidError: with a command that starts as many as asked for.
     """
     asked = max(int(os.environ.get("WORLD_SIZE", 1)), _asked_of_accelerate(psutil.Process().parent()))
     if asked > num_processes:
@@ -64,14 +64,14 @@ def check_launch(num_processes: int) -> None:
 
 
 def check_sharding(accelerator: Accelerator, frozen_states: bool) -> None:
-    """Refuse ways to shard a model that this trainer does not know.
+    """Refuse ways of sharding a model that this trainer does not support.
 
     Args:
-        accelerator: with the configuration of this launch.
-        frozen_states: whether the recipe keeps outputs of frozen layers on disk.
+        accelerator: holds the configuration of this launch.
+        frozen_states: whether the recipe caches the output of frozen layers on disk.
 
     Raises:
-        PolyvidError: with what to change.
+        PolyvidError: if the configuration is not supported; says what to change.
     """
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         raise PolyvidError(
@@ -94,7 +94,7 @@ def _asked_of_accelerate(launcher: psutil.Process | None) -> int:
         words = launcher.cmdline() if launcher else []
     except psutil.Error:
         return 1
-    # `launch` is the console script's command, `...launch` or `...launch.py` the module's.
+    # The launcher is the console script `accelerate launch` or the module `accelerate.commands.launch`.
     if not any("accelerate" in word for word in words):
         return 1
     for word, following in zip(words, [*words[1:], ""], strict=True):

@@ -1,4 +1,4 @@
-"""A model of a run as a Hub repository: what `AutoModel`, `AutoProcessor` and a reader of its card need."""
+"""Writes a model as a Hub repository: what `AutoModel`, `AutoProcessor` and the model card need."""
 
 import json
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from polyvid.train.scoring.results import environment
 
 @dataclass(frozen=True)
 class ModelRepository:
-    """Writes models of one run, which differ in their weights only.
+    """Writes the models of one run, which differ only in their weights.
 
     Args:
         config: of the model.
@@ -30,7 +30,7 @@ class ModelRepository:
     num_processes: int
 
     def write(self, folder: Path, weights: Weights, state: TrainingState) -> None:
-        """Weights, configuration, remote code, processor, recipe, and the run's history up to `state`."""
+        """Write weights, configuration, remote code, processor, recipe, and the history up to `state`."""
         save_model(self.config, weights, self.processor, self.recipe, folder)
         record = {
             "step": state.progress.step,
@@ -44,12 +44,12 @@ class ModelRepository:
 
 
 def save_model(config: MMPConfig, weights: Weights, processor: MMPProcessor, recipe: Recipe, folder: Path) -> None:
-    """Weights, configuration, remote code, processor and recipe."""
-    with torch.device("meta"):  # without weights of its own, and of a class that nothing has wrapped
+    """Write weights, configuration, remote code, processor and recipe."""
+    with torch.device("meta"):  # no weights allocated, and no wrapper around the class
         model = MMPModel(config).to(next(iter(weights.values())).dtype)
-    logging.disable_progress_bar()  # a bar per file would break the run's own
+    logging.disable_progress_bar()  # a bar per file would disturb the bar of the run
     model.save_pretrained(folder, state_dict=weights)
     logging.enable_progress_bar()
     processor.save_pretrained(folder)
     save_recipe(recipe, folder / "recipe.yaml")
-    (folder / "model.safetensors").chmod(0o644)  # written readable to its owner only, which web servers stumble over
+    (folder / "model.safetensors").chmod(0o644)  # written as readable by the owner only, which breaks web servers

@@ -1,4 +1,4 @@
-"""A trainer from a recipe: data, model and processor loaded, and the parts of the loop put together, here only."""
+"""Builds a trainer from a recipe: loads data, model and processor, and assembles the parts of the loop."""
 
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,10 @@ from polyvid.train.scoring.sentences import SentenceVectors
 
 
 def build_trainer(recipe: Recipe) -> Trainer:
-    """Everything a recipe names, loaded and put together. What `recipe.model` left open is filled in.
+    """Load everything a recipe names and assemble the trainer. Fills in the shapes that `recipe.model` leaves open.
 
     Raises:
-        PolyvidError, FileNotFoundError, OSError: for data, checkpoints or backbones that are missing or do not fit; the
+        PolyvidError, FileNotFoundError, OSError: if data, a checkpoint or a backbone is missing or does not fit; the
             message says which.
     """
     training, data = recipe.training, recipe.data
@@ -48,7 +48,7 @@ def build_trainer(recipe: Recipe) -> Trainer:
     videos = load_videos(data, data.train_split, data.languages) if data.clips is None else []
     train_set = _train_set(recipe, videos, features, processes)
     validation_set = _validation_set(data, features)
-    set_seed(training.seed)  # before the weights are drawn, and the same on all processes
+    set_seed(training.seed)  # before the weights are drawn; the same on all processes
     model, processor = build_model(recipe.model)
     processor.max_text_length = data.max_text_length
     extractor = processor.feature_extractor
@@ -76,27 +76,27 @@ def assemble(
     accelerator: Accelerator | None = None,
     processes: Processes | None = None,
 ) -> Trainer:
-    """The parts of the loop around a model and its data.
+    """Assemble the parts of the loop around a model and its data.
 
     Args:
-        recipe: how to train; where data and model come from is not read.
-        model: on any device; moved by Accelerate.
+        recipe: how to train; its sources of data and model are ignored.
+        model: on any device; Accelerate moves it.
         processor: makes the batches, and is saved with the model.
         train_set: pairs or triples in memory, or clips to stream.
-        validation_set: None: the last model is kept.
-        accelerator, processes: by default new ones.
+        validation_set: None keeps the last model.
+        accelerator, processes: new ones by default.
 
     Raises:
-        PolyvidError: if the data do not make a batch.
+        PolyvidError: if there are too few data for one batch.
     """
     accelerator = accelerator or Accelerator(step_scheduler_with_optimizer=False)
     processes = processes or Processes()
     training, data = recipe.training, recipe.data
-    set_seed(training.seed, device_specific=True)  # of dropout, which differs between processes
-    model.config.temperature = recipe.objective.temperature  # what `return_loss` and `logits_...` use
+    set_seed(training.seed, device_specific=True)  # for dropout, which must differ between processes
+    model.config.temperature = recipe.objective.temperature  # used by `return_loss` and `logits_...`
     model.config.mask_ratio = recipe.objective.mask_ratio
     batches = _batches(recipe, processor, train_set, processes)
-    # Fused: it can be told on the device to leave out a step, which nothing has to wait for.
+    # Fused, because it can be told on the device to skip a step, so the host need not wait.
     optimizer = torch.optim.Adam(parameter_groups(model, training.learning_rate), fused=True)
     total_steps = batches.steps(0) * training.epochs
     scheduler = get_scheduler(training.schedule, optimizer, training.warmup_steps, total_steps)
@@ -121,13 +121,13 @@ def assemble(
 
 
 def build_model(recipe: ModelRecipe) -> tuple[MMPModel, MMPProcessor]:
-    """The pre-trained model `init_from`, or a new one around `backbone`; with images, `image_projection` is new (§5.6).
+    """The pre-trained model `init_from`, or a new one around `backbone`. For images, `image_projection` is new (§5.6).
 
-    What the recipe leaves open of the model's shape is filled in.
+    Fills in the parts of the model's shape that the recipe leaves open.
 
     Raises:
         OSError: if there is no such model.
-        PolyvidError: if the pre-trained model has another shape than the recipe says.
+        PolyvidError: if the shape of the pre-trained model differs from the recipe.
     """
     model, processor = _new_model(recipe) if recipe.init_from is None else _pretrained_model(recipe.init_from, recipe)
     for name in SHAPE:
@@ -137,7 +137,7 @@ def build_model(recipe: ModelRecipe) -> tuple[MMPModel, MMPProcessor]:
 
 
 def parameter_groups(model: MMPModel, learning_rate: float) -> list[dict[str, Any]]:
-    """Trained parameters, grouped by learning rate: the model says which modules learn faster (§5.6)."""
+    """Trained parameters grouped by learning rate; the model defines which modules learn faster (§5.6)."""
     multipliers = model.learning_rate_multipliers
     groups: dict[float, list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -153,13 +153,13 @@ def start(
     videos: list[dict[str, Any]],
     features: VideoFeatures,
 ) -> None:
-    """Carry out `model.start` and fill the kernel map of a new model; nothing for the random start of §3.1.
+    """Apply `model.start`, and set the kernel map of a new model. Does nothing for the random start of §3.1.
 
     Args:
-        videos: rows of `polyvid.dataset_scripts.schema.CAPTIONS`, of the training split.
+        videos: the training split, as rows of `polyvid.dataset_scripts.schema.CAPTIONS`.
 
     Raises:
-        PolyvidError: for a start that does not fit the model, or too few clips for the kernel map's landmarks.
+        PolyvidError: if the start does not fit the model, or there are too few clips for the kernel map's landmarks.
     """
     options, data = recipe.model, recipe.data
     is_new = options.init_from is None
@@ -198,7 +198,7 @@ def _train_set(
 
 
 def _validation_set(data: DataRecipe, features: VideoFeatures | None) -> ValidationSet | None:
-    """By default searched in English alone: in the zero-shot setting there is nothing else (App. D.1)."""
+    """By default validated in English only, since the zero-shot setting has no other captions (App. D.1)."""
     if data.validation_split is None:
         return None
     if data.dataset is None or features is None:
@@ -235,7 +235,7 @@ def _objective(recipe: ObjectiveRecipe, processes: Processes) -> MMPObjective:
         recipe.margin,
         tuple(recipe.terms),
         recipe.mask_same_video,
-        raise_non_finite=False,  # found on the device, see `Trainer.training_step`
+        raise_non_finite=False,  # handled on the device, see `Trainer.training_step`
         group=processes.group,
     )
 
@@ -265,7 +265,7 @@ def _pretrained_model(init_from: str, recipe: ModelRecipe) -> tuple[MMPModel, MM
         raise OSError(f"Cannot load {init_from!r} to start from: train it first. ({reason})") from None
     for name in SHAPE:
         was, now = getattr(model.config, name), getattr(recipe, name)
-        if name == "video_pooler_num_layers" and now is not None:  # None: as many as the text's
+        if name == "video_pooler_num_layers" and now is not None:  # None: as many as for text
             was = was or model.config.pooler_num_layers
         if now is not None and was != now:
             raise PolyvidError(
@@ -284,7 +284,7 @@ def _normalize(
     features: VideoFeatures | None,
     processes: Processes,
 ) -> None:
-    """Give the processor the statistics of the training videos (never those of validation or test)."""
+    """Give the processor the statistics of the training videos (never validation or test videos)."""
     data, model = recipe.data, recipe.model
     if model.init_from is not None and model.image_feature_dim is None:
         raise PolyvidError(

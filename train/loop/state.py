@@ -1,4 +1,4 @@
-"""The state of a run between two steps: everything the next step depends on besides the recipe and the data."""
+"""The state of a run between two steps: all that the next step depends on, besides the recipe and the data."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -19,18 +19,18 @@ WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 @dataclass
 class Progress:
-    """How far a run has come, and what it has found so far."""
+    """How far a run has got, and its results so far."""
 
     step: int = 0  # steps done
     epoch: int = 0  # epochs done
-    batch_in_epoch: int = 0  # batches done of the next epoch
-    history: list[dict[str, Any]] = field(default_factory=list)  # an entry per epoch: loss terms, R@k
+    batch_in_epoch: int = 0  # batches done in the current epoch
+    history: list[dict[str, Any]] = field(default_factory=list)  # one entry per epoch: loss terms, R@k
     best_score: float = -1.0  # R@1 + R@5 + R@10 of the selected model
 
 
 @dataclass
 class ProcessState:
-    """What belongs to one process: the generators dropout draws from, and its position in the data."""
+    """What belongs to one process: the random generators used by dropout, and its position in the data."""
 
     cpu: Tensor
     cuda: Tensor | None
@@ -38,12 +38,12 @@ class ProcessState:
 
     @classmethod
     def now(cls, batches: dict[str, Any] | None) -> "ProcessState":
-        """Of this process."""
+        """The current state of this process."""
         cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
         return cls(torch.get_rng_state(), cuda, batches)
 
     def restore_generators(self) -> None:
-        """Draw from now on what was drawn after `now`."""
+        """Restore the generators to their state when `now` was called."""
         torch.set_rng_state(self.cpu)
         if self.cuda is not None and torch.cuda.is_available():
             torch.cuda.set_rng_state(self.cuda)
@@ -51,12 +51,12 @@ class ProcessState:
 
 @dataclass
 class TrainingState:
-    """Weights and optimizer state are whole, not sharded, and on the CPU; when saving, on the main process only."""
+    """Weights and optimizer state are complete (not sharded) and on the CPU; when saving, only on the main process."""
 
     progress: Progress
-    steps_per_epoch: int  # to notice other data
+    steps_per_epoch: int  # to detect changed data
     weights: Weights
-    best_weights: Weights | None  # the trained ones of the selected model
+    best_weights: Weights | None  # trained weights of the selected model
     optimizer: dict[str, Any]
     scheduler: dict[str, Any]
     step_log: dict[str, Any]
@@ -64,28 +64,28 @@ class TrainingState:
 
 
 def whole_weights(model: nn.Module) -> Weights:
-    """The state of a model on the CPU, its shards put together and its wrappers removed; empty but on the main process.
+    """The full state of a model on the CPU, unsharded and unwrapped; empty except on the main process.
 
-    Where the model is on the CPU and not sharded, these are its own tensors. Every process must make the call.
+    If the model is on the CPU and not sharded, these are its own tensors, not copies. Every process must call this.
     """
     return cast(Weights, get_model_state_dict(model, options=WHOLE))
 
 
 def trained_weights(model: nn.Module) -> Weights:
-    """A copy of what training changes: without the frozen layers, which in the demo are nine tenths of a model."""
+    """A copy of the weights that training changes. Frozen layers, nine tenths of the demo's model, are left out."""
     trained = cast(Weights, get_model_state_dict(model, options=replace(WHOLE, ignore_frozen_params=True)))
     return {name: value.clone() for name, value in trained.items()}
 
 
 def whole_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The optimizer's state by names of parameters, like `whole_weights`. Every process must make the call."""
+    """The optimizer state by parameter name, complete like `whole_weights`. Every process must call this."""
     return get_optimizer_state_dict(model, optimizer, options=WHOLE)
 
 
 def load_weights(
     model: nn.Module, optimizer: torch.optim.Optimizer, weights: Weights, optimizer_state: dict[str, Any]
 ) -> None:
-    """Load both whole; of a sharded model each process keeps its shard. Every process must make the call."""
+    """Load both from complete states; each process keeps its shard of a sharded model. Every process must call this."""
     options = StateDictOptions(full_state_dict=True)
     set_model_state_dict(model, cast(dict[str, Any], weights), options=options)
     set_optimizer_state_dict(model, optimizer, optimizer_state, options=options)

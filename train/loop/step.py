@@ -1,4 +1,4 @@
-"""Forward, objective and backward of one batch, in the memory of the batch or of a micro-batch (GradCache)."""
+"""Forward pass, objective and backward pass of one batch, in the memory of the batch or a micro-batch (GradCache)."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -22,29 +22,30 @@ def contrastive_step(
 ) -> dict[str, Tensor]:
     """Add the gradient of the objective on one batch to the model's parameters.
 
-    A contrastive loss does not split into losses of micro-batches: every row is every other row's negative. With
-    `micro_batch_size` the step follows GradCache (Gao et al., 2021): embed micro-batches without graph; differentiate
-    the objective with respect to all embeddings of the batch, on all processes; embed each micro-batch again, this
-    time with graph and with the random numbers of the first time, so that dropout drops the same units, and pass the
-    embeddings' gradients on. The result is the gradient of the full batch; what it costs is a second forward.
+    A contrastive loss is not a sum of losses over micro-batches, because each row is a negative for every other row.
+    With `micro_batch_size`, the step follows GradCache (Gao et al., 2021). First, embed the micro-batches without a
+    graph. Then differentiate the objective with respect to all embeddings of the batch, on all processes. Finally,
+    embed each micro-batch again, now with a graph and the same random numbers, so that dropout drops the same units,
+    and backpropagate the gradients of the embeddings. The result is the gradient of the full batch, at the cost of a
+    second forward pass.
 
-    Under DDP, processes exchange parameter gradients once, in the last micro-batch's backward; they may hold
-    different numbers of rows.
+    Under DDP, processes exchange parameter gradients once, in the backward pass of the last micro-batch. They may
+    have different numbers of rows.
 
     Args:
         model: an `MMPModel`, possibly wrapped by `Accelerator.prepare` or DDP. Called with `return_loss=False`.
-        batch: tensors of `batch` rows on the model's device, as made by `MMPCollator`.
+        batch: tensors with `batch` rows on the model's device, as made by `MMPCollator`.
         objective: applied to the model's outputs.
-        accelerator: whose mixed precision, gradient scaling and accumulation apply.
-        micro_batch_size: rows embedded at a time, the same on every process; None embeds all in one go.
+        accelerator: provides mixed precision, gradient scaling and accumulation.
+        micro_batch_size: rows embedded at a time, the same on every process; None embeds all at once.
 
     Returns:
-        The objective's terms on the global batch, detached, the same on every process.
+        The terms of the objective on the global batch: detached, and the same on every process.
 
     Raises:
-        NonFiniteEmbeddingsError: if an embedding is NaN or infinite; on every process, and no gradient was touched.
-            With an objective that does not raise it, the terms are NaN instead, and the gradients too.
-        PolyvidError: for a micro-batch of less than one row, or under DeepSpeed, which steps at every backward.
+        NonFiniteEmbeddingsError: on every process, if an embedding is NaN or infinite; gradients are unchanged. If the
+            objective does not raise, the terms and gradients are NaN instead.
+        PolyvidError: for a micro-batch of less than one row, or under DeepSpeed, which steps on every backward pass.
     """
     if micro_batch_size is not None and micro_batch_size < 1:
         raise PolyvidError(f"micro_batch_size must be at least 1 row, not {micro_batch_size}.")
@@ -56,7 +57,8 @@ def contrastive_step(
     video_index = inputs.pop("video_index", None)
     num_rows, device = len(inputs["attention_mask"]), inputs["attention_mask"].device
 
-    # By the setting, not by the rows: DDP's collectives come in another order below, and must match between processes.
+    # Decided by the setting, not by the number of rows: the two paths order DDP's collectives differently, and all
+    # processes must take the same one.
     if micro_batch_size is None:
         terms = objective(_embeds(model(**inputs, return_loss=False)), video_index)
         backward(terms["loss"])
@@ -71,11 +73,11 @@ def contrastive_step(
         for micro_batch in micro_batches:
             states.append(_random_state(device))
             parts.append(_embeds(model(**micro_batch, return_loss=False)))
-    # Under an autocast around the whole step, older torch would serve the second forward from its cache of cast
-    # weights, which hold no graph (pytorch/pytorch#112583).
+    # If autocast wraps the whole step, older versions of torch take the weights of the second forward pass from the
+    # autocast cache, where they have no graph (pytorch/pytorch#112583).
     torch.clear_autocast_cache()
 
-    # At least float32: float16 would lose small gradients, which are scaled only on their way into the model.
+    # At least float32: float16 would lose small gradients, which are only scaled in the backward pass of the model.
     embeds = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     embeds = {name: e.to(torch.promote_types(e.dtype, torch.float32)).requires_grad_() for name, e in embeds.items()}
     terms = objective(embeds, video_index)
@@ -87,7 +89,7 @@ def contrastive_step(
         with nullcontext() if is_last else no_sync(model):
             with _replay(state, device):
                 part = _embeds(model(**micro_batch, return_loss=False))
-            # A number whose gradient with respect to these embeddings is the objective's.
+            # A scalar with the same gradient with respect to these embeddings as the objective.
             backward(torch.stack([(part[name] * gradient[i]).sum() for name, gradient in gradients.items()]).sum())
     return _mean_over_processes(terms)
 
@@ -106,14 +108,14 @@ def _mean_over_processes(terms: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """The state of the generators dropout draws from: the CPU's and, elsewhere, the device's."""
+    """The state of the random generators used by dropout: of the CPU, and of the device if it is another."""
     own = None if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device)
     return torch.get_rng_state(), own
 
 
 @contextmanager
 def _replay(state: tuple[Tensor, Tensor | None], device: torch.device) -> Iterator[None]:
-    """Draw from `state` inside; afterwards, what follows is as if nothing had been drawn."""
+    """Use the random state `state` inside the block, and restore the current one afterwards."""
     now = _random_state(device)
     _set_random_state(state, device)
     try:

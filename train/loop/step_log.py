@@ -1,4 +1,4 @@
-"""What each step did: kept on the device, read every `log_steps` steps, written to disk and to trackers."""
+"""Records each step: values stay on the device, and every `log_steps` steps they go to disk and to trackers."""
 
 import json
 import math
@@ -14,27 +14,27 @@ from tqdm import tqdm
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.recipe import TrainingRecipe
 
-# A gradient this many times its clip is a spike: the step takes its direction from a row or two, and nothing from the
-# others. In the demo, norms are 0.2 to 8 at a clip of 0.2; the spikes we saw were above 1e9.
+# A gradient norm this many times the clipping threshold is a spike: one or two rows determine the step, and the others
+# have no effect. In the demo, norms are 0.2 to 8 with a threshold of 0.2; the spikes we saw were above 1e9.
 SPIKE = 1000.0
 
 
 class TrainingFailed(PolyvidError):
-    """Training on makes no sense: gradients that are not finite, or a loss that grows."""
+    """Training cannot usefully continue: gradients are not finite, or the loss diverges."""
 
 
 class StepLog:
-    """The record of a run, step by step: `steps.jsonl` in its output folder, a line per step.
+    """The record of a run: `steps.jsonl` in its output folder, with one line per step.
 
     A line is `{"step", "epoch", "loss", "inter", ..., "gradient_norm", "learning_rate"}`; `loss` or `gradient_norm`
-    is null in a step that was skipped because it was not finite. `gradient_norm` is that before clipping; if it is more
-    than `SPIKE` times the clip, `flush` says so and counts it. `add` waits for nothing; `flush` waits for the device
-    once, however many steps there are.
+    is null if the step was skipped because it was not finite. `gradient_norm` is the norm before clipping; if it is
+    more than `SPIKE` times the threshold, `flush` reports and counts it. `add` does not wait for the device; `flush`
+    waits once, however many steps there are.
 
     Args:
-        path: the file; main process only, None elsewhere.
-        training: `gradient_clip`, `log_steps`, `max_skipped_steps`, `divergence`.
-        accelerator: whose trackers get the means of every `log_steps` steps.
+        path: the file on the main process, None on the others.
+        training: provides `gradient_clip`, `log_steps`, `max_skipped_steps`, `divergence`.
+        accelerator: its trackers receive means over every `log_steps` steps.
     """
 
     def __init__(self, path: Path | None, training: TrainingRecipe, accelerator: Accelerator):
@@ -51,23 +51,23 @@ class StepLog:
         self._rows, self._since = 0, time.monotonic()
 
     def add(self, position: dict[str, Any], values: dict[str, torch.Tensor], rows: int) -> None:
-        """Remember a step: its position, its loss terms and gradient norm (scalars on any one device), its rows."""
+        """Record a step: its position, its loss terms and gradient norm (scalars on one device), and its rows."""
         names = list(values)
         self._waiting.append((position | {"names": names}, torch.stack([values[name].float() for name in names])))
         self._rows += rows
 
     def flush(self) -> None:
-        """Write what is waiting.
+        """Write all recorded steps.
 
         Raises:
-            TrainingFailed: after too many skipped steps in a row, or when the loss diverges. What was waiting is
-                written before that.
+            TrainingFailed: after too many skipped steps in a row, or if the loss diverges. The steps are written
+                first.
         """
         if not self._waiting:
             return
         longest = max(len(values) for _, values in self._waiting)
         padded = [torch.nn.functional.pad(values, (0, longest - len(values))) for _, values in self._waiting]
-        numbers = torch.stack(padded).tolist()  # the one wait
+        numbers = torch.stack(padded).tolist()  # the only wait for the device
         lines, problem = [], None
         for (position, _), row in zip(self._waiting, numbers, strict=True):
             values = dict(zip(position.pop("names"), row, strict=False))
@@ -89,14 +89,14 @@ class StepLog:
             raise TrainingFailed(problem)
 
     def end_epoch(self) -> dict[str, float]:
-        """Mean of every term over the epoch's steps, as far as they were not skipped."""
+        """Mean of each term over the steps of the epoch that were not skipped."""
         self.flush()
         means = {name: value / self._count for name, value in self._sums.items() if name != "gradient_norm"}
         self._sums, self._count = {}, 0
         return means
 
     def samples_per_second(self) -> float:
-        """Since the last time it was asked."""
+        """Speed since the previous call."""
         now = time.monotonic()
         speed = self._rows / max(now - self._since, 1e-9)
         self._rows, self._since = 0, now
@@ -106,9 +106,9 @@ class StepLog:
         return {name: getattr(self, name) for name in _STATE}
 
     def load_state_dict(self, state: dict[str, Any], step: int) -> None:
-        """Continue after step number `step`: lines of later steps, which will be made again, are dropped."""
+        """Continue after step `step`: drops the lines of later steps, which will be repeated."""
         for name in _STATE:
-            setattr(self, name, state.get(name, getattr(self, name)))  # older checkpoints lack a count
+            setattr(self, name, state.get(name, getattr(self, name)))  # older checkpoints lack some counts
         if self.path is not None and self.path.exists():
             kept = [line for line in read_steps(self.path) if line["step"] <= step]
             temporary = self.path.with_name(f".{self.path.name}.incomplete")
@@ -171,6 +171,6 @@ _STATE = ("skipped", "spikes", "_skipped_in_a_row", "_sums", "_count", "_window"
 
 
 def read_steps(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `steps.jsonl`; a last line that was cut off by a kill is left out."""
+    """The lines of a `steps.jsonl`, without a last line that was cut off when the run was killed."""
     lines = path.read_text(encoding="utf-8").split("\n")
     return [json.loads(line) for line in lines[:-1]]

@@ -1,9 +1,9 @@
-"""The training loop: one step after the other, validation after each epoch, and checkpoints to resume from exactly.
+"""The training loop: steps, validation after each epoch, and checkpoints from which a run resumes exactly.
 
-What a step does depends only on (recipe, step number): weights are drawn from the seed, batches are slices of a
+Each step depends only on the recipe and the step number. Weights are drawn from the seed, batches are slices of a
 permutation drawn from (seed, epoch), texts and noise are drawn from (seed, epoch, video), and a checkpoint keeps the
-state of the random number generators that dropout draws from. So a run that was killed and resumed equals one that was
-not, and two runs of a recipe on one machine are equal.
+state of the random number generators used by dropout. So a run that was killed and resumed gives the same result as
+one that was not, and two runs of a recipe on one machine are identical.
 """
 
 import signal
@@ -47,23 +47,23 @@ class Stopped(Exception):
 
 @dataclass(eq=False)
 class Trainer:
-    """Trains a model by a recipe. `polyvid.train.loop.setup` makes the parts and puts them together.
+    """Trains a model with a recipe. `polyvid.train.loop.setup` builds the parts and assembles them.
 
     Args:
-        recipe: what to do.
-        model: prepared by Accelerate, so maybe wrapped or sharded.
-        optimizer, scheduler: of its trained parameters; the optimizer is prepared, and fused.
+        recipe: the settings.
+        model: prepared by Accelerate, so possibly wrapped or sharded.
+        optimizer, scheduler: for its trained parameters; the optimizer is prepared by Accelerate, and fused.
         processor: saved with the model.
-        objective: does not raise on embeddings that are not finite.
+        objective: must not raise on embeddings that are not finite.
         batches: of the training data.
-        validation_set: searched after each epoch; the model with the highest R@1 + R@5 + R@10 in its first language
-            is kept (App. C). None: the last model is kept.
-        frozen_states: keeps outputs of frozen layers; None: they are computed at every step.
-        checkpoints: where the run is saved.
-        step_log: the record of the steps.
+        validation_set: searched after each epoch. The model with the highest R@1 + R@5 + R@10 in its first language is
+            kept (App. C). None keeps the last model.
+        frozen_states: caches the output of frozen layers; None computes it at every step.
+        checkpoints: saves and restores the run.
+        step_log: records the steps.
         accelerator, processes: of the run.
-        progress: how far the run has come.
-        best_weights: trained weights of the selected model; empty but on the main process.
+        progress: how far the run has got.
+        best_weights: trained weights of the selected model; empty except on the main process.
     """
 
     recipe: Recipe
@@ -86,25 +86,25 @@ class Trainer:
 
     @property
     def output_dir(self) -> Path:
-        """The Hub repository of the selected model, once the run is finished."""
+        """The Hub repository of the selected model, when the run is finished."""
         return self.checkpoints.output_dir
 
     @property
     def total_steps(self) -> int:
-        """Of the whole run; of streamed epochs some are a little longer than the first."""
+        """Number of steps of the whole run. An estimate for streamed data, whose epochs differ slightly in length."""
         return self.batches.steps(0) * self.recipe.training.epochs
 
     def fit(self) -> dict[str, Any]:
         """Train to the end, from the newest checkpoint if there is one. Returns the last entry of the history.
 
-        The output folder then is the Hub repository of the selected model.
+        Afterwards the output folder is the Hub repository of the selected model.
 
         Raises:
-            Stopped: after SIGTERM or Ctrl-C; everything so far is in a checkpoint.
+            Stopped: after SIGTERM or Ctrl-C; a checkpoint has been written.
             TrainingFailed: if loss or gradients stay non-finite, or the loss diverges.
-            OSError: if a checkpoint cannot be written; the last one is intact.
-            PolyvidError: if another run is writing to the output folder, or the checkpoint in it belongs to another
-                recipe or launch.
+            OSError: if a checkpoint cannot be written; the previous one remains intact.
+            PolyvidError: if another run is writing to the output folder, or its checkpoint belongs to another recipe
+                or launch.
         """
         with self.checkpoints.locked():
             if (state := self.checkpoints.load()) is not None:
@@ -133,7 +133,7 @@ class Trainer:
             disable=self.processes.rank != 0,
         ) as bar:
             if self.progress.step == 0 and self.recipe.model.start == "warm" and self.validation_set is not None:
-                self._select(self.processes.from_main(self.validate()))  # training may make nothing better
+                self._select(self.processes.from_main(self.validate()))  # training may not improve on the start
             while self.progress.epoch < self.recipe.training.epochs:
                 self._train_epoch(bar)
                 self._finish_epoch()
@@ -157,10 +157,10 @@ class Trainer:
                 raise Stopped(f"Stopped in epoch {progress.epoch + 1}; the same command resumes from there.")
 
     def training_step(self, batch: Batch) -> None:
-        """One update of the weights; none, if the loss or the gradient is not finite.
+        """One update of the weights, skipped if the loss or the gradient is not finite.
 
-        Nothing here waits for the device, so that it always has work: that a step is to be left out is found there and
-        told to the optimizer there; `StepLog` counts it later.
+        Nothing here waits for the device, so that it always has work. The check for non-finite values happens on the
+        device, which tells the optimizer to skip the step; `StepLog` counts it later.
         """
         rows = len(batch["attention_mask"]) * self.processes.count
         position = {
@@ -175,7 +175,7 @@ class Trainer:
             [p for group in self.optimizer.param_groups for p in group["params"]], self.recipe.training.gradient_clip
         )
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        if self.accelerator.scaler is None:  # a scaler looks for itself
+        if self.accelerator.scaler is None:  # a scaler does its own check
             self.optimizer.optimizer.found_inf = (~torch.isfinite(norm + terms["loss"])).float()
         self.optimizer.step()
         self.scheduler.step()
@@ -200,13 +200,13 @@ class Trainer:
         progress.batch_in_epoch = 0
 
     def _select(self, scores: dict[str, dict[str, float]]) -> None:
-        """Keep the weights if they score best so far in the first language."""
+        """Keep the weights if they have the best score so far in the first language."""
         if (score := sum(next(iter(scores.values())).values())) > self.progress.best_score:
             self.progress.best_score = score
             self.best_weights = trained_weights(self.model)
 
     def validate(self) -> dict[str, dict[str, float]]:
-        """R@1, R@5, R@10 of the validation texts over the validation videos, in percent, for each language."""
+        """R@1, R@5, R@10 in percent for each language, from validation captions to validation videos."""
         if self.validation_set is None:
             raise RuntimeError("This trainer has no validation set.")
         model: MMPModel = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
@@ -219,20 +219,20 @@ class Trainer:
         return {name: value.to(self.accelerator.device, non_blocking=True) for name, value in batch.items()}
 
     def save(self) -> None:
-        """Write a checkpoint of the present step. Every process must make the call.
+        """Write a checkpoint of the current step. Every process must call this.
 
         Raises:
-            OSError: if it cannot be written; older ones are intact.
+            OSError: if it cannot be written; older ones remain intact.
         """
         self.step_log.flush()
-        if self.frozen_states is not None:  # first: the resumed run must find the very states that this one has used
+        if self.frozen_states is not None:  # first: the resumed run must find exactly the states used here
             self.frozen_states.save()
         if not self.checkpoints.holds(self.progress.step):
             self.checkpoints.save(self.state())
         self.last_save = time.monotonic()
 
     def state(self) -> TrainingState:
-        """All that resuming needs. Every process must make the call."""
+        """Everything needed to resume. Every process must call this."""
         return TrainingState(
             progress=self.progress,
             steps_per_epoch=self.batches.steps(0),
@@ -245,7 +245,7 @@ class Trainer:
         )
 
     def load_state(self, state: TrainingState) -> None:
-        """Continue from there. Every process must make the call.
+        """Continue from this state. Every process must call this.
 
         Raises:
             PolyvidError: if the data have changed.
@@ -266,7 +266,7 @@ class Trainer:
     def _start_trackers(self) -> None:
         if not self.recipe.training.trackers:
             return
-        # Steps after the checkpoint are made and logged again: TensorBoard is told to forget the first time.
+        # Steps after the checkpoint are repeated and logged again: TensorBoard must drop the first log.
         options = {"tensorboard": {"purge_step": self.progress.step + 1}}
         self.accelerator.init_trackers(self.recipe.name, init_kwargs=options)
 

@@ -1,4 +1,4 @@
-"""How well the model in training finds the validation videos, in each language asked for."""
+"""Measures how well the model in training finds the validation videos, in each requested language."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from polyvid.train.scoring.ranking import ranks_of_targets, recall_at_k
 
 
 class ValidationSet:
-    """Videos and the captions that search them: every caption is a query over all videos (§5.3).
+    """Videos and the captions that search for them: each caption is a query over all videos (§5.3).
 
     Args:
         videos: rows of `polyvid.dataset_scripts.schema.CAPTIONS`; those without features are left out.
@@ -54,9 +54,9 @@ class ValidationSet:
         """Language -> `{"R@1", "R@5", "R@10"}` in percent.
 
         Args:
-            model: embeds the texts and videos.
-            processor: the model's; it knows the lengths kept of them.
-            forward: the model as the training loop calls it, wrapped or sharded, on one batch; default: `model`.
+            model: embeds text and videos.
+            processor: of the model; it defines the maximum lengths.
+            forward: the model as called in training (wrapped or sharded), for one batch. Default: `model`.
         """
 
         def embedding(name: str) -> Callable[[dict[str, torch.Tensor]], torch.Tensor] | None:
