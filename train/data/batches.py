@@ -1,7 +1,7 @@
-"""Where batches come from: captions in memory, or clips streamed from disk. Both can resume at any batch.
+"""The sources of batches: captions in memory, or clips streamed from disk. Both can resume at any batch.
 
-Both are `Batches`: `steps(epoch)` is the number of batches of an epoch, the same on all processes, and
-`read(epoch, first)` yields the epoch's batches of this process from number `first` on.
+Both implement `Batches`: `steps(epoch)` is the number of batches in an epoch, the same on all processes, and
+`read(epoch, first)` yields this process's batches of the epoch, starting with number `first`.
 """
 
 import signal
@@ -21,36 +21,35 @@ Batch = dict[str, torch.Tensor]
 
 
 class Batches(Protocol):
-    """What the training loop needs of a source of batches."""
+    """What the training loop needs from a source of batches."""
 
     def steps(self, epoch: int) -> int:
-        """Batches of an epoch, the same number on all processes."""
+        """Number of batches in an epoch, the same on all processes."""
 
     def read(self, epoch: int, first: int) -> Iterator[Batch]:
-        """The batches of this process from number `first` on."""
+        """This process's batches of the epoch, starting with number `first`."""
 
     def state_dict(self) -> dict[str, Any] | None:
-        """What `read` needs to resume after the last batch it yielded, beside the epoch and the batch's number."""
+        """What `read` needs to resume after the last batch it yielded, besides the epoch and the batch number."""
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
-        """Restore what `state_dict` returned, before `read`."""
+        """Restore what `state_dict` returned. Call this before `read`."""
 
     def summary(self) -> list[str]:
-        """What an epoch consists of, a line each."""
+        """Describes the content of an epoch, as lines of text."""
 
 
 class GlobalBatches(Sampler):
     """The part of each global batch that belongs to this process, for one epoch.
 
     The permutation is drawn from (seed, epoch) and is the same on all processes. All rows are used, in as few batches
-    as `batch_size` allows, which differ by a row at most. Were the remainder a batch of its own, it would have few
-    negatives, and yet take a full step of Adam, which does not see how many rows a gradient comes from. Only where even
-    batches would have less than a row a process, or less than two rows (a single one has no negatives), are rows left
-    out that fill no batch.
+    as `batch_size` allows, and the batch sizes differ by at most one row. A small last batch would have few negatives
+    but still take a full step of Adam, which does not know how many rows a gradient comes from. Rows that do not fill
+    a batch are dropped only if even batches would have less than one row per process, or fewer than two rows (a single
+    row has no negatives).
 
-    With `lengths`, one for each row, rows of like length share a batch, so that little of it is padding: the rows of
-    every `SORTED` batches are sorted among themselves, and the batches then come in a random order. An epoch has the
-    same rows and batches of the same sizes as without.
+    With `lengths`, one per row, rows of similar length share a batch, which reduces padding: each group of `SORTED`
+    batches is sorted by length, and the batches are then shuffled. The rows and batch sizes of an epoch stay the same.
     """
 
     SORTED = 50
@@ -84,24 +83,24 @@ class GlobalBatches(Sampler):
             part = batches[start : start + self.SORTED]
             rows = np.concatenate(part)
             rows = rows[np.argsort(lengths[rows], kind="stable")]
-            # Within a batch shuffled again: no process gets its longer half.
+            # Shuffled within each batch, so that no process always gets the longer half.
             grouped += [generator.permutation(rows) for rows in np.split(rows, np.cumsum([len(b) for b in part])[:-1])]
         return [grouped[number] for number in generator.permutation(len(grouped))]
 
 
 class CaptionBatches:
-    """Batches of a dataset in memory: every row once an epoch, in an order drawn for the epoch.
+    """Batches of a dataset in memory: each row once per epoch, in an order drawn for the epoch.
 
     Args:
         rows: pairs or triples.
-        collator: makes them a batch.
-        batch_size: over all processes.
-        seed: of the order.
+        collator: turns them into a batch.
+        batch_size: rows over all processes.
+        seed: for the order.
         rank, num_processes: of this process.
         num_workers: processes that read ahead.
-        noise_cycle: epochs after which the collator's noise repeats; None: never.
-        group_by_length: rows with about as many tokens share a batch. Seconds do not count: texts take most of the
-            time. Texts of one length are then each other's negatives, which makes another task of a batch.
+        noise_cycle: number of epochs after which the collator's noise repeats; None means never.
+        group_by_length: rows with similar numbers of tokens share a batch. Seconds of video are ignored, because text
+            takes most of the time. Note that negatives then have similar length, which changes the contrastive task.
 
     Raises:
         PolyvidError: if there are too few rows, or a batch has fewer rows than there are processes.
@@ -140,7 +139,7 @@ class CaptionBatches:
         )
 
     def _num_tokens(self) -> np.ndarray:
-        """Of each row in this epoch, which may draw another language for it; as many as the collator keeps."""
+        """Tokens per row after truncation. This depends on the epoch, which may draw another language for a row."""
         tokenizer, counts = self.collator.processor.tokenizer, np.zeros(len(self.rows), dtype=np.int64)
         for start in range(0, len(self.rows), 1000):
             rows = [self.rows[index] for index in range(start, min(start + 1000, len(self.rows)))]
@@ -151,7 +150,7 @@ class CaptionBatches:
         return counts
 
     def state_dict(self) -> None:
-        return None  # epoch and number of the batch are enough
+        return None  # the epoch and the batch number are enough
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
         pass
@@ -164,25 +163,26 @@ class CaptionBatches:
 
 
 class ClipBatches:
-    """Batches of clips streamed from joined shards: about every video once an epoch (§5.3, App. C).
+    """Batches of clips streamed from joined shards: about one clip per video and epoch (§5.3, App. C).
 
-    Each process reads shards of its own, which differ in size: all make as many steps as the smallest part has whole
-    batches. Rows without usable subtitles give no clip; a process that runs out of clips for that reason begins its
-    part again.
+    Each process reads its own shards, which differ in size, so all processes make as many steps as the smallest part
+    has whole batches. Rows without usable subtitles give no clip; a process that therefore runs out of clips starts
+    its part again.
 
-    They are not grouped by length: the length of a clip is known when its row has been read, and a resumed run would
-    have to read a buffer of rows to sort again.
+    Clips are not grouped by length: the length of a clip is only known after reading its row, and a resumed run would
+    have to read a buffer of rows to sort them again.
 
-    With `num_workers` one process reads ahead; more would each need a position of their own to resume from.
+    With `num_workers=1` a separate process reads ahead. More workers would each need their own position to resume
+    from.
 
     Args:
         clips: the stream of this process.
-        collator: makes clips a batch.
-        batch_size: over all processes.
+        collator: turns clips into a batch.
+        batch_size: clips over all processes.
         num_workers: 0 or 1.
 
     Raises:
-        PolyvidError: if shards hold too few clips for one batch, or for more than one worker.
+        PolyvidError: if the shards hold too few clips for one batch, or `num_workers` is more than one.
     """
 
     def __init__(self, clips: ClipDataset, collator: MMPCollator, batch_size: int, num_workers: int = 0):
@@ -211,7 +211,7 @@ class ClipBatches:
             self.stream.clips.load_state_dict(position)
         self.stream.collator.set_epoch(epoch)
         self.stream.length = self.steps(epoch) - first
-        # A batch and the position after it travel together: a worker is ahead of the step.
+        # Each batch comes with the position after it, because a worker is ahead of the current step.
         for batch, position in _loader(self.stream, num_workers=self.num_workers, batch_size=None):
             self.stream.position = position
             yield batch
@@ -228,7 +228,7 @@ class ClipBatches:
 
 
 class _BatchStream(IterableDataset):
-    """Collated batches, each with the position in the stream after it."""
+    """Collated batches, each with the stream position after it."""
 
     def __init__(self, clips: ClipDataset, collator: MMPCollator, batch_size: int):
         self.clips, self.collator, self.batch_size = clips, collator, batch_size
@@ -251,7 +251,7 @@ class _BatchStream(IterableDataset):
                 raise PolyvidError(f"Not one batch of {self.batch_size} clips has subtitles in {languages}.")
 
     def _has_a_batch(self) -> bool:
-        """Whether this process's part of the shards makes a batch when read from its beginning."""
+        """Whether this process's shards, read from the start, give at least one batch."""
         self.clips.set_epoch(self.clips.epoch)
         clips = iter(self.clips)
         found = all(next(clips, None) is not None for _ in range(self.batch_size))
@@ -268,7 +268,7 @@ def _check_batch_size(batch_size: int, num_processes: int) -> None:
 
 
 def _loader(dataset: Dataset, **options: Any) -> DataLoader:
-    # A generator of its own: a loader draws a seed when it starts, which must not advance the one dropout uses.
+    # Its own generator: a loader draws a seed when it starts, which must not advance the generator used by dropout.
     return DataLoader(
         dataset,
         generator=torch.Generator(),
@@ -279,6 +279,6 @@ def _loader(dataset: Dataset, **options: Any) -> DataLoader:
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
-    """Ctrl-C reaches all processes of a terminal, but the trainer still needs the batches it has asked for."""
+    """Ignore Ctrl-C, which reaches every process: the trainer still needs the batches it requested."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

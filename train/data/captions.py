@@ -13,43 +13,44 @@ from polyvid.dataset_scripts.schema import canonical_language, written_captions
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.recipe import EPOCH_UNITS
 
-ANY = -1  # in place of a language: one is drawn each epoch
+ANY = -1  # instead of a language: one is drawn each epoch
 
 
 class PivotSampler(Dataset):
     """Pairs (x, v), or triples (x, v, y) whose sentences in two languages describe the same video.
 
-    A sentence is a caption id of a video; an original and its translations are one sentence in several languages. With
-    `epoch_unit="pairs"` an epoch shows every sentence in every language it is written in: §5.3 and Table 3 train with
-    *additional* pairs, so VTT in three languages has three times the pairs of VTT in English, the English ones among
-    them. With `"sentences"` an epoch shows every sentence once, in one of its languages, drawn uniformly each epoch: as
-    many pairs as with one language, a third of them English. Pre-training draws its clips' languages like that (§5.3).
+    A sentence is identified by its caption id within a video; an original and its translations are one sentence in
+    several languages. With `epoch_unit="pairs"`, an epoch shows each sentence in each of its languages. §5.3 and
+    Table 3 train with *additional* pairs, so VTT in three languages has three times the pairs of VTT in English,
+    including the English ones. With `"sentences"`, an epoch shows each sentence once, in a language drawn uniformly in
+    each epoch: as many pairs as with one language, a third of them English. Pre-training draws the languages of its
+    clips in this way (§5.3).
 
-    - English only, for zero-shot transfer: `languages=["en"]` (the 130K pairs of VTT, 260K of VATEX).
-    - All languages mixed: the languages, without pivots.
-    - Triples (§3.3): `pivots=True` adds to each drawn x a partner y of another language. Where the captions of one of
-      the two languages all translate captions of the other, y is the same sentence ("aligned pairs"). Else, y is drawn
-      from all captions of the video in that language, so that over the epochs "all possible combinations" come; VATEX
-      counts as such as a whole, as in the paper, although half of its captions are translation pairs.
+    - English only, for zero-shot transfer: `languages=["en"]` (130K pairs for VTT, 260K for VATEX).
+    - All languages mixed: several languages without pivots.
+    - Triples (§3.3): `pivots=True` adds to each x a partner y in another language. If all captions in one of the two
+      languages are translations of captions in the other, y is the same sentence ("aligned pairs"). Otherwise y is
+      drawn from all captions of the video in that language, so over the epochs "all possible combinations" occur.
+      As in the paper, VATEX belongs to the second case, although half of its captions are translation pairs.
 
-    Item i of an epoch depends on (seed, epoch, video id, sentence, and language of a pair) alone, not on the number of
-    workers or processes. The data loader's sampler shuffles.
+    Item i of an epoch depends only on (seed, epoch, video id, sentence, and the language of a pair), not on the number
+    of workers or processes. Shuffling is left to the data loader's sampler.
 
     Args:
         videos: rows of `polyvid.dataset_scripts.schema.CAPTIONS`.
-        features: video id -> array (seconds, video_feature_dim). Videos it lacks are left out, listed in
+        features: video id -> array (seconds, video_feature_dim). Missing videos are left out and listed in
             `videos_without_features`.
-        languages: which captions are used.
-        epoch_unit: what an epoch shows once, `"pairs"` (of sentence and language) or `"sentences"`.
+        languages: of the captions to use.
+        epoch_unit: what an epoch shows once: `"pairs"` (of sentence and language) or `"sentences"`.
         pivots: triples instead of pairs. Sentences without a partner in another language are left out.
-        seed: of the draws.
+        seed: for all random draws.
 
-    Items are rows for `MMPCollator`: `video_id`, `language`, `text`, `video_features` and, in triples,
-    `pivot_language`, `pivot_text`.
+    Items are rows for `MMPCollator`: `video_id`, `language`, `text`, `video_features` and, for triples,
+    `pivot_language` and `pivot_text`.
 
     Raises:
-        PolyvidError: for an unknown language or epoch unit, pivots with one language, one caption id twice in a
-            language of a video, or when nothing is left to train on.
+        PolyvidError: for an unknown language or epoch unit, pivots with a single language, a caption id that appears
+            twice for one video and language, or if nothing is left to train on.
     """
 
     def __init__(
@@ -69,8 +70,8 @@ class PivotSampler(Dataset):
         self.features, self.pivots, self.seed = features, pivots, seed
         self.video_ids: list[str] = []
         self.videos_without_features: list[str] = []
-        # Per video and language: a bit set of the sentences it is there in, and where its texts begin. The texts lie
-        # in one Arrow array, by video, language and sentence: a million captions are no million Python objects.
+        # Per video and language: a bit set of the sentences available, and where their texts begin. All texts are in one
+        # Arrow array, ordered by video, language and sentence, to avoid a million Python objects.
         self._bits: list[list[int]] = []
         self._starts: list[list[int]] = []
         anchors: list[tuple[int, int, int]] = []  # video, sentence, language; ANY: drawn each epoch
@@ -103,7 +104,7 @@ class PivotSampler(Dataset):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw other languages and partners in the next epoch; worker processes learn of it when they start."""
+        """Draw new languages and partners for this epoch. Call it before workers start."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -133,7 +134,7 @@ class PivotSampler(Dataset):
         return row
 
     def _texts_of(self, video: Mapping[str, Any]) -> tuple[list[dict[int, str]], int]:
-        """Per language, sentence number -> text; sentences are numbered by the first appearance of their id."""
+        """Per language, sentence number -> text. Sentences are numbered in order of first appearance."""
         numbers: dict[str, int] = {}
         texts: list[dict[int, str]] = [{} for _ in self.languages]
         for caption in written_captions(video, self.languages):
@@ -167,7 +168,7 @@ class PivotSampler(Dataset):
 
 
 def _aligned(bits: int, others: int) -> bool:
-    """Whether the sentences of one language are all among those of the other: it was translated from it."""
+    """Whether one language's sentences are a subset of the other's, that is, one was translated from the other."""
     common = bits & others
     return common == bits or common == others
 
@@ -177,6 +178,6 @@ def _sentences(bits: int) -> list[int]:
 
 
 def _draw(number: int, choices: list[int]) -> tuple[int, int]:
-    """One of `choices` by a large random number, and what is left of the number for further draws."""
+    """Choose with a large random number. Returns the rest of the number, for further draws, and the choice."""
     number, choice = divmod(number, len(choices))
     return number, choices[choice]

@@ -1,4 +1,4 @@
-"""Pre-training pairs: a random clip of each video with the subtitles spoken in it (§5.3 and App. C)."""
+"""Pre-training pairs: a random clip of each video with its subtitles (§5.3 and App. C)."""
 
 import hashlib
 import math
@@ -25,18 +25,18 @@ class ClipSampler:
     """Draws one clip per video: "we randomly sample the start and end time to construct a clip [...] we sample one
     language type each time from 9 languages and use the consecutive ASR transcriptions that are closest in time".
 
-    - Start and end are two uniform times of the video, widened to whole seconds; a longer clip is cut after
-      `max_video_length` seconds.
-    - The language is one of those in which the video has subtitles, each equally likely.
-    - The text is all consecutive subtitles that overlap the clip; if there are none, the one nearest in time. English
-      has twice the subtitles of the others, so nothing is ever taken by index across languages. The collator cuts long
-      texts at their last token (App. C).
+    - Start and end are two uniformly drawn times, rounded outwards to whole seconds. Clips longer than
+      `max_video_length` seconds are truncated.
+    - The language is drawn uniformly from those in which the video has subtitles.
+    - The text is all consecutive subtitles that overlap the clip or, if there are none, the nearest in time. English
+      has twice as many subtitles as the others, so subtitles are never matched by index across languages. The collator
+      truncates long texts at the end (App. C).
 
-    The draw depends on (seed, epoch, video id) and on nothing else: not on batches, workers or processes.
+    The draw depends only on (seed, epoch, video id), not on batches, workers or processes.
 
     Args:
-        languages: those to draw from; `("en",)` on the `howto100m` config is the paper's MP.
-        seed: of all draws.
+        languages: the languages to draw from; `("en",)` on the `howto100m` config is the paper's MP.
+        seed: for all random draws.
         max_video_length: in seconds.
 
     Raises:
@@ -50,12 +50,12 @@ class ClipSampler:
     def sample(self, table: pa.Table, epoch: int) -> list[Clip]:
         """Joined rows (`polyvid join`) -> one clip per row, in the same order.
 
-        `table` has the columns of `FEATURES` and either a struct per language (config `all`) or, with one language,
+        `table` has the columns of `FEATURES` and either a struct per language (config `all`) or, for a single language,
         the flat columns `text`, `start`, `end`. A clip is `{video_id, language, text, start, end, video_features}`,
-        times in seconds of its video, features `[end - start, dim]` float16. Rows in which no language has subtitles,
-        or without a second of video, give no clip.
+        with times in seconds of its video and features `[end - start, dim]` float16. Rows without subtitles in any of
+        the languages, or with less than a second of video, give no clip.
         """
-        # Batch by batch, because joining the chunks of a table would copy all features.
+        # Batch by batch, because combining the chunks of a table would copy all features.
         return [clip for rows in table.to_batches() for clip in self._sample(rows, epoch)]
 
     def _sample(self, rows: pa.RecordBatch, epoch: int) -> list[Clip]:
@@ -83,14 +83,14 @@ class ClipSampler:
                     "start": start,
                     "end": end,
                     "text": " ".join(subtitles[index].nearest(row, start, end)),
-                    "video_features": features_from_row(video)[start:end].copy(),  # lets go of the whole row group
+                    "video_features": features_from_row(video)[start:end].copy(),  # a copy, to free the row group
                 }
             )
         return clips
 
 
 class _Subtitles:
-    """One language's subtitles of a batch of videos, as flat arrays."""
+    """The subtitles of a batch of videos in one language, as flat arrays."""
 
     def __init__(self, rows: pa.RecordBatch, language: str):
         if language in rows.schema.names:
@@ -105,7 +105,7 @@ class _Subtitles:
         self.counts = np.diff(self.text_offsets)  # (rows,)
 
     def nearest(self, row: int, start: float, end: float) -> list[str]:
-        """Texts of the consecutive subtitles that overlap [start, end), or else of the one nearest to it."""
+        """Texts of the consecutive subtitles that overlap [start, end), or of the nearest one if none do."""
         count = self.counts[row]
         starts = self.starts[self.start_offsets[row] :][:count]
         ends = self.ends[self.end_offsets[row] :][:count]
@@ -123,26 +123,26 @@ class _Subtitles:
 
 
 class ClipDataset(torch.utils.data.IterableDataset):
-    """Streams one clip per video of joined Parquet shards, shuffled, each process its part; for a `DataLoader`.
+    """Streams one clip per video from joined Parquet shards, shuffled and split between processes; for a `DataLoader`.
 
     Yields the clips of `ClipSampler.sample`.
 
-    Order: shards are assigned to the processes (and then to DataLoader workers) in an order drawn for the epoch; the
-    row groups of all shards of a worker are drawn in random order, `window` at a time, and their clips permuted. All
-    this depends on (seed, epoch) alone, so an epoch can be resumed exactly: `state_dict()` says which clip comes next,
-    `load_state_dict` goes there. (The shuffle buffer of datasets loses its content when it resumes.)
+    Order: shards are assigned to processes (and then to DataLoader workers) in an order drawn for the epoch. Each
+    worker reads its row groups in random order, `window` at a time, and shuffles their clips. All of this depends only
+    on (seed, epoch), so an epoch can be resumed exactly: `state_dict()` holds the position of the next clip, and
+    `load_state_dict` returns to it. (The shuffle buffer of the datasets library loses its content on resuming.)
 
-    With DataLoader workers the state is in the workers: use torchdata's `StatefulDataLoader`, or skip batches.
-    Processes get whole shards, so their numbers of clips differ a little; each has `clips_per_process` or more.
+    With DataLoader workers, the state is in the workers: use torchdata's `StatefulDataLoader`, or skip batches.
+    Processes get whole shards, so their numbers of clips differ slightly; each has at least `clips_per_process`.
 
     Args:
-        files: shards of `polyvid join`: paths, or addresses fsspec knows, as `hf://datasets/...`.
-        sampler: draws the clips; its seed also orders them.
+        files: shards from `polyvid join`: paths, or URLs that fsspec supports, such as `hf://datasets/...`.
+        sampler: draws the clips; its seed also determines their order.
         rank, world_size: of this process.
-        window: row groups held at a time, per worker (at most 64 MB each if `polyvid` wrote them).
+        window: row groups held in memory per worker (at most 64 MB each if written by `polyvid`).
 
     Raises:
-        PolyvidError: when there are fewer shards than processes, or a state was saved under another arrangement.
+        PolyvidError: if there are fewer shards than processes.
     """
 
     def __init__(
@@ -158,12 +158,12 @@ class ClipDataset(torch.utils.data.IterableDataset):
         self.files, self.sampler = sorted(map(str, files)), sampler
         self.rank, self.world_size, self.window = rank, world_size, window
         self.epoch = 0
-        self._rows: dict[str, int] = {}  # of each shard; its footer is read once
-        # Where the next clip is, and where the next `iter` starts: row group that opens the window, clip within it.
+        self._rows: dict[str, int] = {}  # number of rows of each shard, from its footer
+        # Positions of the next clip and of the next `iter`: (first row group of the window, clip within the window).
         self._next = self._start = (0, 0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Start at the beginning of another epoch at the next `iter`; worker processes learn of it when they start."""
+        """Start this epoch at the next `iter`. Call it before workers start."""
         self.epoch = epoch
         self._next = self._start = (0, 0)
 
@@ -171,7 +171,7 @@ class ClipDataset(torch.utils.data.IterableDataset):
         return {"epoch": self.epoch, "next": list(self._next), "arrangement": self._arrangement()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue after the last clip that was yielded before `state_dict()` was called.
+        """Continue after the last clip yielded before `state_dict()` was called.
 
         Raises:
             PolyvidError: if the state was saved with other shards, processes, workers, seed or window.
@@ -185,7 +185,7 @@ class ClipDataset(torch.utils.data.IterableDataset):
         self._next = self._start = tuple(state["next"])
 
     def clips_per_process(self, epoch: int) -> int:
-        """The number of rows that every process has at least in this epoch (read from the shards' footers)."""
+        """The smallest number of rows of any process in this epoch (from the shards' footers)."""
         if not self._rows:
             for file in self.files:
                 with opened(file) as shard:
@@ -227,7 +227,7 @@ class ClipDataset(torch.utils.data.IterableDataset):
             clips = []
             for index in order[group : group + self.window]:
                 shard, row_group = groups[index]
-                # One thread: the parallelism is in processes and workers.
+                # One thread: parallelism comes from processes and workers.
                 clips += self.sampler.sample(shard.read_row_group(row_group, use_threads=False), epoch)
             permutation = np.random.default_rng([*seed, group]).permutation(len(clips))
             for position in range(first_clip, len(clips)):
@@ -238,7 +238,7 @@ class ClipDataset(torch.utils.data.IterableDataset):
 
 @contextmanager
 def opened(file: str) -> Iterator[pq.ParquetFile]:
-    """A shard, at a path or an address fsspec knows, closed afterwards."""
+    """Open a shard at a path or fsspec URL; closes it afterwards."""
     local = "://" not in file
     with ExitStack() as stack:
         source = file if local else stack.enter_context(fsspec.open(file))
@@ -246,7 +246,7 @@ def opened(file: str) -> Iterator[pq.ParquetFile]:
 
 
 def _uniforms(seed: int, epoch: int, video_id: str) -> tuple[float, float, float]:
-    """Three independent uniform numbers in [0, 1). A hash is 20 times cheaper than seeding a generator."""
+    """Three independent uniform numbers in [0, 1). Hashing is 20 times faster than seeding a generator."""
     digest = hashlib.blake2b(f"{seed} {epoch} {video_id}".encode(), digest_size=24).digest()
     u, v, w = (int.from_bytes(digest[i : i + 8], "little") >> 11 for i in (0, 8, 16))
     return u / 2**53, v / 2**53, w / 2**53

@@ -1,4 +1,4 @@
-"""From rows (a clip and its text, maybe in two languages) to the padded, noised batch of model and objectives."""
+"""Turns rows (a clip and its text, possibly in two languages) into a padded and noised batch."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -14,31 +14,33 @@ from polyvid.modeling.errors_mmp import PolyvidError
 class MMPCollator:
     """Pads rows into a batch and adds the noised views of Eq. 3 and 5. A `collate_fn` for a `DataLoader`.
 
-    A row is `{"video_id", "language", "text", "video_features"}`, features being `(seconds, video_feature_dim)` in
-    numpy or torch; rows with a pivot language (§3.3) add `pivot_language` and `pivot_text`. The batch holds tensors:
+    A row is `{"video_id", "language", "text", "video_features"}`, with features `(seconds, video_feature_dim)` as
+    numpy or torch arrays; rows with a pivot language (§3.3) add `pivot_language` and `pivot_text`.
+
+    The batch has these tensors:
 
     - `input_ids`, `attention_mask` `(batch, tokens)`, `video_features` `(batch, seconds, video_feature_dim)`,
-      `video_mask` `(batch, seconds)`, 1 where a second is real;
+      `video_mask` `(batch, seconds)`, 1 for real seconds;
     - with pivots `pivot_input_ids`, `pivot_attention_mask` `(batch, pivot tokens)`;
     - unless `mask_ratio` is 0, `noisy_input_ids`, `noisy_video_features`, `noisy_pivot_input_ids`: each token is
       replaced by the tokenizer's mask token, and each second by a zero vector, with probability `mask_ratio`.
-      Special tokens and padding are left alone, and of each view one token or second stays: a video of nothing but
-      zeros would have no direction, and its gradient no bound. Attention masks are those of the clean views;
-    - `video_index` `(batch,)` int64: equal where, and only where, two rows show the same video, in any process.
+      Special tokens and padding are unchanged, and each view keeps at least one token or second: an all-zero video
+      would have no direction, and its gradient would be unbounded. Attention masks are those of the clean views;
+    - `video_index` `(batch,)` int64: equal if and only if two rows show the same video, in any process.
 
-    The noise depends on (seed, epoch, row) alone, whatever batch or process the row is in. A row is identified by its
-    video, language and text.
+    The noise depends only on (seed, epoch, row), not on the batch or process. A row is identified by its video,
+    language and text.
 
     Args:
         processor: an `MMPProcessor`.
-        max_text_length: in tokens, longer texts are cut (App. C: 192 in pre-training, 96 in fine-tuning).
-        max_video_length: in seconds, longer videos are cut (App. C: 128 and 36).
+        max_text_length: in tokens; longer texts are truncated (App. C: 192 in pre-training, 96 in fine-tuning).
+        max_video_length: in seconds; longer videos are truncated (App. C: 128 and 36).
         mask_ratio: 0 <= ratio < 1 (§3.2: 5 %).
-        seed: of the noise.
+        seed: for the noise.
 
     Raises:
-        PolyvidError: for a ratio outside [0, 1) or a tokenizer without a mask token; when called, for a row that lacks
-            a key, has an empty text, no seconds or NaN in its features (all name the video).
+        PolyvidError: for a ratio outside [0, 1) or a tokenizer without a mask token; when called, for a row with
+            a missing key, empty text, no seconds, or NaN in its features (the message names the video).
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class MMPCollator:
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw other noise in the next epoch; worker processes learn of it when they start."""
+        """Draw new noise for this epoch. Call it before workers start."""
         self.epoch = epoch
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
@@ -72,7 +74,7 @@ class MMPCollator:
         try:
             batch = self._processed(rows, with_pivots=all(pivots))
         except ValueError:
-            for row in rows:  # once more, one by one: the processor knows indices, people know videos
+            for row in rows:  # again, one by one, to name the video instead of an index
                 try:
                     self._processed([row], with_pivots=all(pivots))
                 except ValueError as error:
@@ -111,15 +113,15 @@ class MMPCollator:
         return noisy
 
     def _choose(self, real: Tensor, allowed: Tensor, generators: list[np.random.Generator]) -> Tensor:
-        """True at the positions to noise, some of the `allowed` ones but never all of a row's, (batch, length).
+        """(batch, length), True at the positions to noise: some of the `allowed` ones, never all of a row.
 
-        There are as many draws as a row has `real` positions, however it is padded.
+        The number of draws is the number of `real` positions in a row, regardless of padding.
         """
         draws = np.ones(real.shape)
         for row, positions, generator in zip(draws, real.numpy(), generators, strict=True):
             row[positions] = generator.random(positions.sum())
         draws[~allowed.numpy()] = -1.0
-        draws[np.arange(len(draws)), draws.argmax(1)] = 1.0  # the last one that would be noised stays
+        draws[np.arange(len(draws)), draws.argmax(1)] = 1.0  # this one is never noised
         return torch.from_numpy((0 <= draws) & (draws < self.mask_ratio))
 
 

@@ -1,7 +1,6 @@
-"""Mean and deviation of the features of training videos, for `data.normalize_features`.
+"""Mean and standard deviation of the training videos' features, for `data.normalize_features`.
 
-They become part of the processor that is saved with the model: people who use the model, or train it further, feed it
-features on the same scale.
+They are saved with the model's processor, so that later use and further training normalise features in the same way.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,11 +12,11 @@ from polyvid.dataset_scripts.features import features_from_row
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.data.clips import opened
 
-STREAMED_VIDEOS = 2000  # read for the statistics of a stream: the mean is then known to 2 % of the deviation
+STREAMED_VIDEOS = 2000  # sampled from a stream: the mean is then known to 2 % of the standard deviation
 
 
 class FeatureStatistics:
-    """Running mean and deviation of each feature. Every video counts once, however long it is."""
+    """Running mean and standard deviation of each feature. Each video has the same weight, whatever its length."""
 
     def __init__(self) -> None:
         self.videos = 0
@@ -25,7 +24,7 @@ class FeatureStatistics:
         self._squares: npt.NDArray[np.float64] = np.zeros(())  # sum over videos of the mean squared distance to `_mean`
 
     def add(self, features: npt.ArrayLike) -> None:
-        """Count a video: (seconds, feature_dim)."""
+        """Add a video, (seconds, feature_dim)."""
         seconds = np.asarray(features, dtype=np.float64)
         mean, variance = seconds.mean(0), seconds.var(0)
         self.videos += 1
@@ -34,10 +33,10 @@ class FeatureStatistics:
         self._squares = self._squares + variance + distance * (mean - self._mean)
 
     def mean_and_std(self) -> tuple[list[float], list[float]]:
-        """Of each feature, over the videos so far.
+        """Mean and standard deviation of each feature over the videos so far.
 
         Raises:
-            PolyvidError: if there were none.
+            PolyvidError: if there are none.
         """
         if self.videos == 0:
             raise PolyvidError("No training video has features to normalise by; set data.normalize_features=false.")
@@ -45,11 +44,11 @@ class FeatureStatistics:
 
 
 def mean_and_std(videos: Iterable[npt.ArrayLike], power: float = 1.0) -> tuple[list[float], list[float]]:
-    """Mean and deviation of each feature over videos (seconds, feature_dim), each counting once.
+    """Mean and standard deviation of each feature over videos (seconds, feature_dim) of equal weight.
 
     Args:
         videos: their features.
-        power: statistics are those of sign(x)·|x|^power.
+        power: the statistics are computed on sign(x)·|x|^power.
 
     Raises:
         PolyvidError: if there are no videos.
@@ -62,12 +61,12 @@ def mean_and_std(videos: Iterable[npt.ArrayLike], power: float = 1.0) -> tuple[l
 
 
 def streamed_features(files: Sequence[str], seed: int, count: int = STREAMED_VIDEOS) -> Iterator[np.ndarray]:
-    """The features of about `count` videos of joined shards, as many from each shard, drawn by the seed.
+    """The features of about `count` random videos from joined shards, equally many from each shard.
 
     Args:
-        files: shards of `polyvid join`; see `ClipDataset`.
-        seed: of the draw.
-        count: all videos, if there are fewer.
+        files: shards from `polyvid join`; see `ClipDataset`.
+        seed: for the draw.
+        count: number of videos; all are used if there are fewer.
     """
     generator = np.random.default_rng(seed)
     share = -(-count // len(files))

@@ -1,4 +1,4 @@
-"""What a recipe names, in memory: videos with their captions, and the features of videos."""
+"""Loads what a recipe names into memory: videos with their captions, and the features of videos."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,17 +18,17 @@ from polyvid.train.recipe import DataRecipe
 def load_videos(
     data: DataRecipe, split: str, languages: Sequence[str] | Literal["all"] | None = None
 ) -> list[dict[str, Any]]:
-    """The videos of a split with their captions: rows of `polyvid.dataset_scripts.schema.CAPTIONS` and more.
+    """The videos of a split with their captions: rows of `polyvid.dataset_scripts.schema.CAPTIONS`, possibly with more.
 
     Args:
         data: names the dataset and its options.
         split: of the protocol.
-        languages: of the captions. Those in which people wrote none come from `data.translations`. `"all"`: every
-            language with captions, translations included. Default: the languages in which people wrote captions.
+        languages: of the captions. Languages without original captions come from `data.translations`. `"all"`: every
+            language with captions, including translations. Default: the languages with original captions.
 
     Raises:
-        PolyvidError: for an unknown dataset, config or split, and languages or counts the files do not have.
-        FileNotFoundError: for files that are missing; the message names them.
+        PolyvidError: for an unknown dataset, config or split, or if languages or counts do not match the files.
+        FileNotFoundError: if files are missing; the message names them.
     """
     if data.dataset is None:
         raise PolyvidError("data.dataset is missing: it names the videos and their captions.")
@@ -58,7 +58,7 @@ def _languages_with_captions(builder_class: type[BenchmarkBuilder], data: DataRe
 
 
 class VideoFeatures(Mapping):
-    """The features of all videos in a folder of shards, in memory: video id -> float16 (seconds, video_feature_dim).
+    """The features of all videos in a folder of shards, held in memory: video id -> float16 (seconds, dim).
 
     Raises:
         FileNotFoundError: if the folder holds no shards.
