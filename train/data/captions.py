@@ -70,7 +70,7 @@ class PivotSampler(Dataset):
         self.features, self.pivots, self.seed = features, pivots, seed
         self.video_ids: list[str] = []
         self.videos_without_features: list[str] = []
-        # Per video and language: a bit set of the sentences available, and where their texts begin. All texts are in one
+        # Per video and language: a bit set of the sentences available, and where their texts begin. All texts share one
         # Arrow array, ordered by video, language and sentence, to avoid a million Python objects.
         self._bits: list[list[int]] = []
         self._starts: list[list[int]] = []
