@@ -53,6 +53,9 @@ def canonical_language(language: str) -> str:
 
     Raises:
         PolyvidError: for what is no code of a language.
+
+    >>> [canonical_language(code) for code in ("cz", "CS", "zho", "pt-br")]
+    ['cs', 'cs', 'zh', 'pt-BR']
     """
     code = ALIASES.get(language.lower(), language)
     try:
@@ -66,7 +69,11 @@ def canonical_language(language: str) -> str:
 
 
 def language_name(language: str) -> str:
-    """The English name of a language: `"hi"` gives `"Hindi"`."""
+    """The English name of a language.
+
+    >>> [language_name(code) for code in ("sw", "hi", "mr")]
+    ['Swahili', 'Hindi', 'Marathi']
+    """
     code = canonical_language(language)
     return LANGUAGE_NAMES.get(code) or langcodes.Language.get(code).display_name()
 
@@ -85,6 +92,9 @@ def shard_of(video_id: str, num_shards: int) -> int:
     """The shard a video belongs to, the same in every dataset and on every machine.
 
     Subtitles and features that are sharded by this key join shard by shard.
+
+    >>> shard_of("1f355", 8), shard_of("1f355", 16) % 8  # a multiple of the number of shards splits each of them
+    (7, 7)
     """
     digest = hashlib.blake2b(video_id.encode("utf-8"), digest_size=8).digest()
     return int.from_bytes(digest, "little") % num_shards

@@ -54,11 +54,9 @@ class MMPConfig(PreTrainedConfig):
 
     Example:
 
-    ```python
     >>> config = MMPConfig(text_config={"model_type": "bert"}, embed_dim=256)  # mBERT's shape
     >>> config.text_config.num_hidden_layers
     12
-    ```
     """
 
     model_type = "mmp"

@@ -54,6 +54,12 @@ def nce_loss(
 
     Raises:
         PolyvidError: for a temperature that is not positive, an unknown form or shapes that do not pair.
+
+    Example: where everything is equally similar, each of the 2 * batch - 1 pairs of a softmax is as likely.
+
+    >>> same = torch.ones(4, 8)
+    >>> print(f"{nce_loss(same, same):.4f} = log 7, {nce_loss(same, same, form='symmetric'):.4f} = log 4")
+    1.9459 = log 7, 1.3863 = log 4
     """
     if form not in ("joint", "symmetric"):
         raise PolyvidError(f"Unknown form of the NCE loss {form!r}: choose joint or symmetric.")
@@ -71,6 +77,14 @@ def triplet_loss(
     0.2 is the margin of the works it cites.
 
     Args, returns and errors are those of `nce_loss`; `margin` must not be negative.
+
+    Example: two pairs that point in orthogonal directions are further apart than the margin; two equal ones are not,
+    and pay the margin in both directions.
+
+    >>> print(f"{triplet_loss(torch.eye(2), torch.eye(2)):.1f}")
+    0.0
+    >>> print(f"{triplet_loss(torch.ones(2, 2), torch.ones(2, 2)):.1f}")
+    0.4
     """
     if negatives not in ("hard", "all"):
         raise PolyvidError(f"Unknown negatives of the triplet loss {negatives!r}: choose hard or all.")

@@ -77,8 +77,8 @@ class R2Plus1DModel(PreTrainedModel):
     Example:
 
     ```python
-    >>> model = R2Plus1DModel.from_official_checkpoint("r2plus1d_34_clip8_ig65m_from_scratch-9bae36ae.pth")
-    >>> model(pixel_values).pooler_output.shape  # (batch, 8, 3, 112, 112), normalised -> (batch, 512)
+    model = R2Plus1DModel.from_official_checkpoint("r2plus1d_34_clip8_ig65m_from_scratch-9bae36ae.pth")
+    model(pixel_values).pooler_output.shape  # (batch, 8, 3, 112, 112), normalised -> (batch, 512)
     ```
     """
 

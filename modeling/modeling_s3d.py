@@ -135,8 +135,8 @@ class S3DModel(PreTrainedModel):
     Example:
 
     ```python
-    >>> model = S3DModel.from_official_checkpoint("s3d_howto100m.pth")
-    >>> model(pixel_values).pooler_output.shape  # (batch, 30, 3, 224, 224) in [0, 1] -> (batch, 512)
+    model = S3DModel.from_official_checkpoint("s3d_howto100m.pth")
+    model(pixel_values).pooler_output.shape  # (batch, 30, 3, 224, 224) in [0, 1] -> (batch, 512)
     ```
     """
 

@@ -15,6 +15,9 @@ def is_local_path(name: str | os.PathLike[str]) -> bool:
 
     It is where it exists, is a `Path`, or could be no Hub id (`./a`, `/a/b`, `a/b/c`, `a.safetensors`); and also
     where its first part is a folder here: `outputs/demmo` is a misspelt path if there is an `outputs`.
+
+    >>> [is_local_path(name) for name in ("google-bert/bert-base", "./model", "runs/demo/mmp", "videos.safetensors")]
+    [False, True, True, True]
     """
     if not isinstance(name, str) or os.path.exists(name):
         return True

@@ -21,11 +21,10 @@ class TextToVideoRetrievalPipeline(Pipeline):
     Example:
 
     ```python
-    >>> search = pipeline("text-to-video-retrieval", model=folder, trust_remote_code=True)
-    >>> index = search.make_index({"v1": features_1, "v2": features_2})
-    >>> index.save("videos.safetensors")
-    >>> search("ein Hund läuft", index="videos.safetensors", top_k=1)
-    [{'video_id': 'v2', 'score': 0.61}]
+    search = pipeline("text-to-video-retrieval", model=folder, trust_remote_code=True)
+    index = search.make_index({"v1": features_1, "v2": features_2})
+    index.save("videos.safetensors")
+    search("ein Hund läuft", index="videos.safetensors", top_k=1)  # [{'video_id': 'v2', 'score': 0.61}]
     ```
     """
 

@@ -127,9 +127,8 @@ class MMPProcessor(ProcessorMixin):
     Example:
 
     ```python
-    >>> batch = processor(text=["ein Hund läuft"], videos=[features], return_tensors="pt")
-    >>> sorted(batch)
-    ['attention_mask', 'input_ids', 'video_features', 'video_mask']
+    batch = processor(text=["ein Hund läuft"], videos=[features], return_tensors="pt")
+    sorted(batch)  # ['attention_mask', 'input_ids', 'video_features', 'video_mask']
     ```
     """
 

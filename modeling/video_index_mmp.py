@@ -56,10 +56,9 @@ class VideoIndex:
     Example:
 
     ```python
-    >>> index = VideoIndex.build("outputs/demo/mmp", {"v1": features_1, "v2": features_2})
-    >>> index.search("ein Hund spielt", k=1)
-    [{'video_id': 'v2', 'score': 0.61}]
-    >>> index.save("videos.safetensors")
+    index = VideoIndex.build("outputs/demo/mmp", {"v1": features_1, "v2": features_2})
+    index.search("ein Hund spielt", k=1)  # [{'video_id': 'v2', 'score': 0.61}]
+    index.save("videos.safetensors")
     ```
     """
 

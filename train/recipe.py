@@ -211,6 +211,9 @@ def find_recipe(name: str | Path) -> Path:
 
     Raises:
         RecipeError: if it is neither; lists what ships.
+
+    >>> find_recipe("demo/mmp").name
+    'mmp.yaml'
     """
     if Path(name).is_file():
         return Path(name)

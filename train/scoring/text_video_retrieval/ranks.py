@@ -23,6 +23,10 @@ def ranks_in_rows(similarity: np.ndarray, first: np.ndarray, last: np.ndarray, t
 
     Returns:
         (queries,) int64.
+
+    >>> similarity = np.array([[0.9, 0.1, 0.2], [0.5, 0.5, 0.5]])  # the right candidates are 0 and 1
+    >>> ranks_in_rows(similarity, np.array([0, 1]), np.array([1, 2])).tolist()
+    [1, 3]
     """
     ranks = np.empty(len(similarity), dtype=np.int64)
     for row, (similarities, start, stop) in enumerate(zip(similarity, first, last, strict=True)):
@@ -33,7 +37,11 @@ def ranks_in_rows(similarity: np.ndarray, first: np.ndarray, last: np.ndarray, t
 
 
 def recall_at_k(ranks: np.ndarray, at: Sequence[int] = RECALL_AT) -> dict[str, float]:
-    """`{"R@1": percent, ...}` of queries whose right candidate is among the first k."""
+    """`{"R@1": percent, ...}` of queries whose right candidate is among the first k.
+
+    >>> recall_at_k(np.array([1, 3, 7, 30]))
+    {'R@1': 25.0, 'R@5': 50.0, 'R@10': 75.0}
+    """
     return {f"R@{k}": 100 * float(np.mean(ranks <= k)) for k in at}
 
 
