@@ -4,7 +4,6 @@
 """
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from polyvid.train.demo.models import CONFIGS, MODELS, recipes_of, stages_of
 from polyvid.train.demo.offline_backbone import convert
 from polyvid.train.demo.report import plot_recall_by_language, published_table, recall_table, seeds_table
 from polyvid.train.extraction.extract import extract
+from polyvid.train.launching import run_to_end
 from polyvid.train.recipe import Recipe, load_recipe
 from polyvid.train.scoring.contact_sheet import plot_contact_sheet
 from polyvid.train.scoring.evaluation import TEXT_TO_VIDEO, Ranks, rank_benchmark
@@ -78,9 +78,9 @@ def train(config: Path, overrides: Sequence[str] = ()) -> None:
     """Run a recipe as a user would."""
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
     launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    done = subprocess.run([*launch, str(TRAIN / "train.py"), "--config", str(config), *overrides])
-    if done.returncode:
-        raise SystemExit(done.returncode)
+    code = run_to_end([*launch, str(TRAIN / "train.py"), "--config", str(config), *overrides])
+    if code:
+        raise SystemExit(code)
 
 
 def evaluate_models() -> dict:

@@ -8,7 +8,6 @@ import difflib
 import json
 import shlex
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ import yaml
 from polyvid.dataset_scripts.building import atomic_path
 from polyvid.dataset_scripts.locking import locked
 from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.train.launching import run_to_end
 from polyvid.train.recipe import CONFIGS, find_shipped, load_recipe
 from polyvid.train.scoring.figure_2 import FIGURE_COLUMNS, plot_figure_2
 from polyvid.train.scoring.tables import (
@@ -159,7 +159,7 @@ def ablate(
             print(f"── {name}, seed {number} ({done} of {len(missing)})", flush=True)
             commands = _commands(loaded.runs[name], folder, number, overrides or [], launch)
             for command in commands:
-                code = subprocess.run(command).returncode
+                code = run_to_end(command)
                 if code:
                     raise SystemExit(f"Run {name} stopped (exit code {code}); the same command resumes it.")
             _evaluate(name, folder, len(commands), loaded.translations)
