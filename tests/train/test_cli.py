@@ -185,6 +185,8 @@ def test_ctrl_c_from_outside_at_any_moment_shows_no_traceback(tmp_path):
         time.sleep(wait)
         started.send_signal(signal.SIGINT)
         said = started.communicate()[1]
+        if "Fatal Python error" in said:  # Python itself was still starting, on a busy machine
+            continue
         if started.returncode == 1:  # a fast machine is done before
             assert said.count("error: ") == 1
         elif "Stopped." in said:
