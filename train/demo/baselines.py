@@ -34,6 +34,7 @@ def score_baselines(models: Sequence[str], folder: Path, overrides: Sequence[str
     processor.max_text_length = everything.data.max_text_length
     frozen = everything.data.frozen_states
     states = FrozenStates(frozen, backbone) if frozen is not None else None
+    assert everything.data.features is not None
     embed, features = SentenceVectors(backbone, processor, states), VideoFeatures(everything.data.features)
 
     @cache

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from transformers import AutoModel, AutoProcessor
 
 from polyvid.dataset_scripts.building import write_json
@@ -95,6 +96,7 @@ def evaluate_models() -> dict:
         return json.loads(path.read_text())
     recipe = load_recipe(CONFIGS / "finetune.yaml", [f"output_dir={OUTPUT}"])
     videos = load_videos(recipe.data, "test")
+    assert recipe.data.features is not None
     features = VideoFeatures(recipe.data.features)
     found = {}
     for name in MODELS:
@@ -113,7 +115,7 @@ def evaluate_models() -> dict:
 
 def best_found_clip(found: dict[str, Ranks]) -> str:
     """The video with the highest mean reciprocal rank over all languages."""
-    reciprocal = sum(1 / ranks.ranks for ranks in found.values())  # one caption per clip and language
+    reciprocal = np.sum([1 / ranks.ranks for ranks in found.values()], axis=0)  # one caption per clip and language
     return str(next(iter(found.values())).video_ids[reciprocal.argmax()])
 
 
@@ -122,6 +124,7 @@ def write_report(results: dict, seconds: dict[str, float]) -> None:
     scores, baselines = results["scores"], results["baselines"]
     recipe = recipes_of("mmp", OUTPUT)[-1]
     videos = load_videos(recipe.data, "test")
+    assert recipe.data.features is not None
     features = VideoFeatures(recipe.data.features)
     plot_recall_by_language(scores, OUTPUT / "recall_by_language.png")
     model = AutoModel.from_pretrained(OUTPUT / "mmp")
@@ -158,6 +161,7 @@ The test clip that MMP finds best, searched by its name in nine languages. It is
 Search with the trained model:
 
 ```python
+import numpy as np
 from transformers import AutoModel, AutoProcessor
 model = AutoModel.from_pretrained("{OUTPUT}/mmp", trust_remote_code=True)
 processor = AutoProcessor.from_pretrained("{OUTPUT}/mmp", trust_remote_code=True)

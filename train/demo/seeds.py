@@ -25,6 +25,7 @@ from polyvid.train.demo.run import OUTPUT, SEEDS, prepare
 from polyvid.train.scoring.results import environment
 
 FOLDER = OUTPUT.parent / "demo_seeds"
+SPLITS = ["split_0", "split_1", "split_2"]
 
 
 def score_run(model: str, split: str, seed: int, start: Start) -> dict[str, dict[str, float]]:
@@ -47,6 +48,7 @@ def score_run(model: str, split: str, seed: int, start: Start) -> dict[str, dict
     last = recipes[-1]
     trained = AutoModel.from_pretrained(last.output_dir)
     processor = AutoProcessor.from_pretrained(last.output_dir)
+    assert last.data.features is not None
     videos, features = load_videos(last.data, "test"), VideoFeatures(last.data.features)
     scores = evaluate_retrieval(trained, processor, videos, features, LANGUAGES)
     shutil.rmtree(folder)  # half a gigabyte; the scores are what is kept
@@ -106,7 +108,7 @@ def _controls_last(run: tuple[str, int]) -> tuple[bool, int]:
 
 def main(
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 3,
-    splits: Annotated[list[str], typer.Option(help="Splits of Fluent-Emoji-9.")] = ("split_0", "split_1", "split_2"),
+    splits: Annotated[list[str], typer.Option(help="Splits of Fluent-Emoji-9.")] = SPLITS,
     start: Annotated[Start, typer.Option(help="Of heads and projections; random is the paper's.")] = "warm",
     results: Annotated[Path, typer.Option(help="Results file; runs that are there already are kept.")] = SEEDS,
 ) -> None:

@@ -147,7 +147,7 @@ def _timed_frames(path: Path) -> Iterator[tuple[Fraction, Fraction, av.VideoFram
         if promised is None:  # then only the whole file has a duration, and its audio may be longer
             promised = Fraction(container.duration or 0, av.time_base)
             found = max(end, packets.last_end - (origin or 0))
-        if promised - found > max(1, promised / 20):
+        if promised - found > max(Fraction(1), promised / 20):
             raise VideoError(f"truncated: {float(found):.1f} s of {float(promised):.1f} s could be decoded")
 
 

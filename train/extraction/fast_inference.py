@@ -48,7 +48,7 @@ def flatten_convolutions(model: nn.Module) -> nn.Module:
         elif module.kernel_size[1:] == module.stride[1:] == (1, 1) and module.padding[1:] == (0, 0):
             model.set_submodule(name, _TemporalConv(module))
         else:
-            module.to(memory_format=torch.channels_last_3d)
+            module.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # torch's stub lacks it
     return model
 
 
@@ -57,7 +57,9 @@ class _SpatialConv(nn.Module):
 
     def __init__(self, conv: nn.Conv3d):
         super().__init__()
-        self.conv = _conv2d(conv, conv.weight[:, :, 0], conv.stride[1:], conv.padding[1:])
+        assert not isinstance(conv.padding, str)
+        stride, padding = (conv.stride[1], conv.stride[2]), (conv.padding[1], conv.padding[2])
+        self.conv = _conv2d(conv, conv.weight[:, :, 0], stride, padding)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         batch = hidden_states.shape[0]
@@ -70,6 +72,7 @@ class _TemporalConv(nn.Module):
 
     def __init__(self, conv: nn.Conv3d):
         super().__init__()
+        assert not isinstance(conv.padding, str)
         self.conv = _conv2d(conv, conv.weight[..., 0], (conv.stride[0], 1), (conv.padding[0], 0))
 
     def forward(self, hidden_states: Tensor) -> Tensor:
@@ -79,7 +82,8 @@ class _TemporalConv(nn.Module):
 
 
 def _conv2d(conv: nn.Conv3d, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> nn.Conv2d:
-    flat = nn.Conv2d(conv.in_channels, conv.out_channels, weight.shape[2:], stride, padding, bias=conv.bias is not None)
+    kernel = (weight.shape[2], weight.shape[3])
+    flat = nn.Conv2d(conv.in_channels, conv.out_channels, kernel, stride, padding, bias=conv.bias is not None)
     flat.weight = nn.Parameter(weight.detach().contiguous(memory_format=torch.channels_last), requires_grad=False)
     flat.bias = conv.bias
     return flat

@@ -4,6 +4,7 @@ import csv
 import math
 import pickle
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,7 +48,7 @@ def open_source(path: Path) -> Loaders:
     """
     loaders: Loaders
     if path.is_dir():
-        loaders = {file.stem: lambda file=file: np.load(file, allow_pickle=False) for file in path.rglob("*.npy")}
+        loaders = {file.stem: partial(np.load, file, allow_pickle=False) for file in path.rglob("*.npy")}
     elif not path.is_file():
         raise FileNotFoundError(f"No folder of .npy, .pkl or .h5 at {path}.")
     elif path.suffix in (".pkl", ".pickle"):
@@ -58,7 +59,7 @@ def open_source(path: Path) -> Loaders:
             raise PolyvidError(f"Cannot read {path}: {error}.") from None
         if not isinstance(arrays, dict):
             raise PolyvidError(f"{path} holds a {type(arrays).__name__}, not a dict of video ids with an array each.")
-        loaders = {str(video_id): lambda array=array: np.asarray(array) for video_id, array in arrays.items()}
+        loaders = {str(video_id): partial(np.asarray, array) for video_id, array in arrays.items()}
     elif path.suffix in (".h5", ".hdf5"):
         loaders = _open_hdf5(path)
     else:

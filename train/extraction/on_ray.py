@@ -45,7 +45,7 @@ def run_on_ray(job: Extraction, videos: dict[str, Path], workers: int) -> None:
         cpus = ray.cluster_resources().get("CPU", 1) / workers
         shards = [{"shard": shard} for shard in range(job.num_shards)]
         ray.data.from_items(shards, override_num_blocks=job.num_shards).map(
-            ShardExtractor,
+            ShardExtractor,  # type: ignore[arg-type]  # it takes classes too, but its annotation omits them
             fn_constructor_args=(job, videos),
             compute=ActorPoolStrategy(size=workers),
             num_cpus=min(1 + job.workers, cpus),

@@ -143,8 +143,11 @@ def set_landmarks(
 
     Raises:
         PolyvidError: if there are fewer clips than landmarks.
+        ValueError: if the model has no kernel map.
     """
     size = model.config.video_kernel_size
+    if size is None:
+        raise ValueError("This model has no kernel map: its video_kernel_size is not set.")
     if len(video_ids) < size:
         raise PolyvidError(
             f"model.video_kernel_size={size} landmarks cannot be drawn from {len(video_ids)} clips: lower it, or name "

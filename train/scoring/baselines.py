@@ -84,7 +84,7 @@ class Baseline:
         captions = _captions(training, features)
         vectors = embed([text for _, _, text in captions])
         languages = np.array([language for _, language, _ in captions])
-        self.space = SentenceSpace(vectors, languages)
+        self.space = SentenceSpace(vectors, languages.tolist())
         row_of = {video_id: row for row, video_id in enumerate(dict.fromkeys(caption[0] for caption in captions))}
         rows = np.array([row_of[video_id] for video_id, _, _ in captions])
         sums = np.zeros((len(row_of), vectors.shape[1]))

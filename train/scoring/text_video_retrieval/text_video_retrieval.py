@@ -1,8 +1,11 @@
 """Text-to-video retrieval for `evaluate`: recall at 1, 5 and 10, median and mean rank, mean reciprocal rank."""
 
+from collections.abc import Sequence
+
 import datasets
 import evaluate
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .ranks import ranks_in_rows, retrieval_scores
 
@@ -41,7 +44,7 @@ Alexander",
 class TextVideoRetrieval(evaluate.Metric):
     """R@1, R@5, R@10 and ranks of the right videos, from rows of similarities; see `DESCRIPTION`."""
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=DESCRIPTION,
             citation=CITATION,
@@ -51,7 +54,7 @@ class TextVideoRetrieval(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions, references):
+    def _compute(self, predictions: Sequence[Sequence[float]], references: Sequence[int]) -> dict[str, float]:
         widths = {len(row) for row in predictions}
         if len(widths) != 1:
             raise ValueError(
@@ -69,5 +72,5 @@ class TextVideoRetrieval(evaluate.Metric):
         return retrieval_scores(ranks_in_rows(similarity, right, right + 1))
 
 
-def _first(flags: np.ndarray) -> int:
+def _first(flags: ArrayLike) -> int:
     return int(np.argmax(flags))
