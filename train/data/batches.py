@@ -196,8 +196,8 @@ class ClipBatches:
         self.stream = _BatchStream(clips, collator, share)
         if self.steps(0) == 0:
             raise PolyvidError(
-                f"The {len(clips.files)} shards hold {clips.clips_per_process(0)} videos per process, which do not "
-                f"make one of its batches of {self.largest_share}: lower training.batch_size."
+                f"The {len(clips.files)} shards hold {clips.clips_per_process(0)} videos per process, fewer "
+                f"than a batch of {self.largest_share}: lower training.batch_size."
             )
 
     def steps(self, epoch: int) -> int:

@@ -143,7 +143,7 @@ class PivotSampler(Dataset):
             if sentence in by_sentence:
                 raise PolyvidError(
                     f"Video {video['video_id']} has caption {caption['caption_id']!r} twice in {caption['language']}: "
-                    "an id names one sentence."
+                    "an id must identify one sentence."
                 )
             by_sentence[sentence] = caption["text"]
         return texts, len(numbers)

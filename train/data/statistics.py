@@ -39,7 +39,7 @@ class FeatureStatistics:
             PolyvidError: if there are none.
         """
         if self.videos == 0:
-            raise PolyvidError("No training video has features to normalise by; set data.normalize_features=false.")
+            raise PolyvidError("No training video has features for the statistics; set data.normalize_features=false.")
         return self._mean.tolist(), np.maximum(np.sqrt(self._squares / self.videos), 1e-6).tolist()
 
 

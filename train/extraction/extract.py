@@ -47,7 +47,7 @@ def extract(
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     workers = workers if workers is not None else max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1)
     if processes > num_shards:
-        raise PolyvidError(f"{processes} processes share {num_shards} shards: give --num-shards {processes} or more.")
+        raise PolyvidError(f"{num_shards} shards are too few for {processes} processes: pass --num-shards {processes}.")
     listed = list_videos(videos)  # a bad argument fails here, before any network is loaded or downloaded
     job = Extraction(
         output,

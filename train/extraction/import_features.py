@@ -103,7 +103,7 @@ def to_seconds(features: np.ndarray, rate: float) -> np.ndarray:
     second = np.floor(np.arange(len(features)) / rate + 1e-9).astype(int)
     counts = np.bincount(second)
     if not counts.all():
-        raise VideoError(f"{rate} vectors a second are fewer than one for each second")
+        raise VideoError(f"at {rate} vectors a second, some seconds have none")
     return np.stack([part.mean(0, dtype=np.float64) for part in np.split(features, np.cumsum(counts)[:-1])])
 
 

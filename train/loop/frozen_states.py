@@ -122,7 +122,7 @@ class FrozenStates:
         for row, key, length in zip(states, keys, lengths, strict=True):
             block = found[key]
             if block is None:
-                raise OSError(f"What was just written next to {self.path} cannot be read back: check the disk.")
+                raise OSError(f"States just written next to {self.path} cannot be read back: check the disk.")
             row[:length] = block
         return torch.from_numpy(states).to(input_ids.device).float()
 
@@ -162,7 +162,7 @@ class FrozenStates:
         block = self._saved.get(key)
         if block is None:
             self._damaged[key] = self._saved.blocks[key]
-            logger.warning(f"{self.data_path} is damaged: the states of a text have changed. They are computed again.")
+            logger.warning(f"{self.data_path} is damaged: the states of a text have changed and are computed again.")
         return block
 
     def _open_saved(self) -> _Rows | None:
@@ -184,14 +184,14 @@ class FrozenStates:
                 raise KeyError("format")
             num_rows, blocks = int(index["num_rows"]), {key: tuple(value) for key, value in index["rows"].items()}
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
-            logger.warning(f"{self.index_path} is damaged or of an older version: all states are computed again.")
+            logger.warning(f"{self.index_path} is damaged or from an older version: all states are computed again.")
             return 0, {}
         size = self.data_path.stat().st_size if self.data_path.exists() else 0
         present = min(num_rows, size // (2 * self.hidden_size))
         if present < num_rows:
             whole = {key: block for key, block in blocks.items() if block[0] + block[1] <= present}
             lost = len(blocks) - len(whole)
-            logger.warning(f"{self.data_path} was cut: {lost:,} of {len(blocks):,} texts are computed again.")
+            logger.warning(f"{self.data_path} was truncated: {lost:,} of {len(blocks):,} texts are computed again.")
             return present, whole
         return num_rows, blocks
 

@@ -81,9 +81,9 @@ def check_sharding(accelerator: Accelerator, frozen_states: bool) -> None:
     if accelerator.distributed_type != DistributedType.FSDP:
         return
     if not accelerator.is_fsdp2:
-        raise PolyvidError("This launch shards by the first FSDP: set fsdp_version: 2, as in fsdp2.yaml.")
+        raise PolyvidError("This launch uses version 1 of FSDP: set fsdp_version: 2, as in fsdp2.yaml.")
     if accelerator.state.fsdp_plugin.cpu_ram_efficient_loading:
-        raise PolyvidError("Each process reads checkpoints whole: set fsdp_cpu_ram_efficient_loading: false.")
+        raise PolyvidError("Each process reads complete checkpoints: set fsdp_cpu_ram_efficient_loading: false.")
     if frozen_states:
         raise PolyvidError("data.frozen_states needs the frozen layers whole on each process; FSDP shards them: null.")
 

@@ -203,7 +203,7 @@ def contact_sheet(
         for row in opened.videos:
             row["clip"] = _clip_of(row["video_id"], clips)
     elif "clip" not in opened.videos[0]:
-        raise PolyvidError(f"{opened.protocol['benchmark']} does not bring its videos: pass --clips, their folder.")
+        raise PolyvidError(f"{opened.protocol['benchmark']} does not include its videos: pass --clips.")
     loaded, processor = load_model(model)
     sheets = search_by_own_captions(loaded, processor, opened.videos, opened.features, video)
     with locked(output, "polyvid contact-sheet"):

@@ -27,7 +27,7 @@ def quantize_text_tower(model: MMPModel) -> MMPModel:
         PolyvidError: if the model is not on the CPU or not in float32.
     """
     if model.device.type != "cpu":
-        raise PolyvidError(f"int8 is for CPUs, the model is on {model.device}: pass --device cpu.")
+        raise PolyvidError(f"int8 needs a CPU, but the model is on {model.device}: pass --device cpu.")
     if model.dtype != torch.float32:
         raise PolyvidError(f"int8 starts from float32, the model is in {model.dtype}: load it with dtype='float32'.")
     from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic

@@ -91,7 +91,7 @@ def paired_test(
     50 points, p below 0.1: True
     """
     if len(ranks) != len(other_ranks):
-        raise PolyvidError(f"The runs do not pair: {len(ranks)} and {len(other_ranks)} queries.")
+        raise PolyvidError(f"The runs have different numbers of queries: {len(ranks)} and {len(other_ranks)}.")
     differences, _ = _by_group(per_query_score(ranks, score) - per_query_score(other_ranks, score), groups)
     observed = differences.sum()
     differences = differences[differences != 0]
