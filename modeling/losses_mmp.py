@@ -179,7 +179,7 @@ class MMPObjective:
             raise PolyvidError(f"Embeddings must all have one shape (batch, dim), not empty; got {shapes}.")
 
         device = next(iter(embeds.values())).device
-        sizes = _rows_per_process(len(next(iter(embeds.values()))), device, self.group) if self.gather else None
+        sizes = rows_per_process(len(next(iter(embeds.values()))), device, self.group) if self.gather else None
         # Autocast would run the similarities in bfloat16, where 1 / temperature leaves them two digits.
         with torch.autocast(device.type, enabled=False):
             own = torch.stack([_normalize(tensor) for tensor in embeds.values()])  # (embeddings, batch, dim)
@@ -271,7 +271,7 @@ def _normalize(embeds: Tensor) -> Tensor:
     return F.normalize(embeds / largest.masked_fill(largest == 0, 1.0), dim=-1, eps=1.0)
 
 
-def _rows_per_process(rows: int, device: torch.device, group: dist.ProcessGroup | None) -> list[int] | None:
+def rows_per_process(rows: int, device: torch.device, group: dist.ProcessGroup | None) -> list[int] | None:
     """How many rows each process holds; None where there is one process.
 
     Asked over the CPU where the process group has a CPU backend, so that no accelerator is waited for.

@@ -10,7 +10,7 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from polyvid.modeling.errors_mmp import PolyvidError
-from polyvid.modeling.losses_mmp import TERMS, MMPObjective
+from polyvid.modeling.losses_mmp import TERMS, MMPObjective, rows_per_process
 
 
 def contrastive_step(
@@ -30,7 +30,8 @@ def contrastive_step(
     second forward pass.
 
     Under DDP, processes exchange parameter gradients once, in the backward pass of the last micro-batch. They may
-    have different numbers of rows.
+    have different numbers of rows. Under FSDP each forward pass gathers parameters from all processes, so they all
+    make the same number of micro-batches.
 
     Args:
         model: an `MMPModel`, possibly wrapped by `Accelerator.prepare` or DDP. Called with `return_loss=False`.
@@ -64,10 +65,11 @@ def contrastive_step(
         backward(terms["loss"])
         return _mean_over_processes(terms)
 
-    micro_batches = [
-        {key: value[start : start + micro_batch_size] for key, value in inputs.items()}
-        for start in range(0, num_rows, micro_batch_size)
-    ]
+    sharded = accelerator is not None and accelerator.distributed_type == DistributedType.FSDP
+    rows = rows_per_process(num_rows, device, objective.group) if sharded else None
+    sizes = _sizes_of_micro_batches(num_rows, micro_batch_size, rows)
+    parts_of = {key: value.split(sizes) for key, value in inputs.items()}
+    micro_batches = [{key: values[i] for key, values in parts_of.items()} for i in range(len(sizes))]
     states, parts = [], []
     with torch.no_grad():
         for micro_batch in micro_batches:
@@ -82,7 +84,7 @@ def contrastive_step(
     embeds = {name: e.to(torch.promote_types(e.dtype, torch.float32)).requires_grad_() for name, e in embeds.items()}
     terms = objective(embeds, video_index)
     found = torch.autograd.grad(terms["loss"], list(embeds.values()), allow_unused=True)
-    gradients = {name: g.split(micro_batch_size) for name, g in zip(embeds, found, strict=True) if g is not None}
+    gradients = {name: g.split(sizes) for name, g in zip(embeds, found, strict=True) if g is not None}
 
     for i, (micro_batch, state) in enumerate(zip(micro_batches, states, strict=True)):
         is_last = i == len(micro_batches) - 1
@@ -92,6 +94,18 @@ def contrastive_step(
             # A scalar with the same gradient with respect to these embeddings as the objective.
             backward(torch.stack([(part[name] * gradient[i]).sum() for name, gradient in gradients.items()]).sum())
     return _mean_over_processes(terms)
+
+
+def _sizes_of_micro_batches(num_rows: int, limit: int, rows: list[int] | None) -> list[int]:
+    """Of the rows of this process, at most `limit` each.
+
+    With `rows`, those of every process, all processes get the same number of micro-batches. Their sizes then exceed the
+    limit only where a process has too few rows for so many.
+    """
+    if rows is None:
+        return [min(limit, num_rows - start) for start in range(0, num_rows, limit)]
+    count = min(-(-max(rows) // limit), min(rows))
+    return [len(part) for part in torch.arange(num_rows).tensor_split(count)]
 
 
 def _embeds(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from polyvid.modeling import MMPConfig, MMPModel, MMPObjective
 from polyvid.modeling.losses_mmp import NonFiniteEmbeddingsError
-from polyvid.train.loop.step import contrastive_step
+from polyvid.train.loop.step import _sizes_of_micro_batches, contrastive_step
 from tiny import BACKBONES
 
 BATCH = 11
@@ -276,3 +276,11 @@ def test_what_cannot_work_is_refused():
     with pytest.raises(ValueError, match="FSDP2"):
         deepspeed = SimpleNamespace(distributed_type=DistributedType.DEEPSPEED)
         contrastive_step(make_model(), make_batch(), MMPObjective(), deepspeed, micro_batch_size=4)
+
+
+@pytest.mark.parametrize("rows, limit", [([3, 2], 2), ([5, 4], 2), ([4, 4], 2), ([3, 2], 1), ([64, 64, 63], 16)])
+def test_sharded_processes_make_the_same_number_of_micro_batches(rows, limit):
+    """Each forward pass gathers parameters: a process with one more would wait for the others for ever."""
+    sizes = [_sizes_of_micro_batches(own, limit, rows) for own in rows]
+    assert [sum(own) for own in sizes] == rows and len({len(own) for own in sizes}) == 1
+    assert all(0 < size <= max(limit, 2) for own in sizes for size in own)
