@@ -129,7 +129,7 @@ def test_paired_test_is_mcnemars_exact_test(wins, losses):
 def test_a_run_does_not_differ_from_itself_and_runs_must_pair():
     ranks = np.array([1, 3, 2])
     assert paired_test(ranks, ranks, "MRR") == (0.0, 1.0)
-    with pytest.raises(ValueError, match="3 and 2 queries"):
+    with pytest.raises(ValueError, match="different numbers of queries: 3 and 2"):
         paired_test(ranks, ranks[:2])
     with pytest.raises(ValueError, match="'MedR' is not a mean"):
         bootstrap_interval(ranks, "MedR")
