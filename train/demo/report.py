@@ -132,16 +132,18 @@ def _runs_of(model: str, runs: Scores) -> dict[str, ByLanguage]:
 
 
 def _spread_row(label: str, runs: Scores) -> list[str]:
-    """One line of Markdown; none for fewer than two runs, which have no spread."""
+    """One line of Markdown; none without runs."""
     cells = _spread(runs)
     splits = " ".join(sorted({_split(key) for key in runs}))
     return [f"| {label} | {splits} | {len(runs)} | {' | '.join(cells)} |"] if cells else []
 
 
 def _spread(runs: Scores) -> list[str]:
-    """R@1 in English and its mean over the other languages, as mean ± standard deviation; empty for one run."""
-    if len(runs) < 2:
+    """R@1 in English and its mean over the other languages, as mean ± standard deviation; a single run has none."""
+    if not runs:
         return []
     english = [run["en"]["R@1"] for run in runs.values()]
     others = [mean_of_other_languages(run) for run in runs.values()]
+    if len(runs) == 1:
+        return [f"{values[0]:.1f}" for values in (english, others)]
     return [f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}" for values in (english, others)]

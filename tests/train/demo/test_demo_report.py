@@ -36,6 +36,7 @@ def test_the_table_over_seeds_gives_mean_and_deviation_of_each_model():
     assert seeds_table({"runs": runs, "random_start": {"mp_split_0_0": run(1, 1.0), "mp_split_0_1": run(1, 1.0)}}) == (
         seeds_table({})
         + f"""
+| no pre-training | 0 | 1 | 4.0 | 1.0 |
 | MMP | 0 1 | 2 | 7.0 ± {statistics.stdev([6, 8]):.1f} | 5.5 ± {statistics.stdev([5, 6]):.1f} |
 | MMP, keywords only | 0 1 | 2 | 3.0 ± 0.0 | 1.5 ± 0.7 |
 | MP, random start | 0 | 2 | 1.0 ± 0.0 | 1.0 ± 0.0 |"""
@@ -51,7 +52,8 @@ def test_baselines_are_shown_below_the_models_with_the_data_they_were_fitted_on(
 
     both = {"ridge": {"mmp_split_0": run(14, 10.0), "mmp_split_1": run(16, 12.0), "none_split_0": run(1, 1.0)}}
     assert seeds_table({"baselines": both}).splitlines()[2:] == [
-        f"| ridge regression, data of MMP | 0 1 | 2 | 15.0 ± {statistics.stdev([14, 16]):.1f} | 11.0 ± 1.4 |"
+        "| ridge regression, data of no pre-training | 0 | 1 | 1.0 | 1.0 |",
+        f"| ridge regression, data of MMP | 0 1 | 2 | 15.0 ± {statistics.stdev([14, 16]):.1f} | 11.0 ± 1.4 |",
     ]
 
 
