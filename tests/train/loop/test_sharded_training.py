@@ -100,8 +100,9 @@ def test_losses_and_weights_are_those_of_one_process(folder, tmp_path, name, opt
     if tolerance < 0.01:
         expected = AutoModel.from_pretrained(tmp_path).state_dict()
         for key, value in AutoModel.from_pretrained(folder / name).state_dict().items():
-            # Rounding decides the sign of a gradient near zero; Adam then still moves by the learning rate, 2e-3.
-            torch.testing.assert_close(value, expected[key], rtol=1e-3, atol=4e-3)
+            # One element was 1.0023e-3 off. Presumably the sign of a gradient near zero, which rounding decides while
+            # Adam moves by the learning rate, 2e-3; that was not checked.
+            torch.testing.assert_close(value, expected[key], rtol=1e-3, atol=2e-3)
 
 
 def test_a_run_that_is_stopped_and_resumed_equals_one_that_is_not(folder):
