@@ -1,7 +1,11 @@
 """Settings of the whole suite."""
 
 import os
+import signal
 
 # The models here are tiny: threads cost more than they bring, and far more where several processes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# A shell starts a command in the background with Ctrl-C ignored, and every process that a test starts inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
