@@ -6,13 +6,19 @@ every version of datasets reads it alike. It is "large" binary: its 64-bit offse
 width is not stored: it is `len(buffer) / 2 / num_seconds`.
 """
 
+import json
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from datasets import Features, Value
 
 from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.modeling.provenance_mmp import KEYS, Encoders, checked_encoders
+
+SETTINGS = "extraction.json"
+"""The file next to shards of features that says how they were made."""
 
 FEATURES = Features(
     {"video_id": Value("string"), "num_seconds": Value("int32"), "video_features": Value("large_binary")}
@@ -55,3 +61,25 @@ def features_from_row(row: dict) -> np.ndarray:
 def rows_to_table(rows: Iterable[dict]) -> pa.Table:
     """Rows of `FEATURES` as an Arrow table, ready for `write_shard`."""
     return pa.Table.from_pylist(list(rows), schema=FEATURES.arrow_schema.remove_metadata())
+
+
+def recorded_encoders(folder: str | Path) -> Encoders | None:
+    """Which networks made the features in a folder of shards (see `polyvid.modeling.provenance_mmp`).
+
+    None if there is no `extraction.json`, or one of a version that did not record it.
+
+    Raises:
+        PolyvidError: if the file is damaged.
+    """
+    path = Path(folder) / SETTINGS
+    if not path.is_file():
+        return None
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        if "format" not in settings.keys():  # so that what is no dictionary counts as damaged
+            return None
+        encoders = checked_encoders(settings["encoders"], str(path))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PolyvidError(f"{path} is damaged ({error}): extract or import into a new folder.") from None
+    known = {"per": settings["per"]} if "per" in settings else {}
+    return [{key: record[key] for key in KEYS if key in record} | known for record in encoders or []]

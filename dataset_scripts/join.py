@@ -1,5 +1,6 @@
 """Join features with the subtitles or captions of the same videos, so that training reads one stream."""
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,9 +20,11 @@ from polyvid.dataset_scripts.building import (
     write_json,
     write_shard,
 )
+from polyvid.dataset_scripts.features import SETTINGS, recorded_encoders
 from polyvid.dataset_scripts.locking import locked
 from polyvid.dataset_scripts.schema import shard_of
 from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.modeling.provenance_mmp import shown_encoders
 
 
 def join(
@@ -44,7 +47,8 @@ def join(
 
     Raises:
         FileNotFoundError: when a shard is missing on either side.
-        PolyvidError: when the numbers of shards do not divide, or another process writes to `output_dir`.
+        PolyvidError: when the numbers of shards do not divide, another process writes to `output_dir`, or it was joined
+            with features of other networks.
     """
     with locked(output_dir, "polyvid join"):
         return _join(dataset_dir, features_dir, output_dir, feature_split)
@@ -52,6 +56,7 @@ def join(
 
 def _join(dataset_dir: Path, features_dir: Path, output_dir: Path, feature_split: str) -> dict[str, dict[str, Any]]:
     report: dict[str, dict[str, Any]] = {}
+    _keep_settings(Path(features_dir), Path(output_dir))
     for split in sorted({path.name.split("-")[0] for path in Path(dataset_dir).glob("*-*-of-*.parquet")}) or ["train"]:
         rows, features = find_shards(dataset_dir, split), find_shards(features_dir, feature_split)
         num_shards = max(len(rows), len(features))
@@ -79,6 +84,24 @@ def _join(dataset_dir: Path, features_dir: Path, output_dir: Path, feature_split
         )
     write_json(Path(output_dir) / "join_report.json", report)
     return report
+
+
+def _keep_settings(features: Path, output: Path) -> None:
+    """Next to the joined shards, the record of how their features were made.
+
+    Raises:
+        PolyvidError: if the output was joined with features of other networks.
+    """
+    found = any(output.glob("*-*-of-*.parquet"))
+    if found:
+        before, now = recorded_encoders(output), recorded_encoders(features)
+        if before is not None and before != now:
+            raise PolyvidError(
+                f"{output} was joined with features of {shown_encoders(before)}, {features} holds features of "
+                f"{shown_encoders(now) if now else 'unknown networks'}: join into another folder."
+            )
+    elif recorded_encoders(features) is not None:
+        write_json(output / SETTINGS, json.loads((features / SETTINGS).read_text(encoding="utf-8")))
 
 
 def _is_joined(

@@ -8,6 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from .errors_mmp import PolyvidError
+from .provenance_mmp import checked_encoders
 
 # FacebookAI/xlm-roberta-large, the paper's best text backbone (Table 1). Its layers 13-24 are never built.
 XLM_ROBERTA_LARGE = {
@@ -48,6 +49,8 @@ class MMPConfig(PreTrainedConfig):
         lock_text (`bool`): the whole text tower is frozen, projection and pooling head included. Beyond the paper.
         temperature (`float`): softmax temperature of every contrastive objective (Eq. 2).
         mask_ratio (`float`): share of text tokens and of video seconds masked in the noisy views (Eq. 3).
+        video_encoders (`list`, *optional*): records of the networks that made the features the model was trained on,
+            see `provenance_mmp`; `None` where that was not recorded.
 
     Raises:
         PolyvidError: if the numbers contradict one another; the message names both.
@@ -78,6 +81,7 @@ class MMPConfig(PreTrainedConfig):
     lock_text: bool = False
     temperature: float | int = 0.1
     mask_ratio: float | int = 0.05
+    video_encoders: list[dict[str, Any]] | None = None
     custom_pipelines: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -111,6 +115,7 @@ class MMPConfig(PreTrainedConfig):
             raise PolyvidError(
                 f"text_config: {text.model_type!r} has a decoder; MMP needs an encoder such as 'xlm-roberta'."
             )
+        checked_encoders(self.video_encoders, "video_encoders")
         for name in ("output_layer", "embed_dim", "video_feature_dim", "pooler_num_layers", "pooler_num_heads"):
             if getattr(self, name) < 1:
                 raise PolyvidError(f"{name} must be at least 1, got {getattr(self, name)}.")

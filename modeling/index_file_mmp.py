@@ -23,6 +23,7 @@ FORMAT = "mmp_video_index"
 """The entry of the safetensors metadata. There is only one: several would be written in any order, and the same index
 should always be the same bytes."""
 FACTS = {"engine": str, "options": dict, "model": str}
+OPTIONAL_FACTS = {"video_encoders": list, "other_encoders": bool}
 CHUNK_BYTES = 1 << 20
 
 
@@ -34,7 +35,9 @@ def write_index_file(
     Args:
         path: of the file; its folder is created.
         tensors: what the file holds.
-        about: `{"engine": its name, "options": of the engine, "model": that made the index}`.
+        about: `{"engine": its name, "options": of the engine, "model": that made the index}`, and where known
+            `"video_encoders"`, records of the networks behind the features, and `"other_encoders"`, whether the
+            model was made for others.
 
     Raises:
         OSError: if there is no room, or it cannot be written for another reason. A file of this name stays as it was.
@@ -85,7 +88,7 @@ def read_index_file(
         )
     elif verify:
         _verify(path, tensors, about)
-    return tensors, {name: about[name] for name in FACTS}
+    return tensors, {name: about[name] for name in (FACTS | OPTIONAL_FACTS) if name in about}
 
 
 def _facts_of(text: str) -> dict[str, Any]:
@@ -94,10 +97,12 @@ def _facts_of(text: str) -> dict[str, Any]:
         about = json.loads(text)
     except (ValueError, RecursionError):
         about = None
-    with_digests = FACTS | {"digests": dict, "digest": str}
-    if not isinstance(about, dict) or about.keys() not in (FACTS.keys(), with_digests.keys()):
+    checksums = {"digests": dict, "digest": str}
+    kinds = FACTS | OPTIONAL_FACTS | checksums
+    needed = FACTS | (checksums if isinstance(about, dict) and about.keys() & checksums.keys() else {})
+    if not isinstance(about, dict) or not needed.keys() <= about.keys() <= kinds.keys():
         raise PolyvidError("its description of itself is damaged")
-    if not all(isinstance(about[name], with_digests[name]) for name in about):
+    if not all(isinstance(about[name], kinds[name]) for name in about):
         raise PolyvidError("its description of itself is damaged")
     return about
 

@@ -21,6 +21,7 @@ from .index_vectors_mmp import StoredVectors, check_storage
 from .modeling_mmp import MMPModel
 from .paths_mmp import check_local_path, is_local_path
 from .processing_mmp import MMPProcessor
+from .provenance_mmp import Encoders, checked_encoders, differing_keys, refuse_other_encoders, shown_encoders
 
 FILE = "videos.safetensors"
 EXACT_UP_TO = 1_000_000
@@ -94,8 +95,11 @@ class VideoIndex:
         made_by: str = "",
         probe: torch.Tensor | None = None,
         checked: MMPModel | None = None,
+        video_encoders: Encoders | None = None,
+        other_encoders: bool = False,
     ) -> VideoIndex:
         self.engine, self.made_by, self._probe = engine, made_by, probe
+        self.video_encoders, self.other_encoders = video_encoders, other_encoders
         self._model, self._processor, self._checked = model, processor, checked
         return self
 
@@ -103,6 +107,7 @@ class VideoIndex:
         rows = "moments" if "start" in self.engine.kinds else "videos"
         kept = self.engine.vectors.storage if self.engine.vectors is not None else self.engine.options.get("uri", "")
         made_by = f", made by {self.made_by!r}" if self.made_by else ""
+        made_by += f", of features of {shown_encoders(self.video_encoders)}" if self.video_encoders else ""
         return f"VideoIndex({len(self):,} {rows} x {self.engine.embed_dim}, {self.engine.name} {kept}{made_by})"
 
     @classmethod
@@ -117,6 +122,8 @@ class VideoIndex:
         storage: str = "float16",
         engine: str = "auto",
         progress: bool = False,
+        encoders: Encoders | None = None,
+        allow_other_encoders: bool = False,
         **options: Any,
     ) -> VideoIndex:
         """Embeds a collection of videos.
@@ -132,10 +139,14 @@ class VideoIndex:
             engine: `"exact"`, `"faiss"`, `"lance"`; `"auto"`: exact up to a million rows, above that faiss if
                 installed.
             progress: show a bar.
+            encoders: records of the networks that made the features, as in `provenance_mmp`. Default: nobody knows
+                better, so those that the model was made for.
+            allow_other_encoders: take features of other networks than those; the index will say so.
             options: of the engine, as in its `from_exact`.
 
         Raises:
-            PolyvidError: for features that cannot be embedded (the video is named), an empty collection, bad options.
+            PolyvidError: for features that cannot be embedded (the video is named) or of networks that the model was
+                not made for, an empty collection, bad options.
             ImportError: if the engine is not installed.
             OSError: if there is no such model.
         """
@@ -145,6 +156,11 @@ class VideoIndex:
         if engine != "auto":
             engine_factory(engine, options)
         model, processor = _load(model, processor)
+        expected = _encoders_of(model)
+        if encoders is not None:
+            advice = "pass features of those, or allow_other_encoders=True."
+            name = model.name_or_path or "the model"
+            refuse_other_encoders("The collection", encoders, name, expected, advice, allow_other_encoders)
         named = features if isinstance(features, Mapping) else dict(enumerate(features))
         names, videos = _unique(named), named.values()
         clips, spans, owners = [], [], []
@@ -156,7 +172,16 @@ class VideoIndex:
             owners += [name] * len(starts)
         embeds = model.encode_videos(clips, processor, names=owners, progress=progress)
         index = cls(embeds, names, spans=None if moment_seconds is None else spans, metadata=metadata, storage=storage)
-        index._set(index.engine, model, processor, model.name_or_path, _probe(model, processor), checked=model)
+        index._set(
+            index.engine,
+            model,
+            processor,
+            model.name_or_path,
+            _probe(model, processor),
+            checked=model,
+            video_encoders=encoders or expected,
+            other_encoders=bool(encoders and expected and differing_keys(encoders, expected)),
+        )
         return index.with_engine(engine, **options)
 
     @classmethod
@@ -187,13 +212,20 @@ class VideoIndex:
             joined = joined.with_metadata(metadata)
         engine = ExactEngine(StoredVectors.cat(vectors), joined)
         return cls.__new__(cls)._set(
-            engine, first._model, first._processor, first.made_by, first._probe, checked=first._checked
+            engine,
+            first._model,
+            first._processor,
+            first.made_by,
+            first._probe,
+            checked=first._checked,
+            video_encoders=first.video_encoders,
+            other_encoders=first.other_encoders,
         )
 
     def _kind(self) -> tuple[object, ...]:
         """What must be the same in indexes that are joined."""
         vectors, rows = self._stored()
-        return self.made_by, vectors.storage, self.engine.embed_dim, rows.videos is None
+        return self.made_by, vectors.storage, self.engine.embed_dim, rows.videos is None, self.video_encoders
 
     def _stored(self) -> tuple[StoredVectors, VideoRows]:
         """The vectors and rows that this index holds itself."""
@@ -215,7 +247,14 @@ class VideoIndex:
             name, without = ("faiss", "exact") if len(self) > EXACT_UP_TO else ("exact", None)
         engine = engine_factory(name, options, without)(self.engine, **options)
         return self.__new__(type(self))._set(
-            engine, self._model, self._processor, self.made_by, self._probe, self._checked
+            engine,
+            self._model,
+            self._processor,
+            self.made_by,
+            self._probe,
+            self._checked,
+            self.video_encoders,
+            self.other_encoders,
         )
 
     def __len__(self) -> int:
@@ -311,9 +350,16 @@ class VideoIndex:
         """Checks that `model` made the index: the answers of another one would mean nothing.
 
         Raises:
-            PolyvidError: if it did not.
+            PolyvidError: if it did not, or was made for features of other networks.
         """
-        if self._probe is None or self._checked is model:
+        if self._checked is model:
+            return
+        expected = _encoders_of(model)
+        if self.video_encoders is not None and expected is not None and not self.other_encoders:
+            name = model.name_or_path or "this model"
+            advice = "use the model that made the index, or build it again."
+            refuse_other_encoders("The index", self.video_encoders, name, expected, advice)
+        if self._probe is None:
             return
         probe = _probe(model, processor)
         # Another model is far from 1; half precision stays above 0.99.
@@ -330,7 +376,9 @@ class VideoIndex:
         Raises:
             OSError: if it cannot be written. A file of this name stays as it was.
         """
-        about = {"engine": self.engine.name, "options": self.engine.options, "model": self.made_by}
+        about: dict[str, Any] = {"engine": self.engine.name, "options": self.engine.options, "model": self.made_by}
+        if self.video_encoders is not None:
+            about |= {"video_encoders": self.video_encoders, "other_encoders": self.other_encoders}
         probe = {} if self._probe is None else {"probe": self._probe}
         write_index_file(path, {**self.engine.tensors(), **probe}, about)
 
@@ -365,6 +413,7 @@ class VideoIndex:
             tensors, about = read_index_file(file, verify)
             found = engine_class(about["engine"], without="exact" if "video_embeds" in tensors else None)
             engine = found.from_tensors(tensors, about["options"])
+            encoders = checked_encoders(about.get("video_encoders"), "its video_encoders")
             probe = tensors.get("probe")
             if probe is not None and (probe.dtype, probe.shape) != (torch.float32, (engine.embed_dim,)):
                 raise PolyvidError(f"its probe is {probe.dtype} {tuple(probe.shape)}")
@@ -376,7 +425,11 @@ class VideoIndex:
                 f"{name!r} was made by another model: its embeddings are ({len(engine)}, {engine.embed_dim}), "
                 f"the model's are {width} wide."
             )
-        return cls.__new__(cls)._set(engine, model, processor, about["model"], probe)
+        loaded = cls.__new__(cls)
+        others = about.get("other_encoders", False)
+        return loaded._set(
+            engine, model, processor, about["model"], probe, video_encoders=encoders, other_encoders=others
+        )
 
     def push_to_hub(
         self, repo_id: str, private: bool | None = None, revision: str | None = None, token: str | None = None
@@ -407,6 +460,7 @@ class VideoIndex:
             "storage": f"in {self.engine.options}" if kept is None else kept.storage,
             "engine": self.engine.name,
             "made by": f"`{self.made_by}`" if self.made_by else "a model that was not saved",
+            "video features of": shown_encoders(self.video_encoders) if self.video_encoders else "not recorded",
             "metadata": ", ".join(sorted(self.engine.kinds)) or "none",
         }
         table = "\n".join(f"| {name} | {fact} |" for name, fact in facts.items())
@@ -439,6 +493,12 @@ def _load(model: MMPModel | str | os.PathLike[str], processor: MMPProcessor | No
             raise PolyvidError("Pass the processor too: the model was not loaded from a folder that has one.")
         processor = MMPProcessor.from_pretrained(loaded.name_or_path)
     return loaded, processor
+
+
+def _encoders_of(model: MMPModel) -> Encoders | None:
+    """Records of the networks that the model was made for; an older copy of this code has none."""
+    encoders: Encoders | None = getattr(model.config, "video_encoders", None)
+    return encoders
 
 
 def _probe(model: MMPModel, processor: MMPProcessor) -> torch.Tensor:

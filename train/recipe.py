@@ -85,6 +85,7 @@ class DataRecipe:
     pivots: bool = False  # triples (x, v, y) with captions in two languages, for Eq. 4-6
     caption_kinds: list[str] | None = None  # only captions with these ids (Fluent-Emoji-9: name, keywords)
     landmark_splits: list[str] | None = None  # whose clips may be landmarks of the kernel map; default: train_split
+    allow_other_encoders: bool = False  # train `init_from` on features of other networks than it was made for
     feature_power: float = 1.0  # exponent of the features before they are normalised: 0.5 is the square root
     epoch_unit: str = "pairs"  # what an epoch shows once; sentences: in one of `languages`, drawn again each epoch
     normalize_features: bool = False  # by mean and deviation of the training videos; the paper does not

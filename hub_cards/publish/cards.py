@@ -59,6 +59,7 @@ def model_card(folder: Path, repo_id: str, evaluations: Sequence[facts.Evaluatio
         starts_from=_starts_from(runs),
         backbone=backbone,
         settings=facts.settings(runs),
+        encoders=facts.encoders_of(folder),
         machine=facts.recorded_machine(folder),
         evaluations=evaluations,
         metrics=list(METRICS),

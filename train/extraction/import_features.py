@@ -13,7 +13,7 @@ import typer
 
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.extraction.decoding import VideoError
-from polyvid.train.extraction.shards import FeatureShards, Jobs, Results
+from polyvid.train.extraction.shards import FORMAT, FeatureShards, Jobs, Results
 
 Loaders = dict[str, Callable[[], np.ndarray]]
 
@@ -113,6 +113,10 @@ def import_features(
     num_shards: Annotated[int, typer.Option(min=1, help="As many as the subtitles have.")] = 16,
     rate: Annotated[float, typer.Option(help="Vectors a second in the sources; more than one are averaged.")] = 1.0,
     width: Annotated[int | None, typer.Option(help="Width after concatenation; other videos are refused.")] = 1024,
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option(help="The network that made a source, such as s3d_howto100m: one for each source, in order."),
+    ] = None,
     durations: Annotated[Path | None, typer.Option(help="CSV `video_id,seconds`: check the number of vectors.")] = None,
 ) -> None:
     """Turn features you already have (.npy per video, pickled dict, HDF5) into feature shards.
@@ -121,10 +125,15 @@ def import_features(
     """
     if rate < 1:
         raise PolyvidError(f"--rate must be at least one vector a second, got {rate}.")
+    if encoder and len(encoder) != len(sources):
+        raise PolyvidError(f"{len(sources)} sources need as many --encoder, one for each in order; got {len(encoder)}.")
     opened = [open_source(source) for source in sources]
     seconds = _read_durations(durations) if durations else {}
     shards = FeatureShards(output, num_shards)
-    shards.check_settings({"sources": [source.name for source in sources], "rate": rate, "width": width})
+    settings: dict[str, Any] = {"sources": [source.name for source in sources], "rate": rate, "width": width}
+    if encoder:
+        settings |= {"format": FORMAT, "encoders": [{"id": name} for name in encoder]}
+    shards.check_settings(settings)
 
     def load(video_id: str) -> np.ndarray | VideoError:
         try:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from polyvid.train.extraction.decoding import Sampling, VideoError
 from polyvid.train.extraction.encode import encode_videos
 from polyvid.train.extraction.encoders import FrameEncoder, load_frame_encoder, network_of
 from polyvid.train.extraction.listing import has_utf8_name
-from polyvid.train.extraction.shards import FeatureShards, Jobs, Results
+from polyvid.train.extraction.shards import FORMAT, FeatureShards, Jobs, Results
 
 Per = Literal["second", "frame", "video"]
 Feature = Literal["pooler_output", "mixed_5c"]
@@ -95,12 +95,12 @@ class Extraction:
                 yield video_id, features
 
         output = FeatureShards(self.output, self.num_shards)
-        output.check_settings({"encoders": [_describe(encoder) for encoder in encoders], "per": self.per})
+        described = [_describe(encoder) for encoder in encoders]
+        output.check_settings({"format": FORMAT, "encoders": described, "per": self.per})
         output.fill(videos, compute, shards, "polyvid extract", self.retry_failed)
 
 
 def _describe(encoder: FrameEncoder) -> dict[str, Any]:
     """Exactly what is extracted, for `extraction.json`."""
-    scaling = asdict(encoder.view.scaling) if encoder.view.scaling else "the model's own image processor"
     precision = str(encoder.dtype).removeprefix("torch.")
-    return {"name": encoder.name, **asdict(encoder.view.sampling), "scaling": scaling, "dtype": precision}
+    return {"name": encoder.name, **encoder.describe(), "dtype": precision}

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 from filelock import FileLock
 from tqdm import tqdm
+from transformers.utils import logging
 
 from polyvid.dataset_scripts.building import (
     BUFFER_BYTES,
@@ -37,6 +38,11 @@ from polyvid.dataset_scripts.locking import locked
 from polyvid.dataset_scripts.schema import shard_of
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.extraction.decoding import VideoError
+
+FORMAT = 2
+"""Of `extraction.json`. Before there was a number, a record of a network held no more than `FIRST_FORMAT`."""
+FIRST_FORMAT = ("name", "fps", "window", "stride", "scaling", "dtype")
+logger = logging.get_logger(__name__)
 
 SCHEMA = FEATURES.arrow_schema.remove_metadata()
 Jobs = list[tuple[str, Path]]
@@ -58,6 +64,9 @@ class FeatureShards:
     def check_settings(self, settings: dict) -> None:
         """Writes `settings` to `extraction.json`, or compares them with those already in the folder.
 
+        A file of the first format stays as it is: which weights made the features in the folder, nobody knows. But
+        what a user declares about imported features (they have `sources`) is added to it.
+
         Raises:
             PolyvidError: if they differ, because a dataset must not mix features made with different settings.
         """
@@ -67,7 +76,17 @@ class FeatureShards:
             if not path.exists():
                 write_json(path, settings)
                 return
-        before = json.loads(path.read_text(encoding="utf-8"))
+            before = json.loads(path.read_text(encoding="utf-8"))
+            if "format" in settings and "format" not in before:
+                now = _as_first_format(settings)
+                if "sources" in settings and now == before:
+                    write_json(path, settings)
+                    return
+                settings = now
+                logger.warning_once(
+                    f"{self.folder} was begun by an older version, which did not record the weights of its networks: "
+                    "it stays unknown which made its features."
+                )
         for key in sorted(settings.keys() | before.keys()):
             if settings.get(key) != before.get(key):
                 raise PolyvidError(
@@ -207,6 +226,13 @@ class FeatureShards:
     def _lock(self) -> FileLock:
         (self.folder / ".extraction").mkdir(parents=True, exist_ok=True)
         return FileLock(self.folder / ".extraction" / "lock")  # the system releases it when the process dies
+
+
+def _as_first_format(settings: dict) -> dict:
+    settings = {key: value for key, value in settings.items() if key != "format"}
+    if "sources" in settings:
+        return {key: value for key, value in settings.items() if key != "encoders"}
+    return {**settings, "encoders": [{key: record[key] for key in FIRST_FORMAT} for record in settings["encoders"]]}
 
 
 def _rows_of(paths: Iterable[Path]) -> Iterator[dict]:

@@ -9,8 +9,10 @@ from accelerate.utils import set_seed
 from transformers import AutoModel, AutoProcessor, AutoTokenizer, get_scheduler
 
 from polyvid.dataset_scripts.building import find_shards
+from polyvid.dataset_scripts.features import recorded_encoders
 from polyvid.modeling import MMPFeatureExtractor, MMPModel, MMPObjective, MMPProcessor
 from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.modeling.provenance_mmp import refuse_other_encoders
 from polyvid.train.data.batches import Batches, CaptionBatches, ClipBatches
 from polyvid.train.data.captions import PivotSampler
 from polyvid.train.data.clips import ClipDataset, ClipSampler
@@ -50,6 +52,7 @@ def build_trainer(recipe: Recipe) -> Trainer:
     validation_set = _validation_set(data, features)
     set_seed(training.seed)  # before the weights are drawn; the same on all processes
     model, processor = build_model(recipe.model)
+    record_encoders(recipe, model)
     processor.max_text_length = data.max_text_length
     extractor = processor.feature_extractor
     extractor.max_length = data.max_video_length
@@ -134,6 +137,29 @@ def build_model(recipe: ModelRecipe) -> tuple[MMPModel, MMPProcessor]:
         if getattr(recipe, name) is None:
             setattr(recipe, name, getattr(model.config, name))
     return model, processor
+
+
+def record_encoders(recipe: Recipe, model: MMPModel) -> None:
+    """Let the model know which networks made the features that it is trained on. Regions of images are not such.
+
+    Raises:
+        PolyvidError: if it starts from a model that was made for features of others.
+    """
+    data, options = recipe.data, recipe.model
+    folder = data.clips or data.features
+    if folder is None or options.image_feature_dim is not None:
+        return
+    encoders = recorded_encoders(folder)
+    if options.init_from is not None:
+        refuse_other_encoders(
+            folder,
+            encoders,
+            options.init_from,
+            model.config.video_encoders,
+            "extract features with the networks of that model, or set data.allow_other_encoders=true.",
+            allow=data.allow_other_encoders,
+        )
+    model.config.video_encoders = encoders or model.config.video_encoders
 
 
 def parameter_groups(model: MMPModel, learning_rate: float) -> list[dict[str, Any]]:

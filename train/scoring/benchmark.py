@@ -7,8 +7,10 @@ from typing import Any
 from polyvid.dataset_scripts.building import load_builder
 from polyvid.dataset_scripts.protocols import ALIASES
 from polyvid.dataset_scripts.schema import LANGUAGES, canonical_language
+from polyvid.modeling import MMPModel
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.paths_mmp import check_local_path
+from polyvid.modeling.provenance_mmp import refuse_other_encoders
 from polyvid.train.data.videos import VideoFeatures, load_videos
 from polyvid.train.loading import recipe_of
 from polyvid.train.recipe import DataRecipe, Recipe
@@ -24,6 +26,7 @@ class OpenedBenchmark:
         languages: to search in; those without captions are skipped.
         protocol: what identifies the benchmark in `results.json`.
         features: video id → array (seconds, width).
+        allow_other_encoders: search features of networks that the model was not made for.
     """
 
     name: str
@@ -32,6 +35,24 @@ class OpenedBenchmark:
     languages: list[str]
     protocol: dict[str, Any]
     features: VideoFeatures
+    allow_other_encoders: bool = False
+
+    def check_encoders(self, name: str, model: MMPModel) -> None:
+        """Checks that the networks which made the features are those that the model was made for.
+
+        Raises:
+            PolyvidError: if they are not, unless `allow_other_encoders` is set.
+        """
+        if model.config.image_feature_dim is not None:
+            return  # regions of images
+        refuse_other_encoders(
+            str(self.features.folder),
+            self.features.encoders,
+            name,
+            model.config.video_encoders,
+            "pass --features with features of those, or --allow-other-encoders.",
+            allow=self.allow_other_encoders,
+        )
 
 
 def open_benchmark(
@@ -46,6 +67,7 @@ def open_benchmark(
     translations: Path | None = None,
     caption_kinds: list[str] | None = None,
     check_counts: bool = True,
+    allow_other_encoders: bool = False,
 ) -> OpenedBenchmark:
     """Find a benchmark's captions and features.
 
@@ -63,6 +85,7 @@ def open_benchmark(
         translations: file or folder of translated captions.
         caption_kinds: only captions with these ids.
         check_counts: refuse files whose counts differ from the protocol's.
+        allow_other_encoders: of the result.
 
     Raises:
         PolyvidError, FileNotFoundError: for an unknown benchmark, missing files, or counts that differ from the
@@ -110,4 +133,5 @@ def open_benchmark(
         "captions_by": {language: sorted(found) for language, found in sorted(sources.items())},
     }
     name, seed = (recipe.name, recipe.training.seed) if recipe else (Path(model).name, None)
-    return OpenedBenchmark(name, seed, videos, list(wanted), description, VideoFeatures(data.features))
+    found = VideoFeatures(data.features)
+    return OpenedBenchmark(name, seed, videos, list(wanted), description, found, allow_other_encoders)

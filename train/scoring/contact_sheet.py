@@ -194,10 +194,24 @@ def contact_sheet(
     split: Annotated[str, typer.Option(help="The videos searched.")] = "test",
     caption_kind: Annotated[list[str] | None, typer.Option(help="Only captions with this id, such as name.")] = None,
     check_counts: Annotated[bool, typer.Option(help="Refuse files whose counts are not the protocol's.")] = True,
+    allow_other_encoders: Annotated[
+        bool, typer.Option(help="Search features of networks that the model was not made for.")
+    ] = False,
 ) -> None:
     """Show what a model finds: videos searched by their captions in all languages, as in the paper's Fig. 7."""
     opened = open_benchmark(
-        model, None, benchmark, features, protocol, split, "all", data_dir, translations, caption_kind, check_counts
+        model,
+        None,
+        benchmark,
+        features,
+        protocol,
+        split,
+        "all",
+        data_dir,
+        translations,
+        caption_kind,
+        check_counts,
+        allow_other_encoders,
     )
     if clips is not None:
         for row in opened.videos:
@@ -205,6 +219,7 @@ def contact_sheet(
     elif "clip" not in opened.videos[0]:
         raise PolyvidError(f"{opened.protocol['benchmark']} does not include its videos: pass --clips.")
     loaded, processor = load_model(model)
+    opened.check_encoders(model, loaded)
     sheets = search_by_own_captions(loaded, processor, opened.videos, opened.features, video)
     with locked(output, "polyvid contact-sheet"):
         for video_id, queries in sheets.items():

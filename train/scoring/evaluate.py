@@ -32,6 +32,9 @@ def evaluate(
     split: Annotated[str, typer.Option(help="The videos that are searched.")] = "test",
     caption_kind: Annotated[list[str] | None, typer.Option(help="Only captions with this id, such as name.")] = None,
     check_counts: Annotated[bool, typer.Option(help="Refuse files whose counts are not the protocol's.")] = True,
+    allow_other_encoders: Annotated[
+        bool, typer.Option(help="Search features of networks that the model was not made for; results say so.")
+    ] = False,
     name: Annotated[str | None, typer.Option(help="The run's name in tables. Default: its recipe's.")] = None,
     output: Annotated[Path | None, typer.Option(help="Default: outputs/results/<name>/<benchmark>.")] = None,
     device: Annotated[str | None, typer.Option(help="Default: cuda if there is one, else cpu.")] = None,
@@ -59,6 +62,7 @@ def evaluate(
         translations,
         caption_kind,
         check_counts,
+        allow_other_encoders,
     )
     table, folder = measure(model, opened, name, output, device, int8)
     print(table)

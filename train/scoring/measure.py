@@ -36,13 +36,15 @@ def measure(
         The results as Markdown, and the folder.
 
     Raises:
-        PolyvidError: if there are no captions or no features, or if another run is writing to the folder.
+        PolyvidError: if there are no captions or no features, if these are of networks that the model was not made for,
+            or if another run is writing to the folder.
         OSError: if the model cannot be loaded or the results cannot be written.
     """
     name = name or opened.name
     output = output or RESULTS / name / opened.protocol["benchmark"]
     with locked(output, "polyvid evaluate"):
         loaded, processor = load_model(model, device)
+        opened.check_encoders(model, loaded)
         quantized = quantize_text_tower(loaded) if int8 else None  # first, because it may raise
         search = (processor, opened.videos, opened.features, opened.languages)
         found = rank_benchmark(loaded, *search, progress="evaluate")
@@ -57,6 +59,11 @@ def measure(
             "model": model,
             "seed": opened.seed,
             "protocol": opened.protocol,
+            "video_encoders": {
+                "of_model": loaded.config.video_encoders,
+                "of_features": opened.features.encoders,
+                "others_allowed": opened.allow_other_encoders,
+            },
             "counts": {
                 "videos": len(opened.videos),
                 "videos_with_features": len(opened.videos) - len(missing),

@@ -35,6 +35,9 @@ def index(
     ] = None,
     uri: Annotated[str | None, typer.Option(help="With --engine lance: a folder, s3://..., gs://..., db://...")] = None,
     table: Annotated[str | None, typer.Option(help="With --engine lance: the table's name.")] = None,
+    allow_other_encoders: Annotated[
+        bool, typer.Option(help="Embed features of networks that the model was not made for; the index says so.")
+    ] = False,
     push_to_hub: Annotated[str | None, typer.Option(help="Also upload it to this dataset repository.")] = None,
     device: Annotated[str | None, typer.Option(help="Default: cuda if there is one, else cpu.")] = None,
 ) -> None:
@@ -53,6 +56,7 @@ def index(
         storage=storage,
         engine=engine,
         options={name: value for name, value in given.items() if value is not None},
+        allow_other_encoders=allow_other_encoders,
     )
     if unknown:
         print(f"{unknown} videos have no metadata in {metadata}.")

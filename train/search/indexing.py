@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from polyvid.dataset_scripts.building import find_shards, open_shard, refuse_damage
-from polyvid.dataset_scripts.features import features_from_row
+from polyvid.dataset_scripts.features import features_from_row, recorded_encoders
 from polyvid.dataset_scripts.locking import locked
 from polyvid.modeling import MMPModel, MMPProcessor, VideoIndex
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.index_engines_mmp import engine_factory
 from polyvid.modeling.index_vectors_mmp import check_storage
+from polyvid.modeling.provenance_mmp import Encoders, refuse_other_encoders
 
 
 def index_features(
@@ -30,6 +31,7 @@ def index_features(
     storage: str = "float16",
     engine: str = "auto",
     options: Mapping[str, Any] | None = None,
+    allow_other_encoders: bool = False,
 ) -> tuple[VideoIndex, int]:
     """Embeds all videos of a folder and writes their index.
 
@@ -43,23 +45,40 @@ def index_features(
         metadata: `{video_id: {column: number or text}}`.
         moment_seconds, storage: as for [`VideoIndex.build`].
         engine, options: of the index that is written.
+        allow_other_encoders: embed features of networks that the model was not made for.
 
     Returns:
         The index, and how many videos have no metadata.
 
     Raises:
-        PolyvidError: if the folder holds no video, if another process writes this index, and what [`VideoIndex.build`]
-            refuses.
+        PolyvidError: if the folder holds no video or features of other networks than the model was made for, if another
+            process writes this index, and what [`VideoIndex.build`] refuses.
         OSError: if the folder cannot be read or the index cannot be written.
     """
     if engine != "auto":
         engine_factory(engine, options or {})  # what can be checked before hours of work
     check_storage(storage)
+    encoders = recorded_encoders(features)
+    refuse_other_encoders(
+        str(features),
+        encoders,
+        model.name_or_path or "the model",
+        model.config.video_encoders,
+        "extract features with the networks of that model, or pass --allow-other-encoders.",
+        allow=allow_other_encoders,
+    )
     with locked(output, "polyvid index"):
         folder = output.with_name(f".{output.name}.parts")
-        run = folder / _run_of(model, moment_seconds, storage)
+        run = folder / _run_of(model, moment_seconds, storage, encoders)
         build = partial(
-            VideoIndex.build, model, processor=processor, moment_seconds=moment_seconds, storage=storage, engine="exact"
+            VideoIndex.build,
+            model,
+            processor=processor,
+            moment_seconds=moment_seconds,
+            storage=storage,
+            engine="exact",
+            encoders=encoders,
+            allow_other_encoders=allow_other_encoders,
         )
         parts = _embed(find_shards(features), run, build)
         if not parts:
@@ -100,10 +119,10 @@ def _load_part(path: Path) -> VideoIndex | None:
         return None
 
 
-def _run_of(model: MMPModel, moment_seconds: int | None, storage: str) -> str:
-    """A name that changes with the settings and with the model's weights."""
+def _run_of(model: MMPModel, moment_seconds: int | None, storage: str, encoders: Encoders | None) -> str:
+    """A name that changes with the settings, with the networks behind the features and with the model's weights."""
     weights = [path.stat() for path in sorted(Path(model.name_or_path).glob("*.safetensors"))]
-    settings = [model.name_or_path, [(s.st_size, s.st_mtime_ns) for s in weights], moment_seconds, storage]
+    settings = [model.name_or_path, [(s.st_size, s.st_mtime_ns) for s in weights], moment_seconds, storage, encoders]
     return hashlib.blake2b(json.dumps(settings).encode(), digest_size=8).hexdigest()
 
 
