@@ -51,6 +51,7 @@ COMMANDS = {
     ),
     "index": Target("polyvid.train.search.commands:index", "Make a collection of videos searchable.", True),
     "search": Target("polyvid.train.search.commands:search", "Find videos, or moments of videos, with words."),
+    "verify": Target("polyvid.train.verifying.command:verify", "Find damaged files of datasets, indexes and models."),
     "push": Target("polyvid.hub_cards.publish.push:push", "Publish a model, dataset, metric or demo on the Hub.", True),
 }
 

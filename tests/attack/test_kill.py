@@ -57,6 +57,8 @@ class Run:
         found = {str(path.relative_to(self.folder)): path.read_bytes() for path in paths}
         state = json.loads(found["output/trainer_state.json"])
         del state["environment"]["date"]
+        sums = found["output/SHA256SUMS"].splitlines(keepends=True)
+        found["output/SHA256SUMS"] = b"".join(line for line in sums if b"trainer_state.json" not in line)
         return found | {"output/trainer_state.json": json.dumps(state).encode()}
 
 

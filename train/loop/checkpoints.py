@@ -5,6 +5,8 @@ output_dir/steps.jsonl               loss terms, gradient norm and learning rate
 output_dir/checkpoints/best/         the selected model as of the newest checkpoint, also a repository
 output_dir/checkpoints/step-00001200/   a `TrainingState`: a repository plus best.pt (trained weights of the selected
                                         model), optimizer.pt, progress.pt and processes.pt
+
+The folders of models and checkpoints have checksums of their files (`polyvid.train.checksums`).
 """
 
 import errno
@@ -23,6 +25,7 @@ from safetensors import SafetensorError
 from polyvid.dataset_scripts.locking import LockedError, locked
 from polyvid.modeling import MMPModel
 from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.train.checksums import refuse_changed_files, write_checksums
 from polyvid.train.loop.curves import plot_curves
 from polyvid.train.loop.processes import Processes
 from polyvid.train.loop.repository import ModelRepository
@@ -130,12 +133,13 @@ class Checkpoints:
         """The newest checkpoint, loaded in full on every process; None if there is none.
 
         Raises:
-            PolyvidError: if it was written with another recipe or another number of processes.
+            PolyvidError: if it was written with another recipe or another number of processes, or is damaged.
         """
         last: Path | None = self.processes.from_main(self.to_resume())  # before any process can write another
         if last is None:
             return None
         self._check_recipe(last, CHANGEABLE | PATHS)
+        self._refuse_damaged(last)
         processes = torch.load(last / "processes.pt", weights_only=True)
         if len(processes) != self.processes.count:
             raise PolyvidError(
@@ -157,10 +161,14 @@ class Checkpoints:
     def finish(self, state: TrainingState) -> None:
         """Put the selected model into the output folder, and remove the checkpoints."""
         weights = state.weights | (state.best_weights or {})
-        self._write(self.best, lambda folder: self.repository.write(folder, weights, state))
+
+        def write(folder: Path) -> None:
+            self.repository.write(folder, weights, state)
+            plot_curves(self.output_dir / "steps.jsonl", state.progress.history, folder / "curves.png")
+
+        self._write(self.best, write)
 
         def publish() -> None:
-            plot_curves(self.output_dir / "steps.jsonl", state.progress.history, self.best / "curves.png")
             # Linked, not moved, so that a run killed here can resume and repeat this. The weights come last, because
             # their presence marks the run as finished.
             for path in sorted(self.best.iterdir(), key=lambda path: path.suffix == ".safetensors"):
@@ -179,6 +187,17 @@ class Checkpoints:
                 f"{folder} is of another recipe ({'; '.join(found)}): set it back, or choose another output_dir."
             )
 
+    def _refuse_damaged(self, folder: Path) -> None:
+        error: PolyvidError | None = None
+        if self.processes.rank == 0:
+            try:
+                refuse_changed_files(folder, f"delete {folder}; the same command resumes from the one before, if any.")
+            except PolyvidError as caught:
+                error = caught
+        error = self.processes.from_main(error)
+        if error is not None:
+            raise error
+
     def _remove_own(self, names: re.Pattern[str]) -> None:
         """Remove the folders of this class that match `names`, and the checkpoints folder if it is then empty."""
         if not self.folder.is_dir():
@@ -196,6 +215,7 @@ class Checkpoints:
             unfinished.mkdir(parents=True)
             try:
                 write(unfinished)
+                write_checksums(unfinished)
                 for path in unfinished.iterdir():  # flush to disk before renaming, in case the machine crashes
                     with open(path, "rb") as file:
                         os.fsync(file.fileno())

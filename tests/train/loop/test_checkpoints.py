@@ -12,8 +12,10 @@ import pytest
 from tiny_trainer import tiny_trainer
 
 from polyvid.dataset_scripts.locking import LockedError
+from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.loop.step_log import read_steps
 from polyvid.train.loop.trainer import Stopped
+from polyvid.train.verifying.folders import verify_path
 
 HOLD = """
 import sys, time
@@ -106,6 +108,20 @@ def test_only_a_full_disk_is_reported_as_one(tmp_path, monkeypatch):
         failing(OSError(errno.ENOSPC, "No space left on device"))()
     with pytest.raises(OSError, match=r"Permission denied.*Check the disk and its permissions"):
         failing(PermissionError(errno.EACCES, "Permission denied"))()
+
+
+def test_a_checkpoint_that_was_changed_is_not_resumed_but_named(tmp_path):
+    """A flipped bit in weights or optimizer would train on, and nobody would know."""
+    folder = stopped_trainer(tmp_path / "run").checkpoints.to_resume()
+    for name in ("model.safetensors", "optimizer.pt"):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+        with pytest.raises(PolyvidError, match=rf"{name} does not match its checksum: delete .*step-00000002; "):
+            tiny_trainer(tmp_path / "run").fit()
+        (folder / name).write_bytes(content)
+    (folder / "SHA256SUMS").unlink()  # an older version wrote none
+    tiny_trainer(tmp_path / "run").fit()
+    assert {found.state for found in verify_path(tmp_path / "run") if found.path.suffix != ".jsonl"} == {"whole"}
 
 
 def test_a_checkpoint_of_other_data_is_refused(tmp_path):

@@ -13,6 +13,7 @@ from accelerate.utils import DistributedType
 from tiny_trainer import spoil_loss, tiny_trainer, videos_and_features
 
 from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.train.checksums import write_checksums
 from polyvid.train.data.captions import PivotSampler
 from polyvid.train.errors import explain
 from polyvid.train.loop.processes import _asked_of_accelerate, check_launch, check_sharding
@@ -142,6 +143,7 @@ def test_a_checkpoint_of_more_processes_is_refused(tmp_path):
     trainer = tiny_trainer(tmp_path)
     file = trainer.checkpoints.to_resume() / "processes.pt"
     torch.save(torch.load(file) * 2, file)
+    write_checksums(file.parent)
     with pytest.raises(ValueError, match=r"written by 2 process\(es\), this launch has 1"):
         trainer.fit()
 
