@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ ENTRY_POINTS = "polyvid.index_engines"
 """The group of entry points under which a package declares its engines: `name = "package.module:EngineClass"`."""
 EXTRA = "polyvid[search]"
 OF_EXTRA = ("faiss", "lance")
+NOTHING_LEFT = "No video would be left in the index: delete it instead."
 
 
 class Engine(Protocol):
@@ -58,6 +59,20 @@ class Engine(Protocol):
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """What the file of the index holds."""
+
+    def add(self, part: ExactEngine) -> None:
+        """Adds the rows of `part`, of the same width, storage and kind, in place of those that their videos had.
+
+        Raises:
+            PolyvidError: for metadata that the engine cannot take.
+        """
+
+    def remove(self, video_ids: Collection[str]) -> None:
+        """Removes all rows of these videos.
+
+        Raises:
+            PolyvidError: for a video that is not there, or if nothing would be left. Then nothing is removed.
+        """
 
 
 class ExactEngine:
@@ -100,6 +115,31 @@ class ExactEngine:
     def from_exact(cls, engine: ExactEngine) -> ExactEngine:
         return cls(engine.vectors, engine.rows)
 
+    def add(self, part: ExactEngine) -> None:
+        before, kept = len(self), self.rows.rows_without(part.rows.video_ids)
+        self._append(part)
+        if len(kept) < before:
+            self._keep(torch.cat([kept, torch.arange(before, len(self))]))
+
+    def remove(self, video_ids: Collection[str]) -> None:
+        check_present(video_ids, self.rows.video_ids)
+        kept = self.rows.rows_without(video_ids)
+        if len(kept) == 0:
+            raise PolyvidError(NOTHING_LEFT)
+        if len(kept) < len(self):
+            self._keep(kept)
+
+    def _append(self, part: ExactEngine) -> None:
+        """Puts the rows of `part` after those that are here."""
+        rows = VideoRows.cat([self.rows, part.rows])
+        if self.rows.columns or part.rows.columns:
+            rows = rows.with_metadata(self.rows.metadata() | part.rows.metadata())
+        self.vectors, self.rows = StoredVectors.cat([self.vectors, part.vectors]), rows
+
+    def _keep(self, rows: torch.Tensor) -> None:
+        """Keeps these rows only, (kept,) int64 in order."""
+        self.vectors, self.rows = self.vectors.kept(rows), self.rows.kept(rows)
+
     def tensors(self) -> dict[str, torch.Tensor]:
         return self.vectors.tensors() | self.rows.tensors()
 
@@ -113,6 +153,15 @@ class ExactEngine:
         if len(vectors) != len(rows):
             raise PolyvidError(f"it has {len(vectors)} vectors for {len(rows)} rows")
         return cls(vectors, rows)
+
+
+def check_present(video_ids: Iterable[str], present: Iterable[str]) -> None:
+    """
+    Raises:
+        PolyvidError: for a video that is not among those that are present.
+    """
+    if missing := sorted(set(video_ids).difference(present)):
+        raise PolyvidError(f"Video {missing[0]!r} is not in the index.")
 
 
 def engine_class(name: str, without: str | None = None) -> Any:

@@ -23,7 +23,16 @@ FORMAT = "mmp_video_index"
 """The entry of the safetensors metadata. There is only one: several would be written in any order, and the same index
 should always be the same bytes."""
 FACTS = {"engine": str, "options": dict, "model": str}
-OPTIONAL_FACTS = {"video_encoders": list, "other_encoders": bool}
+"""What every file says of itself, with the type of each."""
+LATER_FACTS = {
+    "weights": str,
+    "moment_seconds": list,
+    "video_encoders": list,
+    "other_encoders": bool,
+    "digests": dict,
+    "digest": str,
+}
+"""What older versions did not write. A file with anything else was written by a newer one."""
 CHUNK_BYTES = 1 << 20
 
 
@@ -36,8 +45,8 @@ def write_index_file(
         path: of the file; its folder is created.
         tensors: what the file holds.
         about: `{"engine": its name, "options": of the engine, "model": that made the index}`, and where known
-            `"video_encoders"`, records of the networks behind the features, and `"other_encoders"`, whether the
-            model was made for others.
+            `"weights"`, a digest of that model, `"moment_seconds"`, the lengths of the windows, `"video_encoders"`,
+            records of the networks behind the features, and `"other_encoders"`, whether the model was made for others.
 
     Raises:
         OSError: if there is no room, or it cannot be written for another reason. A file of this name stays as it was.
@@ -88,22 +97,22 @@ def read_index_file(
         )
     elif verify:
         _verify(path, tensors, about)
-    return tensors, {name: about[name] for name in (FACTS | OPTIONAL_FACTS) if name in about}
+    return tensors, {name: about[name] for name in about if not name.startswith("digest")}
 
 
 def _facts_of(text: str) -> dict[str, Any]:
-    """The entry of the metadata, whose fields are exactly those that this or an older version writes."""
+    """The entry of the metadata, whose fields are those that this or an older version writes."""
     try:
         about = json.loads(text)
     except (ValueError, RecursionError):
         about = None
-    checksums = {"digests": dict, "digest": str}
-    kinds = FACTS | OPTIONAL_FACTS | checksums
-    needed = FACTS | (checksums if isinstance(about, dict) and about.keys() & checksums.keys() else {})
-    if not isinstance(about, dict) or not needed.keys() <= about.keys() <= kinds.keys():
+    if not isinstance(about, dict) or not about.keys() >= FACTS.keys() or ("digests" in about) != ("digest" in about):
         raise PolyvidError("its description of itself is damaged")
-    if not all(isinstance(about[name], kinds[name]) for name in about):
+    known = FACTS | LATER_FACTS
+    if not all(isinstance(about[name], known.get(name, object)) for name in about):
         raise PolyvidError("its description of itself is damaged")
+    if unknown := sorted(about.keys() - known.keys()):
+        raise PolyvidError(f"a newer version of polyvid wrote it, with {unknown[0]!r}: upgrade, or it is damaged")
     return about
 
 

@@ -257,6 +257,34 @@ class VideoRows:
         columns = {name: Column.of(name, of) for name, of in values.items() if any(value is not None for value in of)}
         return VideoRows(self.video_ids, columns, self.videos, self.spans)
 
+    def has_several_lengths(self) -> bool:
+        """Whether some moments of one video begin at the same second."""
+        if self.videos is None or self.spans is None:
+            return False
+        begins = torch.stack([self.videos, self.spans[:, 0]], dim=1)
+        return len(begins.unique(dim=0)) < len(begins)
+
+    def metadata(self) -> dict[str, dict[str, Any]]:
+        """`{video_id: {column: number or text}}`, as `with_metadata` takes it."""
+        columns = self.columns.items()
+        return {name: {key: column[i] for key, column in columns} for i, name in enumerate(self.video_ids)}
+
+    def rows_without(self, video_ids: Iterable[str]) -> torch.Tensor:
+        """(kept,) int64: the rows of all other videos."""
+        gone = set(video_ids)
+        kept = torch.tensor([name not in gone for name in self.video_ids], dtype=torch.bool)
+        return (kept if self.videos is None else kept[self.videos.long()]).nonzero()[:, 0]
+
+    def kept(self, rows: torch.Tensor) -> VideoRows:
+        """Some of the rows, (kept,) int64 in order, with the videos that they belong to and their metadata."""
+        videos = rows if self.videos is None else self.videos[rows].long().unique()
+        texts = Texts.of(self.video_ids[i] for i in videos.tolist())
+        columns = {name: Column(column.values, column.codes[videos]) for name, column in self.columns.items()}
+        columns = {name: column for name, column in columns.items() if (column.codes >= 0).any()}
+        if self.videos is None or self.spans is None:
+            return VideoRows(texts, columns)
+        return VideoRows(texts, columns, torch.searchsorted(videos, self.videos[rows].long()).int(), self.spans[rows])
+
     @property
     def kinds(self) -> dict[str, type]:
         times = {} if self.spans is None else {"start": float, "end": float}

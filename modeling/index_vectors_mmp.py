@@ -108,6 +108,10 @@ class StoredVectors:
         scales = [part.scales for part in parts if part.scales is not None]
         return cls(torch.cat([part.data for part in parts]), torch.cat(scales) if scales else None)
 
+    def kept(self, rows: torch.Tensor) -> StoredVectors:
+        """Those of these rows, (kept,) int64, as they are stored."""
+        return StoredVectors(self.data[rows], None if self.scales is None else self.scales[rows])
+
     def tensors(self) -> dict[str, torch.Tensor]:
         return {"video_embeds": self.data} | ({} if self.scales is None else {"video_embeds.scales": self.scales})
 

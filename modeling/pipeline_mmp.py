@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from transformers import Pipeline
 from .errors_mmp import PolyvidError
 from .video_index_mmp import VideoIndex
 
-OPTIONS = ("top_k", "lang", "where", "seconds", "one_per_video")
+OPTIONS = ("top_k", "lang", "where", "seconds", "one_per_video", "max_overlap")
 
 
 class TextToVideoRetrievalPipeline(Pipeline):
@@ -35,6 +36,7 @@ class TextToVideoRetrievalPipeline(Pipeline):
     _load_video_processor = False
 
     _opened: tuple[object, VideoIndex] | None = None  # the index that was loaded last, and what it was loaded from
+    _built: tuple[str, VideoIndex] | None = None  # the index that was built last, and the digest of its videos
 
     def make_index(
         self, videos: Mapping[str, object] | Sequence[object], progress: bool = False, **options: Any
@@ -64,11 +66,12 @@ class TextToVideoRetrievalPipeline(Pipeline):
 
         Args:
             inputs: a query or a list of them.
-            videos: the collection as in `make_index`, embedded for this call; for several calls, make an index.
+            videos: the collection as in `make_index`. `pipeline(...)` takes it too, for all calls. It is embedded once,
+                and again if it changes.
             index: a [`VideoIndex`], the path of a saved one or its Hub id. `pipeline(...)` takes it too, for all calls.
                 A file is loaded once, and again if it changes.
             top_k: how many hits a query gets: the `k` of [`VideoIndex.search`], as pipelines call it.
-            lang, where, seconds, one_per_video: as for [`VideoIndex.search`].
+            lang, where, seconds, one_per_video, max_overlap: as for [`VideoIndex.search`].
 
         Returns:
             The hits of [`VideoIndex.search`]; for a list of queries, a list of such lists.
@@ -76,20 +79,23 @@ class TextToVideoRetrievalPipeline(Pipeline):
         Raises:
             PolyvidError: for an empty query, without a collection to search, and for an index of another model.
         """
-        if videos is not None:
-            index = self.make_index(videos)
-        if index is not None:
-            kwargs["index"] = index
+        given = {"videos": videos, "index": index}
+        kwargs |= {name: value for name, value in given.items() if value is not None}
         return super().__call__(inputs, top_k=top_k, **kwargs)
 
     def _sanitize_parameters(
-        self, index: VideoIndex | str | os.PathLike[str] | None = None, **options: Any
+        self,
+        index: VideoIndex | str | os.PathLike[str] | None = None,
+        videos: Mapping[str, object] | Sequence[object] | None = None,
+        **options: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if unknown := options.keys() - OPTIONS:
             known = ", ".join(["videos", "index", *OPTIONS])
             raise PolyvidError(f"Unknown argument {', '.join(sorted(unknown))}; the arguments are {known}.")
         parameters = {name: value for name, value in options.items() if value is not None}
-        if index is not None:
+        if videos is not None:
+            parameters["index"] = self._build(videos)
+        elif index is not None:
             parameters["index"] = self._open(index) if isinstance(index, str | os.PathLike) else index
             parameters["index"].check_model(self.model, self.processor)
         return {}, {}, parameters
@@ -103,6 +109,13 @@ class TextToVideoRetrievalPipeline(Pipeline):
         if self._opened is None or self._opened[0] != version:
             self._opened = version, VideoIndex.load(path)
         return self._opened[1]
+
+    def _build(self, videos: Mapping[str, object] | Sequence[object]) -> VideoIndex:
+        """The index of these videos, built again only if they are others."""
+        digest = _digest_of(videos)
+        if self._built is None or self._built[0] != digest:
+            self._built = digest, self.make_index(videos)
+        return self._built[1]
 
     def preprocess(self, text: str) -> Any:
         return self.processor(text=text, return_tensors="pt")
@@ -124,3 +137,13 @@ class TextToVideoRetrievalPipeline(Pipeline):
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
+
+
+def _digest_of(videos: Mapping[str, object] | Sequence[object]) -> str:
+    """Of the names and features of a collection, which takes far less time than embedding it."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, video in (videos if isinstance(videos, Mapping) else dict(enumerate(videos))).items():
+        features = torch.as_tensor(video).detach().cpu().contiguous()
+        digest.update(f"{name!r} {features.dtype} {tuple(features.shape)}\n".encode())
+        digest.update(features.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

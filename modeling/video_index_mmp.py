@@ -14,19 +14,20 @@ from huggingface_hub import HfApi, hf_hub_download
 from torch.nn import functional as F
 
 from .errors_mmp import PolyvidError
+from .index_card_mmp import FILE, index_card
 from .index_engines_mmp import Engine, ExactEngine, engine_class, engine_factory
 from .index_file_mmp import read_index_file, write_index_file
-from .index_rows_mmp import Condition, Texts, VideoRows, conditions
+from .index_maker_mmp import Maker, load_towers
+from .index_rows_mmp import Texts, VideoRows, conditions
 from .index_vectors_mmp import StoredVectors, check_storage
 from .modeling_mmp import MMPModel
-from .paths_mmp import check_local_path, is_local_path
+from .moments_mmp import nearest_moments, window_lengths, windows
+from .paths_mmp import is_local_path
 from .processing_mmp import MMPProcessor
-from .provenance_mmp import Encoders, checked_encoders, differing_keys, refuse_other_encoders, shown_encoders
+from .provenance_mmp import Encoders, shown_encoders
 
-FILE = "videos.safetensors"
 EXACT_UP_TO = 1_000_000
 """Rows to which `engine="auto"` stays exact: a scan of a million by 256 takes about 0.1 CPU seconds."""
-PROBE = "a person talks to the camera"
 QUERIES_AT_ONCE = 1024
 
 
@@ -87,20 +88,8 @@ class VideoIndex:
             rows = rows.with_metadata(metadata)
         self._set(ExactEngine(StoredVectors.of(video_embeds, storage), rows))
 
-    def _set(
-        self,
-        engine: Engine,
-        model: MMPModel | str | None = None,
-        processor: MMPProcessor | None = None,
-        made_by: str = "",
-        probe: torch.Tensor | None = None,
-        checked: MMPModel | None = None,
-        video_encoders: Encoders | None = None,
-        other_encoders: bool = False,
-    ) -> VideoIndex:
-        self.engine, self.made_by, self._probe = engine, made_by, probe
-        self.video_encoders, self.other_encoders = video_encoders, other_encoders
-        self._model, self._processor, self._checked = model, processor, checked
+    def _set(self, engine: Engine, maker: Maker | None = None, moment_seconds: tuple[int, ...] = ()) -> VideoIndex:
+        self.engine, self._maker, self._moment_seconds = engine, maker or Maker(), moment_seconds
         return self
 
     def __repr__(self) -> str:
@@ -110,6 +99,29 @@ class VideoIndex:
         made_by += f", of features of {shown_encoders(self.video_encoders)}" if self.video_encoders else ""
         return f"VideoIndex({len(self):,} {rows} x {self.engine.embed_dim}, {self.engine.name} {kept}{made_by})"
 
+    @property
+    def made_by(self) -> str:
+        """The model that made it: a Hub id or the path of a folder; "" if it was never saved."""
+        return self._maker.name
+
+    @property
+    def video_encoders(self) -> Encoders | None:
+        """Records of the networks behind the features, as in `provenance_mmp`; None if nobody knows."""
+        return self._maker.video_encoders
+
+    @property
+    def other_encoders(self) -> bool:
+        """Whether the model was made for features of other networks, which was allowed."""
+        return self._maker.other_encoders
+
+    @property
+    def moment_seconds(self) -> tuple[int, ...]:
+        """The lengths of its windows in seconds, from the shortest; none if it holds whole videos."""
+        rows = self.engine.rows
+        if self._moment_seconds or rows is None or rows.spans is None:
+            return self._moment_seconds
+        return (int((rows.spans[:, 1] - rows.spans[:, 0]).max()),)  # a file of an older version: it had one length
+
     @classmethod
     def build(
         cls,
@@ -118,7 +130,7 @@ class VideoIndex:
         *,
         processor: MMPProcessor | None = None,
         metadata: Mapping[str, Mapping[str, object]] | None = None,
-        moment_seconds: int | None = None,
+        moment_seconds: int | Sequence[int] | None = None,
         storage: str = "float16",
         engine: str = "auto",
         progress: bool = False,
@@ -135,7 +147,9 @@ class VideoIndex:
             metadata, storage: as for [`VideoIndex`].
             moment_seconds: None stores one vector per video. A number stores one for each second: that of the
                 `moment_seconds` seconds which begin there (of the whole video if it is shorter), so that a search also
-                finds when, and can be limited to a part of each video. A hit then has `start` and `end`.
+                finds when, and can be limited to a part of each video. A hit then has `start` and `end`. Several
+                numbers, such as `(4, 8, 16)`, store windows of each of these lengths, those of length L every L // 4
+                seconds: moments last differently.
             engine: `"exact"`, `"faiss"`, `"lance"`; `"auto"`: exact up to a million rows, above that faiss if
                 installed.
             progress: show a bar.
@@ -150,39 +164,35 @@ class VideoIndex:
             ImportError: if the engine is not installed.
             OSError: if there is no such model.
         """
-        if moment_seconds is not None and moment_seconds < 1:
-            raise PolyvidError(f"moment_seconds must be at least 1, got {moment_seconds}.")
+        lengths = window_lengths(moment_seconds)
         check_storage(storage)  # everything that can be checked, before hours of work
         if engine != "auto":
             engine_factory(engine, options)
-        model, processor = _load(model, processor)
-        expected = _encoders_of(model)
-        if encoders is not None:
-            advice = "pass features of those, or allow_other_encoders=True."
-            name = model.name_or_path or "the model"
-            refuse_other_encoders("The collection", encoders, name, expected, advice, allow_other_encoders)
-        named = features if isinstance(features, Mapping) else dict(enumerate(features))
-        names, videos = _unique(named), named.values()
-        clips, spans, owners = [], [], []
-        for name, video in zip(names, videos, strict=True):
-            starts = range(1 if moment_seconds is None else max(1, len(video) - moment_seconds + 1))
-            length = moment_seconds or len(video)
-            spans.append([(start, min(start + length, len(video))) for start in starts])
-            clips += [video[start : start + length] for start in starts]
-            owners += [name] * len(starts)
-        embeds = model.encode_videos(clips, processor, names=owners, progress=progress)
-        index = cls(embeds, names, spans=None if moment_seconds is None else spans, metadata=metadata, storage=storage)
-        index._set(
-            index.engine,
-            model,
-            processor,
-            model.name_or_path,
-            _probe(model, processor),
-            checked=model,
-            video_encoders=encoders or expected,
-            other_encoders=bool(encoders and expected and differing_keys(encoders, expected)),
-        )
+        model, processor = load_towers(model, processor)
+        maker = Maker.of(model, processor, encoders, allow_other_encoders)
+        index = cls._embedded(maker, features, metadata, lengths, storage, progress)
         return index.with_engine(engine, **options)
+
+    @classmethod
+    def _embedded(
+        cls,
+        maker: Maker,
+        features: Mapping[str, Any] | Sequence[Any],
+        metadata: Mapping[str, Mapping[str, object]] | None,
+        lengths: tuple[int, ...],
+        storage: str,
+        progress: bool,
+    ) -> VideoIndex:
+        """An exact index of features; the arguments are those of `build`, and the lengths of the windows."""
+        model, processor = maker.towers()
+        named = features if isinstance(features, Mapping) else dict(enumerate(features))
+        names, videos = _unique(named), list(named.values())
+        spans = [windows(max(1, len(video)), lengths) for video in videos]
+        clips = [video[start:end] for video, of in zip(videos, spans, strict=True) for start, end in of]
+        owners = [name for name, of in zip(names, spans, strict=True) for _ in of]
+        embeds = model.encode_videos(clips, processor, names=owners, progress=progress)
+        index = cls(embeds, names, spans=spans if lengths else None, metadata=metadata, storage=storage)
+        return index._set(index.engine, maker, lengths)
 
     @classmethod
     def cat(cls, parts: Sequence[VideoIndex], metadata: Mapping[str, Mapping[str, object]] | None = None) -> VideoIndex:
@@ -201,7 +211,7 @@ class VideoIndex:
         first = parts[0]
         vectors, rows = zip(*(part._stored() for part in parts), strict=True)
         for number, part in enumerate(parts):
-            if part._kind() != first._kind():
+            if part._kind() != first._kind() or not part._maker.made_the_same(first._maker):
                 raise PolyvidError(
                     "Indexes can be joined if one model made them in the same way, but index 0 is "
                     f"{first!r} and index {number} is {part!r}."
@@ -211,21 +221,12 @@ class VideoIndex:
         if metadata:
             joined = joined.with_metadata(metadata)
         engine = ExactEngine(StoredVectors.cat(vectors), joined)
-        return cls.__new__(cls)._set(
-            engine,
-            first._model,
-            first._processor,
-            first.made_by,
-            first._probe,
-            checked=first._checked,
-            video_encoders=first.video_encoders,
-            other_encoders=first.other_encoders,
-        )
+        return cls.__new__(cls)._set(engine, first._maker, first._moment_seconds)
 
     def _kind(self) -> tuple[object, ...]:
         """What must be the same in indexes that are joined."""
-        vectors, rows = self._stored()
-        return self.made_by, vectors.storage, self.engine.embed_dim, rows.videos is None, self.video_encoders
+        vectors, _ = self._stored()
+        return vectors.storage, self.engine.embed_dim, "start" in self.engine.kinds, self._moment_seconds
 
     def _stored(self) -> tuple[StoredVectors, VideoRows]:
         """The vectors and rows that this index holds itself."""
@@ -246,16 +247,55 @@ class VideoIndex:
         if name == "auto":
             name, without = ("faiss", "exact") if len(self) > EXACT_UP_TO else ("exact", None)
         engine = engine_factory(name, options, without)(self.engine, **options)
-        return self.__new__(type(self))._set(
-            engine,
-            self._model,
-            self._processor,
-            self.made_by,
-            self._probe,
-            self._checked,
-            self.video_encoders,
-            self.other_encoders,
-        )
+        return self.__new__(type(self))._set(engine, self._maker, self._moment_seconds)
+
+    def add(
+        self,
+        videos: Mapping[str, Any] | VideoIndex,
+        *,
+        metadata: Mapping[str, Mapping[str, object]] | None = None,
+        progress: bool = False,
+    ) -> None:
+        """Adds videos, in whatever way this index was made: by its model, as whole videos or windows. Changes it in
+        place; the file it came from changes when it is saved, a database at once.
+
+        Args:
+            videos: `{video_id: [seconds, video_feature_dim]}`, or an index that was made in the same way. A video that
+                this index has already is replaced.
+            metadata: of these videos, as for [`VideoIndex`]; that of an index comes with it.
+            progress: show a bar.
+
+        Raises:
+            PolyvidError: for features that cannot be embedded (the video is named), an index that was made in another
+                way, and metadata or an engine that does not allow it. Then nothing was added.
+            OSError: if the model that made this index is not available.
+        """
+        if isinstance(videos, Mapping):
+            if not videos:
+                return
+            storage = "float16" if self.engine.vectors is None else self.engine.vectors.storage
+            part = self._embedded(self._maker, videos, metadata, self.moment_seconds, storage, progress)
+        else:
+            part = videos
+            kinds = [("start" in index.engine.kinds, index.engine.embed_dim) for index in (self, part)]
+            lengths_differ = self._moment_seconds != part._moment_seconds
+            if kinds[0] != kinds[1] or lengths_differ or not part._maker.made_the_same(self._maker):
+                raise PolyvidError(f"One model must have made both indexes in the same way: {self!r} and {part!r}.")
+        exact = ExactEngine(*part._stored())
+        if self.engine.vectors is not None and exact.vectors.storage != self.engine.vectors.storage:
+            exact = ExactEngine(StoredVectors.of(exact.vectors[:], self.engine.vectors.storage), exact.rows)
+        known = self.engine.kinds
+        if clash := sorted(name for name, kind in exact.kinds.items() if known.get(name, kind) is not kind):
+            raise PolyvidError(f"Metadata {clash[0]!r} must be numbers or texts, and the same for all videos.")
+        self.engine.add(exact)
+
+    def remove(self, video_ids: Iterable[str]) -> None:
+        """Removes videos, with all of their moments, in place; see `add`.
+
+        Raises:
+            PolyvidError: for a video that is not in the index, or if none would be left. Then nothing was removed.
+        """
+        self.engine.remove({video_ids} if isinstance(video_ids, str) else set(video_ids))
 
     def __len__(self) -> int:
         """Rows: videos, or moments."""
@@ -274,6 +314,7 @@ class VideoIndex:
         where: Mapping[str, object] | None = None,
         seconds: tuple[float | None, float | None] | None = None,
         one_per_video: bool = False,
+        max_overlap: float = 0.0,
     ) -> Any:
         """The `k` nearest videos or moments, best first.
 
@@ -285,8 +326,9 @@ class VideoIndex:
             where: only videos with this metadata: `{"category": "sport", "duration": (10, 60), "year": [2018, 2019]}`
                 is a value, a range with both ends (None leaves one open), and one of several. Dates as ISO texts.
             seconds: (a, b), only moments that lie between second a and second b of their video.
-            one_per_video: only the best moment of each video; otherwise the neighbours of one good moment can fill the
-                list.
+            one_per_video: only the best moment of each video.
+            max_overlap: of two moments of a video that overlap by more than this intersection over union, only the
+                better one is found; 1 lets the neighbours of one good moment fill the list.
 
         Returns:
             For each query a list of `{"video_id", "score"}`, the score being the cosine; of moments also `start` and
@@ -302,7 +344,7 @@ class VideoIndex:
         filters = conditions(self.engine.kinds, lang, where, seconds)
         if not isinstance(query, torch.Tensor):
             texts = [query] if isinstance(query, str) else list(query)
-            model, processor = self._towers()
+            model, processor = self._maker.towers()
             embeds = model.encode_texts(texts, processor)
         else:
             embeds = query[None] if query.ndim == 1 else query
@@ -313,38 +355,12 @@ class VideoIndex:
             )
         embeds = F.normalize(embeds.detach().to("cpu", torch.float32), dim=-1)
         found = []
-        nearest = self._best_moments if one_per_video else self.engine.nearest
         for part in embeds.split(QUERIES_AT_ONCE):
-            found += nearest(part, k, filters)
+            if "start" in self.engine.kinds and (one_per_video or max_overlap < 1):
+                found += nearest_moments(self.engine, part, k, filters, one_per_video, max_overlap)
+            else:
+                found += self.engine.nearest(part, k, filters)
         return found[0] if isinstance(query, str) or (isinstance(query, torch.Tensor) and query.ndim == 1) else found
-
-    def _best_moments(self, queries: torch.Tensor, k: int, filters: Sequence[Condition]) -> list[list[dict[str, Any]]]:
-        """The nearest moments of `k` different videos: asks for more moments until `k` videos are among them."""
-        if self.engine.rows is not None:  # a database does not say how many videos it holds
-            k = min(k, len(self.engine.rows.video_ids))
-        best: list[list[dict[str, Any]]] = [[] for _ in queries]
-        short, wanted = list(range(len(queries))), k
-        while short:
-            still_short = []
-            for query, hits in zip(short, self.engine.nearest(queries[short], wanted, filters), strict=True):
-                of_video: dict[str, dict[str, Any]] = {}
-                for hit in hits:
-                    of_video.setdefault(hit["video_id"], hit)
-                best[query] = list(of_video.values())[:k]
-                if len(best[query]) < k and len(hits) == wanted:
-                    still_short.append(query)
-            short, wanted = still_short, 4 * wanted
-        return best
-
-    def _towers(self) -> tuple[MMPModel, MMPProcessor]:
-        """The model that reads queries: the one given, or the one the index says it was made by."""
-        named = self._model or self.made_by
-        if not named:
-            raise PolyvidError("To search with texts, this index needs its model: VideoIndex.load(path, model=...).")
-        model, processor = _load(named, self._processor)
-        self._model, self._processor = model, processor
-        self.check_model(model, processor)
-        return model, processor
 
     def check_model(self, model: MMPModel, processor: MMPProcessor) -> None:
         """Checks that `model` made the index: the answers of another one would mean nothing.
@@ -352,34 +368,23 @@ class VideoIndex:
         Raises:
             PolyvidError: if it did not, or was made for features of other networks.
         """
-        if self._checked is model:
-            return
-        expected = _encoders_of(model)
-        if self.video_encoders is not None and expected is not None and not self.other_encoders:
-            name = model.name_or_path or "this model"
-            advice = "use the model that made the index, or build it again."
-            refuse_other_encoders("The index", self.video_encoders, name, expected, advice)
-        if self._probe is None:
-            return
-        probe = _probe(model, processor)
-        # Another model is far from 1; half precision stays above 0.99.
-        if len(probe) != len(self._probe) or not F.cosine_similarity(probe, self._probe, dim=0) >= 0.99:
-            raise PolyvidError(
-                f"The index was made by another model, {self.made_by or 'one without a name'}: "
-                f"{model.name_or_path or 'this one'} reads texts differently. Use that model, or build the index again."
-            )
-        self._checked = model
+        self._maker.check(model, processor)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the index to one file, which appears whole or not at all. Of a database, only its address is written.
 
+        The file names the model by its Hub id, or by its path relative to the file.
+
         Raises:
             OSError: if it cannot be written. A file of this name stays as it was.
         """
-        about: dict[str, Any] = {"engine": self.engine.name, "options": self.engine.options, "model": self.made_by}
-        if self.video_encoders is not None:
-            about |= {"video_encoders": self.video_encoders, "other_encoders": self.other_encoders}
-        probe = {} if self._probe is None else {"probe": self._probe}
+        self._write(path, Path(path).parent)
+
+    def _write(self, path: str | os.PathLike[str], named_from: Path) -> None:
+        """The file names the path of its model relative to a folder, which is where the file will be."""
+        about: dict[str, Any] = {"engine": self.engine.name, "options": self.engine.options}
+        about |= self._maker.facts(named_from) | {"moment_seconds": list(self._moment_seconds)}
+        probe = {} if self._maker.probe is None else {"probe": self._maker.probe}
         write_index_file(path, {**self.engine.tensors(), **probe}, about)
 
     @classmethod
@@ -413,10 +418,11 @@ class VideoIndex:
             tensors, about = read_index_file(file, verify)
             found = engine_class(about["engine"], without="exact" if "video_embeds" in tensors else None)
             engine = found.from_tensors(tensors, about["options"])
-            encoders = checked_encoders(about.get("video_encoders"), "its video_encoders")
             probe = tensors.get("probe")
             if probe is not None and (probe.dtype, probe.shape) != (torch.float32, (engine.embed_dim,)):
                 raise PolyvidError(f"its probe is {probe.dtype} {tuple(probe.shape)}")
+            lengths = window_lengths(about.get("moment_seconds") or None)
+            maker = Maker.from_facts(about, probe, file.parent, model, processor)
         except (OSError, ValueError) as error:  # an engine's PolyvidError may come from another copy of this code
             raise PolyvidError(f"{name!r} is not a video index that can be read: {error}") from error
         width = getattr(getattr(model, "config", None), "embed_dim", engine.embed_dim)
@@ -425,11 +431,7 @@ class VideoIndex:
                 f"{name!r} was made by another model: its embeddings are ({len(engine)}, {engine.embed_dim}), "
                 f"the model's are {width} wide."
             )
-        loaded = cls.__new__(cls)
-        others = about.get("other_encoders", False)
-        return loaded._set(
-            engine, model, processor, about["model"], probe, video_encoders=encoders, other_encoders=others
-        )
+        return cls.__new__(cls)._set(engine, maker, lengths)
 
     def push_to_hub(
         self, repo_id: str, private: bool | None = None, revision: str | None = None, token: str | None = None
@@ -444,33 +446,13 @@ class VideoIndex:
         if revision is not None:
             api.create_branch(repo_id, repo_type="dataset", branch=revision, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
-            self.save(Path(folder, FILE))
-            Path(folder, "README.md").write_text(self._card(repo_id), encoding="utf-8")
+            self._write(Path(folder, FILE), Path(self.made_by).parent)  # paths of this machine stay here
+            Path(folder, "README.md").write_text(index_card(self, repo_id), encoding="utf-8")
             message = f"Index of {len(self)} rows"
             commit = api.upload_folder(
                 repo_id=repo_id, folder_path=folder, repo_type="dataset", revision=revision, commit_message=message
             )
         return commit.commit_url
-
-    def _card(self, repo_id: str) -> str:
-        kept = self.engine.vectors
-        facts: dict[str, object] = {
-            "rows (videos, or moments of videos)": len(self),
-            "embed_dim": self.engine.embed_dim,
-            "storage": f"in {self.engine.options}" if kept is None else kept.storage,
-            "engine": self.engine.name,
-            "made by": f"`{self.made_by}`" if self.made_by else "a model that was not saved",
-            "video features of": shown_encoders(self.video_encoders) if self.video_encoders else "not recorded",
-            "metadata": ", ".join(sorted(self.engine.kinds)) or "none",
-        }
-        table = "\n".join(f"| {name} | {fact} |" for name, fact in facts.items())
-        return (
-            "---\ntags:\n- text-to-video-retrieval\n- video-index\n---\n\n# Video index\n\n"
-            "Embeddings and ids of videos, to search with words in any language of the model that made it.\n"
-            f"The videos themselves are not included.\n\n| | |\n|---|---|\n{table}\n\n"
-            f'```python\nfrom polyvid.modeling import VideoIndex\n\nindex = VideoIndex.load("{repo_id}")\n'
-            'index.search("ein Hund spielt", k=10)\n```\n'
-        )
 
 
 def _unique(video_ids: Iterable[object]) -> list[str]:
@@ -481,26 +463,3 @@ def _unique(video_ids: Iterable[object]) -> list[str]:
         repeated = next(name for name, count in Counter(names).items() if count > 1)
         raise PolyvidError(f"Video id {repeated!r} appears twice in the collection.")
     return names
-
-
-def _load(model: MMPModel | str | os.PathLike[str], processor: MMPProcessor | None) -> tuple[MMPModel, MMPProcessor]:
-    loaded: Any = model  # a model of another copy of this code is one, too
-    if isinstance(model, str | os.PathLike):
-        check_local_path(model, "model")
-        loaded = MMPModel.from_pretrained(model, dtype="float32").eval()
-    if processor is None:
-        if not loaded.name_or_path:
-            raise PolyvidError("Pass the processor too: the model was not loaded from a folder that has one.")
-        processor = MMPProcessor.from_pretrained(loaded.name_or_path)
-    return loaded, processor
-
-
-def _encoders_of(model: MMPModel) -> Encoders | None:
-    """Records of the networks that the model was made for; an older copy of this code has none."""
-    encoders: Encoders | None = getattr(model.config, "video_encoders", None)
-    return encoders
-
-
-def _probe(model: MMPModel, processor: MMPProcessor) -> torch.Tensor:
-    """(embed_dim,) what the model makes of a fixed text: this is how an index recognises its model."""
-    return model.encode_texts([PROBE], processor)[0]

@@ -76,8 +76,23 @@ def test_an_index_is_saved_once_and_searched_ever_after(search, folder, videos, 
 
 def test_filters_and_moments_are_those_of_the_index(search, videos):
     index = search.make_index(videos, moment_seconds=2, metadata={"v3": {"category": "sport"}})
-    found = search("a dog", index=index, where={"category": "sport"}, seconds=(1, None))
+    found = search("a dog", index=index, where={"category": "sport"}, seconds=(1, None), max_overlap=1)
     assert {(hit["video_id"], hit["start"], hit["end"]) for hit in found} == {("v3", 1, 3), ("v3", 2, 4)}
+
+
+def test_a_collection_is_embedded_once_and_again_if_it_changes(folder, videos, monkeypatch):
+    pipe = pipeline("text-to-video-retrieval", model=str(folder), trust_remote_code=True, videos=videos)
+    embedded = []
+    encode = type(pipe.model).encode_videos
+    monkeypatch.setattr(
+        type(pipe.model), "encode_videos", lambda *args, **more: embedded.append(len(args[1])) or encode(*args, **more)
+    )
+    changed = {name: video.copy() for name, video in videos.items()}
+    first = pipe("a dog")  # embedded when the pipeline was made
+    assert pipe("a dog", videos=changed) == first and embedded == []  # the same videos in other arrays
+    changed["v3"] *= -1
+    assert pipe("a dog", videos=changed) != first and embedded == [7]
+    assert pipe("a cat", videos=changed, top_k=1) and embedded == [7]
 
 
 def test_only_the_best_moment_of_each_video(search, videos):

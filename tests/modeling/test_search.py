@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 
@@ -17,7 +18,7 @@ from transformers.utils import logging
 from polyvid.modeling import MMPModel, VideoIndex, video_index_mmp
 from polyvid.modeling.encoding_mmp import MMPEncodingMixin
 from polyvid.modeling.index_engines_mmp import ExactEngine
-from polyvid.modeling.index_file_mmp import FORMAT
+from polyvid.modeling.index_file_mmp import FORMAT, read_index_file
 from polyvid.modeling.index_rows_mmp import Texts, VideoRows
 from tiny import EMBED_DIM, VIDEO_FEATURE_DIM, tiny_model, tiny_processor
 
@@ -270,13 +271,46 @@ def test_moments_are_found_within_seconds(folder, features):
     def order(found):
         return [(hit["video_id"], hit["start"]) for hit in found]
 
-    assert order(index.search("a dog runs", k=99)) == sorted(expected, key=expected.get, reverse=True)
+    assert order(index.search("a dog runs", k=99, max_overlap=1)) == sorted(expected, key=expected.get, reverse=True)
     within = {
         key: score for key, score in expected.items() if key[1] >= 2 and min(key[1] + 3, 2 + int(key[0][1:])) <= 6
     }
-    assert order(index.search("a dog runs", k=99, seconds=(2, 6))) == sorted(within, key=within.get, reverse=True)
+    assert order(index.search("a dog runs", k=99, seconds=(2, 6), max_overlap=1)) == sorted(
+        within, key=within.get, reverse=True
+    )
     short = next(hit for hit in index.search("a dog runs", k=99) if hit["video_id"] == "v0")
     assert (short["start"], short["end"]) == (0, 2)  # of a video shorter than a moment, all of it
+
+
+def test_hits_are_different_moments(folder, features):
+    """Greedily from the best on, by the definition, for one window length and for several."""
+    for lengths in (3, (2, 4)):
+        index = VideoIndex.build(folder, features, moment_seconds=lengths)
+        every = index.search("a dog runs", k=len(index), max_overlap=1)
+        assert len(every) == len(index)
+        for max_overlap in (0.0, 0.4):
+            expected: list[dict] = []
+            for hit in every:
+                seconds = set(range(hit["start"], hit["end"]))
+                others = [
+                    set(range(kept["start"], kept["end"])) for kept in expected if kept["video_id"] == hit["video_id"]
+                ]
+                if all(len(seconds & other) <= max_overlap * len(seconds | other) for other in others):
+                    expected.append(hit)
+            for k in (1, 4, 99):
+                assert index.search("a dog runs", k=k, max_overlap=max_overlap) == expected[:k]
+    assert index.search("a dog runs", k=5) == index.search("a dog runs", k=5, max_overlap=0)
+
+
+def test_windows_of_several_lengths_cover_every_video(folder, features):
+    index = VideoIndex.build(folder, features, moment_seconds=(4, 2))
+    assert index.moment_seconds == (2, 4)
+    spans = {(hit["start"], hit["end"]) for hit in index.search("a dog", k=len(index), where=None, max_overlap=1)}
+    assert (7, 9) in spans and (5, 9) in spans  # v7 lasts 9 seconds
+    short = [hit for hit in index.search("a dog", k=len(index), max_overlap=1) if hit["video_id"] == "v0"]
+    assert [(hit["start"], hit["end"]) for hit in short] == [(0, 2)]  # shorter than 4 seconds: once, not twice
+    with pytest.raises(ValueError, match="must be different lengths"):
+        VideoIndex.build(folder, features, moment_seconds=(4, 4))
 
 
 @pytest.mark.parametrize("engine", ["exact", "lance", "faiss"])
@@ -289,7 +323,7 @@ def test_of_each_video_the_best_moment(folder, features, engine, tmp_path):
         pytest.importorskip("faiss")
         index = index.with_engine("faiss", codes="float16")
     best = {}
-    for hit in index.search("a dog runs", k=len(index)):
+    for hit in index.search("a dog runs", k=len(index), max_overlap=1):
         best.setdefault(hit["video_id"], hit)
     for k in (2, len(features), 99):
         assert_alike([index.search("a dog runs", k=k, one_per_video=True)], [list(best.values())[:k]])
@@ -338,6 +372,90 @@ def test_moments_in_a_database_answer_as_those_in_a_file(folder, features, tmp_p
     for arguments in ({}, {"seconds": (1, 5)}, {"where": {"category": "Sport"}, "seconds": (1, None)}):
         ours, theirs = (i.search("the cat sleeps", k=20, **arguments) for i in (index, lance))
         assert_alike([theirs], [ours], abs=1e-3)
+
+
+@pytest.mark.parametrize("engine", ["exact", "faiss", "lance"])
+@pytest.mark.parametrize("moment_seconds", [None, (2, 4)])
+def test_videos_are_added_and_removed_as_if_the_index_had_been_built_so(
+    folder, features, engine, moment_seconds, tmp_path
+):
+    if engine != "exact":
+        pytest.importorskip({"faiss": "faiss", "lance": "lancedb"}[engine])
+    options = {"exact": {}, "faiss": {"codes": "float16"}, "lance": {"uri": tmp_path / "table"}}[engine]
+    kinds = {name: {"category": CATEGORIES[i % 4]} for i, name in enumerate(features)}
+    older = {name: features[name] for name in list(features)[:6]} | {"v1": features["v7"]}  # v1 will change, too
+    index = VideoIndex.build(folder, older, metadata=kinds, moment_seconds=moment_seconds, engine=engine, **options)
+    index.remove(["v0", "v3"])
+    index.add({name: features[name] for name in ("v1", "v3", "v6", "v7")}, metadata=kinds)
+    now = {name: video for name, video in features.items() if name != "v0"}
+    expected = VideoIndex.build(folder, now, metadata=kinds, moment_seconds=moment_seconds)
+    assert len(index) == len(expected)
+    for arguments in ({"max_overlap": 1}, {"where": {"category": "Musik"}}, {}):
+        ours, theirs = (one.search("the cat sleeps", k=99, **arguments) for one in (index, expected))
+        assert_alike([ours], [theirs], abs=1e-3)
+    index.save(tmp_path / "videos.safetensors")
+    loaded = VideoIndex.load(tmp_path / "videos.safetensors")
+    assert_alike([loaded.search("a dog", k=99)], [index.search("a dog", k=99)])
+    assert loaded.moment_seconds == expected.moment_seconds
+    with pytest.raises(ValueError, match="Video 'v0' is not in the index"):
+        loaded.remove(["v1", "v0"])
+    with pytest.raises(ValueError, match="No video would be left in the index: delete it instead"):
+        loaded.remove(now)
+    assert len(loaded) == len(expected)
+
+
+def test_faiss_learns_its_cells_anew_when_a_quarter_of_the_rows_changed(collection):
+    pytest.importorskip("faiss")
+    videos, queries, names = collection
+    exact = VideoIndex(videos, names, storage="float32")
+    index = VideoIndex(videos[:2000], names[:2000], storage="float32").with_engine("faiss", cells=20, probes=20)
+    for part in range(2000, 3000, 200):
+        cells = index.engine.cells
+        index.add(VideoIndex(videos[part : part + 200], names[part : part + 200], storage="float32"))
+        assert (index.engine.cells is cells) == (part != 2600)  # 800 of 2,800
+    assert_alike(index.search(queries), exact.search(queries))
+    index.remove(names[100:300])
+    assert index.engine.changed == 400
+    gone = set(names[100:300])
+    kept = nearest_ids(videos, queries, names, meets=lambda i: names[i] not in gone)
+    assert recall(index.search(queries), kept) >= 0.99
+    assert not gone & {hit["video_id"] for hits in index.search(queries, k=100) for hit in hits}
+
+
+def test_what_does_not_fit_is_not_added(folder, features):
+    index = VideoIndex.build(folder, features)
+    before = index.search("a dog", k=99)
+    other = VideoIndex.build(tiny_model(seed=1), {"new": features["v1"]}, processor=tiny_processor())
+    moments = VideoIndex.build(folder, {"new": features["v1"]}, moment_seconds=2)
+    for part in (other, moments, VideoIndex(torch.ones(1, 5), ["new"])):
+        with pytest.raises(ValueError, match="One model must have made both indexes in the same way"):
+            index.add(part)
+    with pytest.raises(ValueError, match="Video 'new' must be"):
+        index.add({"new": features["v1"][:, :3]})
+    with pytest.raises(ValueError, match="Metadata 'year' must be numbers or texts"):
+        dated = VideoIndex.build(folder, features, metadata={"v1": {"year": 2019}})
+        dated.add({"new": features["v1"]}, metadata={"new": {"year": "2019"}})
+    assert index.search("a dog", k=99) == before
+
+
+def test_an_index_finds_its_model_from_any_folder(folder, features, tmp_path, monkeypatch):
+    """It names the model relative to itself, so both can move together; it says what is missing."""
+    shutil.copytree(folder, tmp_path / "here" / "model")
+    monkeypatch.chdir(tmp_path / "here")
+    VideoIndex.build("model", features).save("indexes/videos.safetensors")
+    _, about = read_index_file("indexes/videos.safetensors")
+    assert about["model"] == "../model" and len(about["weights"]) == 32
+    monkeypatch.chdir(tmp_path)
+    assert VideoIndex.load("here/indexes/videos.safetensors").search("a dog", k=1)
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert VideoIndex.load("there/indexes/videos.safetensors").search("a dog", k=1)
+    (tmp_path / "there" / "model").rename(tmp_path / "other")
+    lost = VideoIndex.load("there/indexes/videos.safetensors")
+    with pytest.raises(
+        FileNotFoundError, match=f"made by the model '.*there/model' .weights {about['weights']}., which"
+    ):
+        lost.search("a dog")
+    assert VideoIndex.load("there/indexes/videos.safetensors", "other").search("a dog", k=1)
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,34 @@ from typing import Annotated, Any
 import typer
 
 from polyvid.modeling import VideoIndex
+from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.loading import load_model
-from polyvid.train.search.indexing import index_features
+from polyvid.train.search.indexing import change_index, index_features
 from polyvid.train.search.metadata import parse_range, parse_where, read_metadata
 
 
 def index(
-    features: Annotated[Path, typer.Argument(help="Folder of feature shards, made by polyvid extract.")],
-    output: Annotated[Path, typer.Argument(help="The index, such as videos.safetensors.")],
-    model: Annotated[str, typer.Option(help="Folder or Hub id of an MMP model.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[FEATURES] INDEX",
+            help="Folder of feature shards, made by polyvid extract, and the index, such as videos.safetensors.",
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(help="Folder or Hub id of an MMP model. To change an index, default: the one that made it."),
+    ] = None,
+    add: Annotated[bool, typer.Option(help="Add the videos of FEATURES to INDEX, or replace them there.")] = False,
+    refresh: Annotated[
+        bool,
+        typer.Option(
+            help="Bring INDEX up to date with FEATURES: add videos that are new or in newer shards, remove others."
+        ),
+    ] = False,
+    remove: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="Remove this video from INDEX; may be repeated.")
+    ] = None,
     metadata: Annotated[
         Path | None,
         typer.Option(
@@ -23,8 +42,12 @@ def index(
         ),
     ] = None,
     moment_seconds: Annotated[
-        int | None,
-        typer.Option(help="Index moments: one for each second, of this many seconds. Default: whole videos."),
+        str | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Index moments: one for each second, of this many seconds; or of several lengths, such as 4,8,16. "
+            "Default: whole videos.",
+        ),
     ] = None,
     storage: Annotated[str, typer.Option(help="float32, float16 or int8.")] = "float16",
     engine: Annotated[
@@ -45,14 +68,27 @@ def index(
 
     If it is stopped, the same command resumes.
     """
-    given = {"codes": codes, "uri": uri, "table": table}
+    *features, output = paths
+    if len(features) > 1 or (add and refresh) or not (features or remove):
+        raise PolyvidError("Pass FEATURES and INDEX, or INDEX --remove ID; and either --add or --refresh.")
     known = read_metadata(metadata) if metadata else None
+    if add or refresh or remove:
+        if features and not (add or refresh):
+            raise PolyvidError("With FEATURES, --remove also needs --add or --refresh.")
+        folder = features[0] if features else None
+        changed, added, removed = change_index(output, folder, model, device, known, remove or (), refresh)
+        print(f"{_summary(output, changed)} Added or replaced {added} videos, removed {removed}.")
+        return
+    if model is None:
+        raise PolyvidError("A new index needs --model.")
+    given = {"codes": codes, "uri": uri, "table": table}
+    lengths = None if moment_seconds is None else [_seconds(text) for text in moment_seconds.split(",")]
     whole, unknown = index_features(
-        features,
+        features[0],
         output,
         *load_model(model, device),
         metadata=known,
-        moment_seconds=moment_seconds,
+        moment_seconds=lengths,
         storage=storage,
         engine=engine,
         options={name: value for name, value in given.items() if value is not None},
@@ -60,9 +96,21 @@ def index(
     )
     if unknown:
         print(f"{unknown} videos have no metadata in {metadata}.")
-    print(f"{output}: {len(whole):,} {'moments' if moment_seconds else 'videos'}, engine {whole.engine.name}.")
+    print(_summary(output, whole))
     if push_to_hub:
         print(whole.push_to_hub(push_to_hub))
+
+
+def _summary(output: Path, index: VideoIndex) -> str:
+    rows = "moments" if "start" in index.engine.kinds else "videos"
+    return f"{output}: {len(index):,} {rows}, engine {index.engine.name}."
+
+
+def _seconds(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise PolyvidError(f"--moment-seconds: {text!r} is not a whole number.") from None
 
 
 def search(
@@ -80,6 +128,9 @@ def search(
     ] = None,
     seconds: Annotated[str | None, typer.Option(help="Only moments within these seconds of a video: 0..30.")] = None,
     one_per_video: Annotated[bool, typer.Option(help="Only the best moment of each video.")] = False,
+    max_overlap: Annotated[
+        float, typer.Option(help="How much moments of a video may overlap: 0, not at all, to 1, one second apart.")
+    ] = 0.0,
     model: Annotated[str | None, typer.Option(help="Folder or Hub id. Default: the model that made the index.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line a query instead of a table.")] = False,
 ) -> None:
@@ -87,7 +138,7 @@ def search(
     opened = VideoIndex.load(index, *(load_model(model) if model else ()))
     filters = parse_where(where or [], opened.engine.kinds)
     span = None if seconds is None else parse_range("--seconds", seconds, float)
-    for text, hits in zip(query, opened.search(query, k, lang, filters, span, one_per_video), strict=True):
+    for text, hits in zip(query, opened.search(query, k, lang, filters, span, one_per_video, max_overlap), strict=True):
         print(json.dumps({"query": text, "hits": hits}, ensure_ascii=False) if as_json else _table(text, hits))
 
 

@@ -29,6 +29,8 @@ EXACT_ROWS = 50_000
 """A filter that leaves at most these rows is searched exactly: it is as fast, and finds all."""
 ADD_ROWS = 16_384
 MIN_PROBES = 32
+REBUILT_FROM = 0.25
+"""Rows added and removed, as a share of all, from which the cells are learned anew: they were learned from others."""
 
 
 class FaissEngine(ExactEngine):
@@ -40,9 +42,10 @@ class FaissEngine(ExactEngine):
 
     name = "faiss"
 
-    def __init__(self, vectors: StoredVectors, rows: VideoRows, cells: Any, codes: str, probes: int):
+    def __init__(self, vectors: StoredVectors, rows: VideoRows, cells: Any, codes: str, probes: int, changed: int = 0):
         super().__init__(vectors, rows)
         self.cells, self.codes, self.probes = cells, codes, probes
+        self.changed = changed  # rows added and removed since the cells were learned
 
     @classmethod
     def from_exact(
@@ -75,7 +78,35 @@ class FaissEngine(ExactEngine):
 
     @property
     def options(self) -> dict[str, Any]:
-        return {"codes": self.codes, "probes": self.probes}
+        return {"codes": self.codes, "probes": self.probes} | ({"changed": self.changed} if self.changed else {})
+
+    def _append(self, part: ExactEngine) -> None:
+        before = len(self)
+        super()._append(part)
+        for start in range(before, len(self), ADD_ROWS):
+            self.cells.add(self.vectors[start : start + ADD_ROWS].numpy())
+        self._count_changes(len(part))
+
+    def _keep(self, rows: torch.Tensor) -> None:
+        before = len(self)
+        super()._keep(rows)
+        # faiss keeps the numbers of the rows that are left, which here are their new positions.
+        gone = np.ones(before, bool)
+        gone[rows.numpy()] = False
+        self.cells.remove_ids(np.flatnonzero(gone))
+        position = np.cumsum(~gone) - 1
+        lists = self.cells.invlists
+        for cell in range(self.cells.nlist):
+            if size := lists.list_size(cell):
+                numbers = faiss.rev_swig_ptr(lists.get_ids(cell), size)
+                numbers[:] = position[numbers]
+        self._count_changes(before - len(rows))
+
+    def _count_changes(self, rows: int) -> None:
+        self.changed += rows
+        if self.changed > REBUILT_FROM * len(self):
+            anew = self.from_exact(self, self.codes)
+            self.cells, self.probes, self.changed = anew.cells, anew.probes, 0
 
     def _nearest_rows(
         self, queries: torch.Tensor, k: int, allowed: torch.Tensor | None
@@ -103,8 +134,9 @@ class FaissEngine(ExactEngine):
                 further: a file from a stranger needs its checksums.
         """
         exact = ExactEngine.from_tensors(tensors, {})
-        codes, probes = options.get("codes"), options.get("probes")
-        if codes not in CODES or not isinstance(probes, int) or probes < 1 or options.keys() != {"codes", "probes"}:
+        codes, probes, changed = options.get("codes"), options.get("probes", 0), options.get("changed", 0)
+        known = isinstance(probes, int) and probes >= 1 and isinstance(changed, int) and changed >= 0
+        if codes not in CODES or not known or options.keys() - {"changed"} != {"codes", "probes"}:
             raise PolyvidError(f"its faiss options are {dict(options)}")
         try:
             cells = faiss.deserialize_index(stored(tensors, "faiss", torch.uint8, (None,)).numpy())
@@ -112,4 +144,4 @@ class FaissEngine(ExactEngine):
             raise PolyvidError(f"faiss cannot read its cells: {str(error).strip().splitlines()[-1]}") from error
         if not isinstance(cells, faiss.IndexIVF) or (cells.ntotal, cells.d) != (len(exact), exact.embed_dim):
             raise PolyvidError(f"its faiss cells do not hold its {len(exact)} vectors")
-        return cls(exact.vectors, exact.rows, cells, codes, probes)
+        return cls(exact.vectors, exact.rows, cells, codes, probes, changed)

@@ -13,7 +13,7 @@ The entry point `lance` of `polyvid.index_engines` names this module; importing 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import lancedb
@@ -22,10 +22,11 @@ import torch
 from tqdm import tqdm
 
 from polyvid.modeling.errors_mmp import PolyvidError
-from polyvid.modeling.index_engines_mmp import ExactEngine
+from polyvid.modeling.index_engines_mmp import NOTHING_LEFT, ExactEngine, check_present
 from polyvid.modeling.index_rows_mmp import Condition
 
 ADD_ROWS = 16_384
+VIDEOS_IN_A_FILTER = 1000
 MIN_PROBES = 32
 
 
@@ -80,15 +81,7 @@ class LanceEngine:
                 f"Table {table!r} in {uri} has other columns or another width: {_short(opened.schema)}, this index has "
                 f"{_short(schema)}. Choose another table."
             )
-        is_new = opened.count_rows() == 0
-        batches = tqdm(
-            _batches(engine, schema), "lance", math.ceil(len(engine) / ADD_ROWS), disable=len(engine) < 10 * ADD_ROWS
-        )
-        for batch in batches:
-            if is_new:
-                opened.add(batch)
-            else:
-                opened.merge_insert("key").when_matched_update_all().when_not_matched_insert_all().execute(batch)
+        _write(opened, engine, schema)
         cells = int(math.sqrt(rows := opened.count_rows()))
         if opened.list_indices():
             opened.optimize()
@@ -119,6 +112,33 @@ class LanceEngine:
     def options(self) -> dict[str, Any]:
         return {"uri": self.uri, "table": self.table, "codes": self.codes, "probes": self.probes}
 
+    def add(self, part: ExactEngine) -> None:
+        """
+        Raises:
+            PolyvidError: for other columns: those of a table are fixed.
+        """
+        columns = {"key", "vector", "video_id"} | self.kinds.keys()
+        if new := sorted(set(_schema(part).names) - columns):
+            raise PolyvidError(
+                f"Table {self.table!r} in {self.uri} has no column {new[0]!r}, and its columns are fixed."
+            )
+        for condition in _those_of(part.rows.video_ids):
+            self._table.delete(condition)
+        _write(self._table, part, self._table.schema)
+        if self._table.list_indices():
+            self._table.optimize()
+
+    def remove(self, video_ids: Collection[str]) -> None:
+        before, found = self._table.count_rows(), list[str]()
+        for condition in _those_of(video_ids):
+            rows = self._table.search().where(condition).select(["video_id"]).limit(before).to_list()
+            found += [row["video_id"] for row in rows]
+        check_present(video_ids, found)
+        if len(found) == before:
+            raise PolyvidError(NOTHING_LEFT)
+        for condition in _those_of(video_ids):
+            self._table.delete(condition)
+
     def nearest(self, queries: torch.Tensor, k: int, filters: Sequence[Condition]) -> list[list[dict[str, Any]]]:
         columns = [name for name in self._table.schema.names if name not in ("key", "vector")]
         found = []
@@ -148,6 +168,23 @@ class LanceEngine:
         return cls(**options)
 
 
+def _write(table: Any, engine: ExactEngine, schema: pa.Schema) -> None:
+    """Puts all rows of an engine into a table; those it has already are replaced."""
+    is_new, blocks = table.count_rows() == 0, math.ceil(len(engine) / ADD_ROWS)
+    for batch in tqdm(_batches(engine, schema), "lance", blocks, disable=blocks <= 10):
+        if is_new:
+            table.add(batch)
+        else:
+            table.merge_insert("key").when_matched_update_all().when_not_matched_insert_all().execute(batch)
+
+
+def _those_of(video_ids: Collection[str]) -> list[str]:
+    """Conditions that together select the rows of these videos."""
+    names = sorted(video_ids)
+    parts = [names[start : start + VIDEOS_IN_A_FILTER] for start in range(0, len(names), VIDEOS_IN_A_FILTER)]
+    return [_sql(Condition("video_id", tuple(part))) for part in parts]
+
+
 def _schema(engine: ExactEngine) -> pa.Schema:
     width = pa.float32() if engine.vectors.storage == "float32" else pa.float16()
     fields = [("key", pa.string()), ("video_id", pa.string()), ("vector", pa.list_(width, engine.embed_dim))]
@@ -165,12 +202,13 @@ def _short(schema: pa.Schema) -> str:
 
 
 def _batches(engine: ExactEngine, schema: pa.Schema) -> Iterator[pa.Table]:
+    several = engine.rows.has_several_lengths()
     for start in range(0, len(engine), ADD_ROWS):
         rows = range(start, min(start + ADD_ROWS, len(engine)))
         vectors = engine.vectors[rows.start : rows.stop].flatten().numpy()
         hits = [engine.rows.hit(row, 0.0) for row in rows]
         columns = {
-            "key": [f"{hit['video_id']}@{hit['start']}" if "start" in hit else hit["video_id"] for hit in hits],
+            "key": [_key(hit, several) for hit in hits],
             "vector": pa.FixedSizeListArray.from_arrays(
                 pa.array(vectors).cast(schema.field("vector").type.value_type), engine.embed_dim
             ),
@@ -179,6 +217,13 @@ def _batches(engine: ExactEngine, schema: pa.Schema) -> Iterator[pa.Table]:
             if name not in columns:
                 columns[name] = [hit.get(name, hit.get("metadata", {}).get(name)) for hit in hits]
         yield pa.table(columns, schema=schema)
+
+
+def _key(hit: Mapping[str, Any], several_lengths: bool) -> str:
+    """What a row is replaced by: its video and, of a moment, its first second; and its end if that is not enough."""
+    if "start" not in hit:
+        return str(hit["video_id"])
+    return f"{hit['video_id']}@{hit['start']}" + (f"-{hit['end']}" if several_lengths else "")
 
 
 def _sql(condition: Condition) -> str:

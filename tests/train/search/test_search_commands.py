@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from hub_server import HubServer
 
-from polyvid.dataset_scripts.building import ShardedWriter
+from polyvid.dataset_scripts.building import ShardedWriter, read_shard
 from polyvid.dataset_scripts.features import FEATURES, features_to_row, rows_to_table
 from polyvid.modeling import MMPModel, VideoIndex
 from polyvid.train import cli
@@ -93,6 +94,58 @@ def test_moments_are_searched_within_seconds(mmp):
     assert "  3–5 s" in mmp("search", "videos.safetensors", QUERY, "--seconds", "3..5")[1]
 
 
+def write_features(folder, features):
+    folder.mkdir(exist_ok=True)
+    with ShardedWriter(folder, FEATURES, num_shards=2) as writer:
+        writer.write(rows_to_table([features_to_row(*item) for item in features.items()]))
+
+
+def test_an_index_is_added_to_and_removed_from(mmp, folder, features):
+    some = dict(list(features.items())[:5])
+    write_features(folder / "some", some)
+    mmp("index", "some", "changed.safetensors", "--model", "model", "--moment-seconds", "2,4", "--storage", "float32")
+    rest = {name: features[name] for name in list(features)[4:]}
+    write_features(folder / "rest", rest)
+    code, shown = mmp("index", "rest", "changed.safetensors", "--add")
+    assert code == 0 and "engine exact. Added or replaced 5 videos, removed 0." in shown
+    code, shown = mmp("index", "changed.safetensors", "--remove", "vidéo 0", "--remove", "vidéo 7")
+    assert code == 0 and "Added or replaced 0 videos, removed 2." in shown
+    left = {name: video for name, video in features.items() if name not in ("vidéo 0", "vidéo 7")}
+    expected = VideoIndex.build(str(folder / "model"), left, moment_seconds=(2, 4), storage="float32")
+    ours = VideoIndex.load(folder / "changed.safetensors").search(QUERY, k=99)
+    assert [(hit["video_id"], hit["start"], hit["end"]) for hit in ours] == [
+        (hit["video_id"], hit["start"], hit["end"]) for hit in expected.search(QUERY, k=99)
+    ]
+    assert mmp("index", "changed.safetensors", "--remove", "vidéo 0") == (
+        1,
+        "error: Video 'vidéo 0' is not in the index.",
+    )
+
+
+def test_an_index_is_brought_up_to_date_with_little_work(mmp, folder, features, monkeypatch):
+    mmp(*INDEX)
+    before = (folder / "videos.safetensors").stat()
+    changed = {name: video for name, video in features.items() if name != "vidéo 3"} | {"new": features["vidéo 1"]}
+    shutil.rmtree(folder / "features")
+    write_features(folder / "features", changed)
+    newer = sorted((folder / "features").glob("*.parquet"))[0]
+    for shard in (folder / "features").glob("*.parquet"):  # only one was written after the index
+        seconds = 10**9 * (1 if shard == newer else -1)
+        os.utime(shard, ns=(before.st_mtime_ns + seconds, before.st_mtime_ns + seconds))
+    in_newer = read_shard(newer, ["video_id"])["video_id"].to_pylist()
+    embedded: list[str] = []
+    build = VideoIndex.build
+    monkeypatch.setattr(VideoIndex, "build", lambda model, of, **more: embedded.extend(of) or build(model, of, **more))
+    code, shown = mmp("index", "features", "videos.safetensors", "--refresh")
+    assert code == 0 and shown.endswith(f"Added or replaced {len(embedded)} videos, removed 1.\n")
+    assert set(embedded) == {*in_newer, "new"} < set(changed)
+    found = VideoIndex.load(folder / "videos.safetensors").search(QUERY, k=99)
+    assert [hit["video_id"] for hit in found] == [
+        hit["video_id"] for hit in build(str(folder / "model"), changed).search(QUERY, k=99)
+    ]
+    assert not list(folder.glob(".videos*.parts"))
+
+
 def test_a_stopped_run_embeds_only_what_is_missing(mmp, folder, monkeypatch):
     mmp(*INDEX)
     whole = VideoIndex.load(folder / "videos.safetensors")
@@ -159,6 +212,10 @@ def test_bad_commands_are_one_line(mmp, folder):
             "error: Metadata in twice.jsonl: video 'x' appears twice, the second time in row 2.",
         ),
         ((*INDEX, "--metadata", "broken.jsonl"), "error: Metadata in broken.jsonl cannot be read: JSON parse error"),
+        (INDEX[:3], "error: A new index needs --model."),
+        (("index", "videos.safetensors"), "error: Pass FEATURES and INDEX, or INDEX --remove ID"),
+        ((*INDEX[:3], "--remove", "x"), "error: With FEATURES, --remove also needs --add or --refresh."),
+        ((*INDEX, "--moment-seconds", "4,x"), "error: --moment-seconds: 'x' is not a whole number."),
         ((*INDEX, "--engine", "lance"), "error: Engine 'lance': missing a required argument: 'uri'."),
         (("search", "no.safetensors", "a dog"), "error: 'no.safetensors' is not a video index that can be read"),
         (("search", INDEX[2], " "), "error: Text 0 must be a non-empty string"),
