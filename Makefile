@@ -4,8 +4,10 @@ BIN := $(VENV)/bin
 PACKAGE := __init__.py __main__.py py.typed modeling dataset_scripts train hub_cards
 CPU ?= default
 THREADS ?= 1
+MINUTES ?= 60
+SEED ?= 0
 
-.PHONY: demo demo-seeds app docs test test-fast test-all lint types browser wheel check-tag test-lowest test-newest test-setting clean
+.PHONY: demo demo-seeds app docs test test-fast test-all attack lint types browser wheel check-tag test-lowest test-newest test-setting clean
 
 # A marker file stands for each extra that is installed; it is out of date when a pin or the package changed.
 $(VENV)/has-%: pyproject.toml setup.py constraints.txt
@@ -34,6 +36,10 @@ test-all: $(VENV)/has-test browser
 
 test-fast: $(VENV)/has-test
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST)
+
+# All attacks in their long form, each for its share of the time, with what was tried: `make attack MINUTES=60 SEED=1`.
+attack: $(VENV)/has-test
+	POLYVID_ATTACK_MINUTES=$(MINUTES) POLYVID_ATTACK_SEED=$(SEED) $(BIN)/python -m pytest tests/attack -s $(PYTEST)
 
 lint: $(VENV)/has-test
 	$(BIN)/ruff check .

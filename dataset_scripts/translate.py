@@ -157,10 +157,11 @@ def translate_captions(
 def _translate_captions(
     captions: list[dict], translator: Translates, language: str, path: Path, batch_size: int
 ) -> Path:
+    part = path.with_name(f"{path.name}.part")
     if path.exists():
         _check_same_work(path, _read_rows(path), captions, translator.source, complete=True)
+        part.unlink(missing_ok=True)  # left by a run that was killed just before it could do so
         return path
-    part = path.with_name(f"{path.name}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
     done = _read_rows(part) if part.exists() else {}
     _check_same_work(part, done, captions, translator.source, complete=False)

@@ -9,8 +9,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from polyvid.train.cli import COMMANDS
+
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["polyvid.train.loop.dry_run", "polyvid.train.loop.setup"])
+COMMANDS_LOADED = ["build", "extract", "import-features", "index", "join", "regions", "translate", "evaluate", "push"]
+CONTEXT.set_forkserver_preload(
+    ["polyvid.train.loop.dry_run", "polyvid.train.loop.setup", "polyvid.dataset_scripts.msrvtt.msrvtt"]
+    + ["polyvid.dataset_scripts.multi_howto100m.multi_howto100m", "polyvid.train.scoring.measure"]
+    + [COMMANDS[name].function.partition(":")[0] for name in COMMANDS_LOADED]
+)
 
 
 class Launch:

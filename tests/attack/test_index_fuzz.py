@@ -1,21 +1,19 @@
 """Damaged and forged index files: each is refused in one line that names it, or gives the hits that it gave before.
 
-Bounded by default to some hundred files; POLYVID_ATTACK_MINUTES=10 spends ten minutes on each test. With `-s` it prints
-how many files were tried, and how many of them were refused.
+Bounded by default to some hundred files each; `make attack` tries more. With `-s` it prints how many were tried, and
+how many of them were refused.
 """
 
-import os
 import random
-import time
 
 import pytest
 import torch
+from budget import rounds, seed_of
 
 from polyvid.modeling import VideoIndex
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.index_file_mmp import read_index_file, write_index_file
 
-MINUTES = float(os.environ.get("POLYVID_ATTACK_MINUTES", 0))
 FILES = 250
 VIDEOS, WIDTH = 40, 16
 # Values at and beyond the ends of what offsets, codes, seconds, scales and bytes can be.
@@ -101,15 +99,6 @@ def forged(tensors: dict[str, torch.Tensor], chance: random.Random) -> dict[str,
     return {key: value for key, value in tensors.items() if key != name} | ({} if kind == "drop" else {name: tensor})
 
 
-def seeds():
-    """As many as fit into the time."""
-    end = time.monotonic() + 60 * MINUTES
-    seed = 0
-    while time.monotonic() < end if MINUTES else seed < FILES:
-        yield seed
-        seed += 1
-
-
 def refusal(path, verify: bool = True):
     """The error line of loading and searching a file, or what it finds."""
     try:
@@ -126,8 +115,9 @@ def test_a_damaged_index_is_refused_or_gives_the_same_hits(kind, tmp_path):
     make_index(kind).save(path)
     whole, expected = path.read_bytes(), searches(VideoIndex.load(path))
     tried = refused = 0
-    for seed in seeds():
-        path = tmp_path / f"damaged-{seed}.safetensors"  # a new file: the old one may still be mapped
+    for number in rounds("indexes damaged", FILES, tests=3):
+        seed = seed_of(kind, number)
+        path = tmp_path / f"damaged-{number}.safetensors"  # a new file: the old one may still be mapped
         path.write_bytes(damaged(whole, random.Random(seed)))
         found = refusal(path)
         tried += 1
@@ -149,8 +139,9 @@ def test_offsets_and_codes_out_of_range_are_refused_whatever_the_checksums_say(k
     make_index(kind).save(path)
     tensors, about = read_index_file(path)
     tried = refused = 0
-    for seed in seeds():
-        path = tmp_path / f"forged-{seed}.safetensors"
+    for number in rounds("indexes forged", FILES, tests=2):
+        seed = seed_of(kind, number)
+        path = tmp_path / f"forged-{number}.safetensors"
         write_index_file(path, forged(tensors, random.Random(seed)), about)
         for verify in (True, False):
             found = refusal(path, verify)

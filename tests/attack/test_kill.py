@@ -1,11 +1,10 @@
 """Training killed with SIGKILL at random moments after its start: what it leaves in the end is the same, byte for byte.
 
-5 kills and a little more in the normal run; `POLYVID_ATTACK_MINUTES=60` makes at least 20 for each recipe and continues
-for so many minutes. Each failure prints the seed and the moments of its kills.
+Some kills in the normal run, at least 20 for each recipe in `make attack`. Each failure prints the seed and the moments
+of its kills.
 """
 
 import json
-import os
 import random
 import shutil
 import signal
@@ -13,13 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
+from budget import KILLS, SEED, rounds, seed_of
 from launching import Launch
 from training_data import CONFIGS, overrides, write_everything
 
 pytestmark = pytest.mark.slow
-MINUTES = float(os.environ.get("POLYVID_ATTACK_MINUTES", "0"))
-KILLS = 20 if MINUTES else 3
-SEED = int(os.environ.get("POLYVID_ATTACK_SEED", "0"))
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +72,13 @@ def test_a_training_that_is_killed_at_any_moment_leaves_the_same_files(data, tmp
     """Captions in memory and streamed clips; dropout on, a checkpoint after every step, frozen states kept."""
     training = Run(data, recipe, tmp_path / "run")
     training.clear()
-    begun = time.monotonic()
     run = training.start()
     started = time.monotonic()
     finish(run)
     seconds, expected = time.monotonic() - started, training.files()
-    generator, kills, runs, end = random.Random(SEED), 0, 0, begun + 60 * MINUTES / 2
-    while kills < KILLS or time.monotonic() < end:
+    generator, kills, runs = random.Random(seed_of(recipe)), 0, 0
+    time_is_left = rounds("kill train", 0, tests=2)
+    while next(time_is_left, None) is not None or kills < KILLS:
         training.clear()
         runs += 1
         moments = [generator.random() ** 2 * seconds for _ in range(generator.randint(1, 4))]

@@ -1,10 +1,9 @@
 """`polyvid extract`, killed at random moments after it has started to work: it resumes, and gives the same bytes.
 
-Bounded by default; POLYVID_ATTACK_KILLS=100 kills a hundred times.
+Bounded by default; `make attack` kills at least 20 times.
 """
 
 import hashlib
-import os
 import random
 import signal
 import subprocess
@@ -14,13 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from budget import KILLS, rounds, seed_of
 from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
 from video_files import write_video
 
 from polyvid.modeling.configuration_r2plus1d import R2Plus1DConfig
 from polyvid.modeling.modeling_r2plus1d import PREPROCESSING, R2Plus1DModel
 
-KILLS = int(os.environ.get("POLYVID_ATTACK_KILLS", 3))
 VIDEOS, SHARDS = 24, 3
 LAUNCH = "from polyvid.train.cli import main; main()"
 
@@ -68,11 +67,12 @@ def test_killed_at_any_moment_it_gives_the_bytes_of_a_run_that_was_not(inputs, t
     assert start(inputs, tmp_path / "whole").wait(timeout=300) == 0
     expected = outputs(tmp_path / "whole")
     assert len(expected) == SHARDS + 2  # extraction.json, failures.jsonl
-    generator = random.Random(0)
-    kills = rounds = 0
-    while kills < KILLS:
-        rounds += 1
-        output = tmp_path / f"killed{rounds}"
+    generator = random.Random(seed_of("extract"))
+    kills = folders = 0
+    time_is_left = rounds("kill extract", 0)
+    while next(time_is_left, None) is not None or kills < KILLS:
+        folders += 1
+        output = tmp_path / f"killed{folders}"
         for _ in range(3):  # several deaths in one folder
             process, before = start(inputs, output), done(output)
             while process.poll() is None and done(output) == before:  # starting up is another matter
@@ -84,4 +84,4 @@ def test_killed_at_any_moment_it_gives_the_bytes_of_a_run_that_was_not(inputs, t
         assert start(inputs, output).wait(timeout=300) == 0
         assert outputs(output) == expected, f"after {kills} kills"
         assert not any(path.name.endswith(".incomplete") for path in output.rglob("*"))
-    print(f"{kills} kills in {rounds} folders: every folder as if there had been none")
+    print(f"{kills} kills in {folders} folders: every folder as if there had been none")

@@ -1,22 +1,20 @@
 """Subtitle files, mutated: whatever happens to a file, no row is lost uncounted, and an error names file and byte.
 
 The oracle is slow and independent: Python's own parser over the whole file, then one rule after the other, row by row.
-Bounded by default; POLYVID_ATTACK_MINUTES=5 tries new mutations for five minutes.
+Bounded by default; `make attack` tries more.
 """
 
 import json
 import math
-import os
 import random
-import time
 from pathlib import Path
 
 import pytest
+from budget import MINUTES, rounds, seed_of
 
 from polyvid.dataset_scripts.multi_howto100m import subtitle_json
 from polyvid.dataset_scripts.multi_howto100m.subtitle_json import RepairReport, SubtitleFileError, read_subtitles
 
-MINUTES = float(os.environ.get("POLYVID_ATTACK_MINUTES", 0))
 BOUNDED_MUTATIONS = 1500
 SKIPPED = ("duplicate_video_id", "malformed_video", "length_mismatch", "no_subtitles")
 
@@ -158,12 +156,10 @@ def test_mutated_files_give_the_rows_of_a_slow_reader_or_an_error_with_its_posit
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not MINUTES, reason="set POLYVID_ATTACK_MINUTES")
+@pytest.mark.skipif(not MINUTES, reason="`make attack` does")
 def test_mutations_for_minutes(tmp_path, monkeypatch):
-    seed = time.time_ns()
-    rng, end, tried, read = random.Random(seed), time.monotonic() + 60 * MINUTES, 0, 0
-    print(f"seed {seed}")
-    while time.monotonic() < end:
+    rng, tried, read = random.Random(seed_of("subtitles")), 0, 0
+    for _ in rounds("subtitles", 0):
         read += attack(tmp_path / "how2_de.json", rng, monkeypatch)
         tried += 1
     print(f"{tried} mutated files, {read} readable, 0 failures")

@@ -190,6 +190,13 @@ def test_an_interrupted_translation_resumes_where_it_stopped(captions, tmp_path)
     assert third.asked == []
 
 
+def test_what_a_run_leaves_that_is_killed_at_its_very_end_is_removed_by_the_next(captions, tmp_path):
+    path = translate_captions(captions, Counting(), "de", tmp_path, batch_size=4)
+    path.with_name("de.jsonl.part").write_bytes(path.read_bytes())
+    translate_captions(captions, Counting(), "de", tmp_path, batch_size=4)
+    assert [file.name for file in tmp_path.iterdir() if file.suffix != ".lock"] == ["de.jsonl"]
+
+
 KILLED = """
 import sys, time
 from pathlib import Path

@@ -1,0 +1,178 @@
+"""Every command that writes, on the smallest inputs, as real processes: to be killed, raced, and starved of space.
+
+A process is forked from a server that has imported everything, so a start takes a tenth of a second. A command writes
+to the folder `out` of a case, or to a file in it; the path of a case is part of what some commands write, so a case
+that is compared with another one has the same path. `contents` is what a run has left there, but for locks and the time
+of day.
+"""
+
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from benchmark_files import write_test_pairs
+from launching import CONTEXT
+from published import write_model
+from training_data import CONFIGS, VIDEO_DIM, overrides, write_everything
+from transformers import BartConfig, BartForConditionalGeneration
+from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
+from video_files import write_video
+
+from polyvid.dataset_scripts.build import build
+from polyvid.modeling.configuration_r2plus1d import R2Plus1DConfig
+from polyvid.modeling.modeling_r2plus1d import PREPROCESSING, R2Plus1DModel
+from tiny import tiny_model, tiny_processor
+
+LOCKED = r"is being written by `polyvid [\w-]+` \(process \d+ on \S+, since [^)]+\): wait until that run has ended, or "
+BUILT = ("statistics",)  # commands that add to what `polyvid build` has written
+TIMES = re.compile(rb'"date": "[^"]*"')
+
+
+def write_inputs(folder: Path) -> Path:
+    """All that the commands read."""
+    write_everything(folder)
+    tiny_model(video_feature_dim=VIDEO_DIM).save_pretrained(folder / "model")
+    tiny_processor(feature_size=VIDEO_DIM).save_pretrained(folder / "model")
+    (folder / "arrays").mkdir()
+    for number in range(8):
+        np.save(folder / "arrays" / f"video{number}.npy", np.full((3, VIDEO_DIM), number, np.float32))
+    (folder / "images").mkdir()
+    for number in range(3):
+        np.save(folder / "images" / f"image{number}.npy", np.full((2, 2048), number, np.float32))
+    (folder / "videos").mkdir()
+    for number in range(6):
+        write_video(folder / "videos" / f"video{number}.mp4", 20 + 30 * (number % 3))
+    (folder / "videos" / "broken.mp4").write_text("not a video")
+    torch.manual_seed(0)
+    R2Plus1DModel(R2Plus1DConfig(depths=(1, 1, 1, 1), hidden_sizes=(4, 8, 8, 16))).save_pretrained(folder / "network")
+    VideoMAEImageProcessorPil(**PREPROCESSING).save_pretrained(folder / "network")
+    (folder / "pairs").mkdir()
+    write_test_pairs(folder / "pairs", list(range(1000)))
+    write_translator(folder / "translator")
+    build("multi_howto100m", ["de", "fr"], data_dir=folder / "raw", output_dir=folder / "built", num_shards=2)
+    write_model(folder / "trained", counted=False)
+    return folder
+
+
+def write_translator(folder: Path) -> None:
+    tokenizer = tiny_processor().tokenizer
+    tokenizer.model_max_length = 16
+    tokenizer.save_pretrained(folder)
+    sizes = {f"{side}_{what}": n for side in ("encoder", "decoder") for what, n in (("layers", 1), ("ffn_dim", 16))}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "d_model": 16, "vocab_size": 64}
+    ids = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 2}
+    torch.manual_seed(0)
+    config = BartConfig(**sizes, **heads, **ids, forced_eos_token_id=2, max_position_embeddings=16)
+    BartForConditionalGeneration(config).save_pretrained(folder)
+
+
+def command(name: str, inputs: Path, out: Path) -> list[str]:
+    """The arguments of `polyvid` that make it write to `out`."""
+    train = overrides(inputs, "vtt_en", out, training__epochs=1)
+    evaluate = ["--features", inputs / "msrvtt_features", "--data-dir", inputs / "msrvtt", "--no-check-counts"]
+    arguments: dict[str, list[str | Path]] = {
+        "build": ["multi_howto100m", "de", "fr", "--data-dir", inputs / "raw", "--output-dir", out]
+        + ["--num-shards", "2"],
+        "statistics": [out, "--tokenizer", inputs / "backbone"],
+        "translate": ["vtt", "--to", "de", "--data-dir", inputs / "pairs", "--output-dir", out, "--split", "test"]
+        + ["--model", inputs / "translator", "--batch-size", "250", "--num-beams", "1"],
+        "regions": [inputs / "images", out],
+        "extract": [inputs / "videos", out, "--encoder", inputs / "network", "--num-shards", "2", "--workers", "0"],
+        "import-features": [out, inputs / "arrays", "--num-shards", "2", "--width", str(VIDEO_DIM)],
+        "join": [inputs / "all", inputs / "clip_features", out],
+        "train": ["--config", CONFIGS / "vtt_en.yaml", *train],
+        "evaluate": ["--model", inputs / "model", "--benchmark", "vtt", *evaluate, "--output", out],
+        "index": [inputs / "clip_features", out / "videos.safetensors", "--model", inputs / "model"],
+        "coverage": ["vtt", "--data-dir", inputs / "pairs", "--features", inputs / "msrvtt_features", "--split", "test"]
+        + ["--output", out / "coverage.json"],
+        "push dataset": [out, "--repo-id", "alice/data"],
+        "push model": [out, "--repo-id", "alice/model"],
+    }
+    return [*name.split(), *map(str, arguments[name])]
+
+
+WRITING = ("build", "statistics", "translate", "regions", "extract", "import-features", "join", "train", "evaluate")
+WRITING += ("index", "coverage")
+
+
+def prepare(names: Iterable[str], inputs: Path, out: Path) -> None:
+    """A new folder of a case, with what the commands add to."""
+    shutil.rmtree(out.parent, ignore_errors=True)
+    out.parent.mkdir(parents=True)
+    if any(name in (*BUILT, "push dataset") for name in names):
+        shutil.copytree(inputs / "built", out)
+
+
+class Started:
+    """`polyvid ARGUMENTS` in a process of its own; `changes` are called in it first."""
+
+    def __init__(self, arguments: list[str], log: Path, *changes: Callable[[], None]):
+        self.log, self.began = log, time.monotonic()
+        log.unlink(missing_ok=True)
+        self.process = CONTEXT.Process(target=_run, args=(arguments, log, changes))
+        self.process.start()
+
+    def wait_for_start(self, seconds: float = 300) -> None:
+        """Until the command, with everything imported, begins; `began` is that moment."""
+        end = time.monotonic() + seconds
+        while not self.log.exists() and self.process.is_alive() and time.monotonic() < end:
+            time.sleep(0.001)
+        self.began = time.monotonic()
+
+    def kill(self) -> bool:
+        """Whether it was still alive."""
+        alive = self.process.is_alive()
+        if alive:
+            os.kill(self.process.pid, signal.SIGKILL)
+        self.process.join()
+        return alive
+
+    def wait(self, seconds: float = 300) -> int | None:
+        """The exit code; None, and it is killed, if it takes longer."""
+        self.process.join(seconds)
+        code = self.process.exitcode
+        self.kill()
+        return code
+
+    def said(self) -> str:
+        return self.log.read_text(encoding="utf-8") if self.log.exists() else ""
+
+    def last_line(self) -> str:
+        lines = self.said().strip().splitlines()
+        return lines[-1] if lines else ""
+
+
+def _run(arguments: list[str], log: Path, changes: Iterable[Callable[[], None]]) -> None:
+    from polyvid.train.cli import main
+
+    os.environ["ACCELERATE_USE_CPU"] = "true"
+    for change in changes:
+        change()
+    sys.stdout = sys.stderr = open(log, "w", buffering=1, encoding="utf-8")
+    main(arguments)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, hidden ones too, by its path; empty folders end with a slash."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_dir():
+            if not any(path.iterdir()):
+                found[f"{name}/"] = b""
+        elif path.suffix != ".lock" and name != "out/.extraction/lock":
+            found[name] = TIMES.sub(b"", path.read_bytes())
+    return found
+
+
+def difference(found: dict[str, bytes], expected: dict[str, bytes]) -> list[str]:
+    """What is missing, too much, or another file than expected; for a JSON file, in which fields."""
+    names = [name for name in sorted(found | expected) if found.get(name) != expected.get(name)]
+    return [f"{'+' if name not in expected else '-' if name not in found else '≠'} {name}" for name in names]
