@@ -27,6 +27,7 @@ from tqdm import tqdm
 from polyvid.dataset_scripts.locking import locked
 from polyvid.dataset_scripts.schema import ALIASES, shard_of
 from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.modeling.paths_mmp import check_local_path
 
 BUFFER_BYTES = 32 << 20
 """Rows waiting to be written, over all shards. A row group is at most this large, which bounds readers' memory too."""
@@ -44,6 +45,8 @@ class LocalBuilder:
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
+        if kwargs.get("data_dir") is not None:
+            check_local_path(Path(kwargs["data_dir"]), "folder of official files")
         if not type(self).__module__.startswith("polyvid."):
             super().__init__(*args, **kwargs)
             return
@@ -84,8 +87,9 @@ def find_shards(folder: str | os.PathLike[str], split: str = "train") -> list[Pa
     """The shards of a split, in order.
 
     Raises:
-        FileNotFoundError: when there is none, or when one of them is missing.
+        FileNotFoundError: when there is no such folder, when it holds none, or when one of them is missing.
     """
+    check_local_path(Path(folder), "folder of shards")
     shards = sorted(Path(folder).glob(f"{split}-*-of-*.parquet"))
     if not shards:
         raise FileNotFoundError(f"No {split}-*-of-*.parquet in {folder}: choose a folder of finished shards.")

@@ -96,7 +96,8 @@ def coverage(
     builder = load_builder(name)(
         config_name=protocol or next(iter(protocols_of(name))), data_dir=str(data_dir), splits=split
     )
-    _, report = feature_coverage(builder.as_streaming_dataset(), feature_video_ids(features))
+    with_features = feature_video_ids(features)  # fails at once where there is no such folder
+    _, report = feature_coverage(builder.as_streaming_dataset(), with_features)
     print(to_markdown(report))
     if output is not None:
         with locked(output, "polyvid coverage"):

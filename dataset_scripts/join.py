@@ -24,6 +24,7 @@ from polyvid.dataset_scripts.features import SETTINGS, recorded_encoders
 from polyvid.dataset_scripts.locking import locked
 from polyvid.dataset_scripts.schema import shard_of
 from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.modeling.paths_mmp import check_local_path
 from polyvid.modeling.provenance_mmp import shown_encoders
 
 
@@ -50,6 +51,8 @@ def join(
         PolyvidError: when the numbers of shards do not divide, another process writes to `output_dir`, or it was joined
             with features of other networks.
     """
+    for folder in (dataset_dir, features_dir):
+        check_local_path(folder, "folder of shards")
     with locked(output_dir, "polyvid join"):
         return _join(dataset_dir, features_dir, output_dir, feature_split)
 

@@ -19,6 +19,7 @@ from polyvid.dataset_scripts.building import atomic_path, find_shards, write_jso
 from polyvid.dataset_scripts.locking import locked
 from polyvid.dataset_scripts.schema import LANGUAGE_NAMES, LANGUAGES
 from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.modeling.paths_mmp import check_local_path
 
 VIDEO_BIN, VIDEO_BINS = 50, 100  # Fig. 5: tokens per video in steps of 50, the last bin takes what is beyond 5,000
 SUBTITLE_BINS = 60  # Fig. 6: tokens per subtitle, one by one
@@ -34,6 +35,8 @@ def statistics(
     Writes statistics/<language>.json, statistics/languages_per_video.json, two PNGs and the card's section
     "Statistics". A language that was counted already (same tokenizer, same shards) is not counted again.
     """
+    check_local_path(dataset_dir, "dataset")
+    check_local_path(tokenizer, "tokenizer")
     with locked(dataset_dir, "polyvid statistics"):
         counted = _write_statistics(dataset_dir, tokenizer)
     print(f"{len(counted)} languages counted; see {dataset_dir / 'README.md'}")

@@ -24,6 +24,7 @@ from polyvid.dataset_scripts.locking import locked
 from polyvid.dataset_scripts.protocols import canonical_benchmark, protocols_of
 from polyvid.dataset_scripts.schema import canonical_language
 from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.modeling.paths_mmp import check_local_path
 
 LANGUAGE_CODES = {
     "en": ("en", "eng_Latn", "en_XX", "eng"),
@@ -222,6 +223,8 @@ def translate(
     builder = load_builder(name)(
         config_name=protocol or next(iter(protocols_of(name))), data_dir=str(data_dir), languages=["en"], splits=split
     )
+    for language in languages:
+        check_local_path(model.format(language=language), "model")
     captions = [
         {"video_id": row["video_id"], "caption_id": caption["caption_id"], "text": caption["text"]}
         for rows in builder.as_streaming_dataset().values()

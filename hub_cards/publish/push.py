@@ -23,6 +23,7 @@ from polyvid.hub_cards.publish.files import (
 )
 from polyvid.hub_cards.publish.files import include as add_files
 from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.modeling.paths_mmp import check_local_path
 
 LOADING = {
     "model": 'AutoModel.from_pretrained("{}", trust_remote_code=True)',
@@ -76,6 +77,8 @@ def push(
     if results and kind != "model":
         raise PolyvidError("--results are for the card of a model.")
     source = source_of(kind, source, repo_id)
+    for path in results or []:
+        check_local_path(path, "results.json")
     if dry_run and kind == "space" and (run_build or is_own_space(source)):
         return print(
             f"The Space would be built by {source / 'build.py'}. A dry run executes nothing; nothing was sent."

@@ -56,7 +56,11 @@ def test_a_recipe_trains_a_model_and_a_second_run_finds_it_finished(overrides, t
         ("data.languages=[en,xx]", "Unknown language 'xx': choose from en de fr cs zh ru vi sw es, or"),
         ("model.backbone=nobody/no-such-model", "nobody/no-such-model"),
         ("model.init_from=nobody/no-such-model", "Cannot load 'nobody/no-such-model' to start from"),
-        ("data.features=nowhere", "nowhere: choose a folder of finished shards"),
+        (
+            "model.init_from=outputs/no-such/model",
+            "to start from: train it first. (There is no model at",
+        ),
+        ("data.features=nowhere", "There is no folder of shards at 'nowhere' in "),
         ("data.train_split=dev", "fluent_emoji_9 has no split 'dev': choose from pretrain finetune validation test"),
         ("data.dataset=emoji", "Unknown dataset 'emoji': choose from"),
         ("model.output_layer=30", "output_layer"),

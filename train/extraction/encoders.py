@@ -184,6 +184,20 @@ def family_of(name: str) -> str | None:
     return None
 
 
+def check_encoder(name: str) -> None:
+    """Refuse a name that `load_frame_encoder` would look for on this machine in vain. Loads and downloads nothing.
+
+    Raises:
+        FileNotFoundError: if `name` is a path, and nothing is there.
+        PolyvidError: as `family_of`.
+    """
+    if name == "efficientnet-lite0":
+        return
+    family = family_of(name)
+    if family is None or (name not in NETWORKS[family][1].OFFICIAL_CHECKPOINTS and "://" not in name):
+        check_local_path(name, "encoder")
+
+
 def _image_batch_size(sampling: Sampling) -> int:
     """Enough windows for four frames in total, which is fastest on CPUs (measured with EfficientNet-Lite0)."""
     return max(1, 4 // sampling.window)

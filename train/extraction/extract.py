@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.train.extraction.encoders import check_encoder
 from polyvid.train.extraction.job import Extraction, Feature, Per, Precision
 from polyvid.train.extraction.listing import list_videos
 from polyvid.train.extraction.shards import FeatureShards
@@ -48,7 +49,9 @@ def extract(
     workers = workers if workers is not None else max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1)
     if processes > num_shards:
         raise PolyvidError(f"{num_shards} shards are too few for {processes} processes: pass --num-shards {processes}.")
-    listed = list_videos(videos)  # a bad argument fails here, before any network is loaded or downloaded
+    for name in encoder:  # a bad argument fails here, before any network is loaded or downloaded
+        check_encoder(name)
+    listed = list_videos(videos)
     job = Extraction(
         output,
         tuple(encoder),

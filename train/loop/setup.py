@@ -21,6 +21,7 @@ from polyvid.train.data.statistics import mean_and_std, streamed_features
 from polyvid.train.data.videos import VideoFeatures, load_videos
 from polyvid.train.loop.checkpoints import Checkpoints
 from polyvid.train.loop.frozen_states import FrozenStates
+from polyvid.train.loop.inputs import check_inputs
 from polyvid.train.loop.processes import Processes, check_launch, check_sharding
 from polyvid.train.loop.repository import ModelRepository
 from polyvid.train.loop.step_log import StepLog
@@ -39,6 +40,7 @@ def build_trainer(recipe: Recipe) -> Trainer:
         PolyvidError, FileNotFoundError, OSError: if data, a checkpoint or a backbone is missing or does not fit; the
             message says which.
     """
+    check_inputs(recipe)
     training, data = recipe.training, recipe.data
     accelerator = Accelerator(
         step_scheduler_with_optimizer=False, log_with=training.trackers or None, project_dir=recipe.output_dir
@@ -46,8 +48,8 @@ def build_trainer(recipe: Recipe) -> Trainer:
     check_launch(accelerator.num_processes)
     check_sharding(accelerator, data.frozen_states is not None)
     processes = Processes()
-    features = VideoFeatures(data.features) if data.features is not None else None
     videos = load_videos(data, data.train_split, data.languages) if data.clips is None else []
+    features = VideoFeatures(data.features) if data.features is not None else None
     train_set = _train_set(recipe, videos, features, processes)
     validation_set = _validation_set(data, features)
     set_seed(training.seed)  # before the weights are drawn; the same on all processes

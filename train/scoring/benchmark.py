@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from polyvid.dataset_scripts.building import load_builder
+from polyvid.dataset_scripts.building import find_shards, load_builder
 from polyvid.dataset_scripts.protocols import ALIASES
 from polyvid.dataset_scripts.schema import LANGUAGES, canonical_language
 from polyvid.modeling import MMPModel
@@ -92,6 +92,13 @@ def open_benchmark(
             protocol's.
     """
     check_local_path(model, "model")
+    for path, what in (
+        (features, "folder of features"),
+        (data_dir, "folder of official files"),
+        (translations, "file or folder of translations"),
+    ):
+        if path is not None:
+            check_local_path(path, what)
     recipe = recipe or recipe_of(model)
     benchmark = benchmark or (recipe.data.dataset if recipe else None)
     if benchmark is None:
@@ -117,6 +124,7 @@ def open_benchmark(
         data.caption_kinds = data.caption_kinds or trained.caption_kinds
     if data.features is None:
         raise PolyvidError(f"Pass --features: the folder with the features of the videos of {benchmark}.")
+    find_shards(data.features)  # what is missing is named before hundreds of thousands of captions are read
     wanted = LANGUAGES if languages == "all" else [canonical_language(code) for code in languages.split(",")]
     videos = load_videos(data, split, "all" if languages == "all" else wanted)
     builder = builder_class(config_name=data.config)

@@ -28,6 +28,7 @@ from polyvid.dataset_scripts.locking import locked
 from polyvid.dataset_scripts.schema import LANGUAGE_NAMES, LANGUAGES
 from polyvid.modeling import MMPModel, MMPProcessor
 from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.modeling.paths_mmp import check_local_path
 from polyvid.train.loading import load_model
 from polyvid.train.scoring.benchmark import open_benchmark
 from polyvid.train.scoring.ranking import ranks_of_targets
@@ -199,6 +200,8 @@ def contact_sheet(
     ] = False,
 ) -> None:
     """Show what a model finds: videos searched by their captions in all languages, as in the paper's Fig. 7."""
+    if clips is not None:
+        check_local_path(clips, "folder of clips")
     opened = open_benchmark(
         model,
         None,

@@ -6,8 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
+from polyvid.dataset_scripts.building import find_shards
 from polyvid.modeling import VideoIndex
 from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.modeling.paths_mmp import check_local_path
 from polyvid.train.loading import load_model
 from polyvid.train.search.indexing import change_index, index_features
 from polyvid.train.search.metadata import parse_range, parse_where, read_metadata
@@ -71,12 +73,16 @@ def index(
     *features, output = paths
     if len(features) > 1 or (add and refresh) or not (features or remove):
         raise PolyvidError("Pass FEATURES and INDEX, or INDEX --remove ID; and either --add or --refresh.")
+    for folder in features:  # what is missing is named before the model is loaded
+        find_shards(folder)
+    if add or refresh or remove:
+        check_local_path(output, "video index")
     known = read_metadata(metadata) if metadata else None
     if add or refresh or remove:
         if features and not (add or refresh):
             raise PolyvidError("With FEATURES, --remove also needs --add or --refresh.")
-        folder = features[0] if features else None
-        changed, added, removed = change_index(output, folder, model, device, known, remove or (), refresh)
+        source = features[0] if features else None
+        changed, added, removed = change_index(output, source, model, device, known, remove or (), refresh)
         print(f"{_summary(output, changed)} Added or replaced {added} videos, removed {removed}.")
         return
     if model is None:
@@ -135,6 +141,7 @@ def search(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line a query instead of a table.")] = False,
 ) -> None:
     """Find videos, or moments of videos, with words in any language."""
+    check_local_path(index, "video index")  # before the model is loaded
     opened = VideoIndex.load(index, *(load_model(model) if model else ()))
     filters = parse_where(where or [], opened.engine.kinds)
     span = None if seconds is None else parse_range("--seconds", seconds, float)

@@ -217,7 +217,7 @@ def test_bad_commands_are_one_line(mmp, folder):
         ((*INDEX[:3], "--remove", "x"), "error: With FEATURES, --remove also needs --add or --refresh."),
         ((*INDEX, "--moment-seconds", "4,x"), "error: --moment-seconds: 'x' is not a whole number."),
         ((*INDEX, "--engine", "lance"), "error: Engine 'lance': missing a required argument: 'uri'."),
-        (("search", "no.safetensors", "a dog"), "error: 'no.safetensors' is not a video index that can be read"),
+        (("search", "no.safetensors", "a dog"), "error: There is no video index at 'no.safetensors' in "),
         (("search", INDEX[2], " "), "error: Text 0 must be a non-empty string"),
         (("search", INDEX[2], "a dog", "--where", "duration"), "error: --where duration: write column=value"),
         (("search", INDEX[2], "a dog", "--seconds", "3"), "error: --seconds 3: write low..high"),
