@@ -33,7 +33,13 @@ _guard = Lock()
 
 
 class LockedError(PolyvidError):
-    """Another process writes to this target; the message says which one, since when, and what to do."""
+    """Another process writes to this target; the message says which one, since when, and what to do.
+
+    Attributes:
+        owner: the part of the message that names the other process.
+    """
+
+    owner = "another process"
 
 
 @contextmanager
@@ -85,9 +91,12 @@ def _acquire(target: Path, command: str, wait: float) -> FileLock:
             raise PermissionError(None, "no permission to write", str(target))
         lock.acquire()
     except Timeout:
-        raise LockedError(
-            f"{target} is being written by {_owner(path)}: wait until that run has ended, or choose another folder."
-        ) from None
+        owner = _owner(path)
+        error = LockedError(
+            f"{target} is being written by {owner}: wait until that run has ended, or choose another folder."
+        )
+        error.owner = owner
+        raise error from None
     except OSError as error:
         raise OSError(
             f"{target} cannot be written to ({error.strerror or error}: {error.filename or path}): choose another "

@@ -1,19 +1,23 @@
 """`polyvid push`: publish a model, a dataset, the metric or the demo app on the Hub, with its card."""
 
+import os
+import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from huggingface_hub import HfApi, RepoCard, get_token
+from huggingface_hub import HfApi, RepoCard, constants, get_token
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+from polyvid.dataset_scripts.locking import LockedError, locked
 from polyvid.hub_cards.publish.credentials import refuse_credentials
 from polyvid.hub_cards.publish.files import (
     METRIC,
+    PACKAGE,
     SPACE,
     collect_dataset,
     collect_metric,
@@ -69,7 +73,8 @@ def push(
 
     Log in with `hf auth login`, or set HF_TOKEN. The same command resumes an interrupted push: what has arrived is not
     sent again. The card is filled from recipes and results, never typed. Only files that this package writes are sent;
-    others are listed and need --include.
+    others are listed and need --include. A folder that another command writes to, and a repository that another push
+    on this machine fills, are refused.
     """
     validate_repo_id(repo_id)
     if "/" not in repo_id:
@@ -83,7 +88,10 @@ def push(
         return print(
             f"The Space would be built by {source / 'build.py'}. A dry run executes nothing; nothing was sent."
         )
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, ExitStack() as locks:
+        if not dry_run:
+            locks.enter_context(_only_push_to(kind, repo_id))
+        locks.enter_context(_unchanged(source))
         folder = Path(temporary) / "files"
         folder.mkdir()
         collect(kind, source, folder, repo_id, results or [], run_build)
@@ -106,6 +114,44 @@ def push(
     print(url)
     if kind in LOADING:
         print(LOADING[kind].format(repo_id))
+
+
+@contextmanager
+def _only_push_to(kind: str, repo_id: str) -> Iterator[None]:
+    """No other push of this user on this machine sends files to the repository meanwhile: they would be mixed.
+
+    Raises:
+        PolyvidError: another one does; the message says which.
+        OSError: the lock cannot be written, in the folder of the Hub's cache.
+    """
+    hub = re.sub(r"\W+", "-", HfApi().endpoint.partition("://")[2])
+    mark = Path(constants.HF_HOME) / "polyvid" / "push" / hub / f"{_repo_type(kind)}--{repo_id.replace('/', '--')}"
+    with ExitStack() as lock:
+        try:
+            lock.enter_context(locked(mark, f"polyvid push {kind}"))
+        except LockedError as error:
+            raise PolyvidError(f"{error.owner} is sending files to {repo_id}: wait until it has ended.") from None
+        yield
+
+
+@contextmanager
+def _unchanged(source: Path) -> Iterator[None]:
+    """No other command writes to a folder meanwhile, nor a training to the run that a checkpoint belongs to.
+
+    This package's own folders, and those in which this user may not write, are pushed without a lock.
+
+    Raises:
+        LockedError: another command writes to it; the message says which.
+    """
+    source = source.resolve()
+    folder = source.parents[1] if source.parent.name == "checkpoints" else source
+    is_changed = os.access(folder, os.W_OK) and not source.is_relative_to(PACKAGE.resolve())
+    with locked(folder, "polyvid push") if is_changed else nullcontext():
+        yield
+
+
+def _repo_type(kind: str) -> str:
+    return "space" if kind == "metric" else kind
 
 
 def source_of(kind: str, source: Path | None, repo_id: str) -> Path:
@@ -143,7 +189,7 @@ def upload(kind: str, folder: Path, repo_id: str, private: bool | None, revision
         ValueError, KeyError, TypeError: if the server does not answer like the Hub.
     """
     api = HfApi()
-    repo_type = "space" if kind == "metric" else kind
+    repo_type = _repo_type(kind)
     sdk = RepoCard.load(folder / "README.md").data.to_dict().get("sdk") if repo_type == "space" else None
     api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True, space_sdk=sdk)
     is_private = bool(api.repo_info(repo_id, repo_type=repo_type).private)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +20,6 @@ with locked(sys.argv[1], "polyvid build"):
     print("held", flush=True)
     sys.stdin.read()
 """
-as_user = pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 
 
 @contextmanager
@@ -104,21 +104,76 @@ def test_a_parent_that_is_a_file_is_one_line(tmp_path):
             pass
 
 
-@as_user
-def test_a_folder_without_permission_is_one_line(tmp_path):
-    (tmp_path / "vtt").mkdir(mode=0o500)
-    with pytest.raises(OSError, match="vtt cannot be written to"), locked(tmp_path / "vtt", "polyvid build"):
-        pass
+# --- as a user for whom permissions count ------------------------------------------------------------------------
+
+WRITER = """
+import os, sys
+from polyvid.dataset_scripts.locking import locked
+from polyvid.train.errors import explain
+if os.geteuid() == 0:  # everything is imported: this user may be unable to read the checkout
+    nobody = 65534
+    os.setgroups([]), os.setgid(nobody), os.setuid(nobody)
+try:
+    with locked(sys.argv[1], "polyvid build"):
+        print("locked")
+except Exception as error:
+    print(explain(error))
+"""
+as_two_users = pytest.mark.skipif(os.geteuid() != 0, reason="takes two users, so root")
 
 
-@as_user
-def test_a_writable_folder_in_a_read_only_parent_keeps_its_lock_inside(tmp_path):
-    (tmp_path / "mount" / "vtt").mkdir(parents=True)
-    (tmp_path / "mount").chmod(0o500)
-    try:
-        with held_elsewhere(tmp_path / "mount" / "vtt"), pytest.raises(LockedError):
-            with locked(tmp_path / "mount" / "vtt", "polyvid build"):
-                pass
-        assert (tmp_path / "mount" / "vtt" / ".lock").exists()
-    finally:
-        (tmp_path / "mount").chmod(0o700)
+def write_as_a_user(target: Path) -> str:
+    """What a user who is not root gets when he wants to lock the target."""
+    done = subprocess.run([sys.executable, "-c", WRITER, str(target)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def shared():
+    """A folder that every user can enter and write to; those of pytest are for their owner alone."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name).resolve()
+        folder.chmod(0o777)
+        yield folder
+        for path in [folder, *folder.rglob("*")]:
+            path.chmod(0o777)
+
+
+def test_a_folder_without_permission_is_one_line(shared):
+    (shared / "vtt").mkdir(mode=0o500)
+    assert write_as_a_user(shared / "vtt") == (
+        f"{shared / 'vtt'} cannot be written to (no permission to write: {shared / 'vtt'}): choose another folder, or "
+        "change its permissions."
+    )
+
+
+def test_a_writable_folder_in_a_read_only_parent_keeps_its_lock_inside(shared):
+    (shared / "mount" / "vtt").mkdir(parents=True)
+    (shared / "mount" / "vtt").chmod(0o777)
+    (shared / "mount").chmod(0o555)
+    assert write_as_a_user(shared / "mount" / "vtt") == "locked"
+    assert (shared / "mount" / "vtt" / ".lock").exists()
+
+
+@as_two_users
+def test_a_lock_file_of_somebody_else_is_one_line_that_names_it(shared):
+    """In a folder for several users, what one of them created may not be writable for the next."""
+    (shared / "vtt").mkdir()
+    (shared / "vtt").chmod(0o777)
+    with held_elsewhere(shared / "vtt"):
+        (shared / ".vtt.lock").chmod(0o644)
+    assert write_as_a_user(shared / "vtt") == (
+        f"{shared / 'vtt'} cannot be written to (Permission denied: {shared / '.vtt.lock'}): choose another folder, or "
+        "change its permissions."
+    )
+
+
+@as_two_users
+def test_a_process_of_another_user_is_named(shared):
+    (shared / "vtt").mkdir()
+    (shared / "vtt").chmod(0o777)
+    with held_elsewhere(shared / "vtt") as first:
+        (shared / ".vtt.lock").chmod(0o666)
+        assert f"is being written by `polyvid build` (process {first.pid} on " in write_as_a_user(shared / "vtt")
+    assert write_as_a_user(shared / "vtt") == "locked"

@@ -1,9 +1,13 @@
 """What is pushed is what the next person loads: against a Hub on this machine, over real HTTP."""
 
+import importlib
 import json
+import os
+import shutil
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -33,6 +37,7 @@ def hub(monkeypatch, tmp_path):
         server.add_user("bob", STRANGER)
         monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # its storage speaks another protocol
+        monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "hf home"))
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         yield server
@@ -493,6 +498,83 @@ def test_the_metric_is_found_by_its_name(hub, push, tmp_path):
     assert hub.repositories["spaces", "lab/text_video_retrieval"].sdk == "gradio"
     printed = elsewhere(hub, tmp_path / "home", LOAD_METRIC, "lab/text_video_retrieval")
     assert printed.strip() == "{'R@1': 50.0, 'R@5': 100.0, 'R@10': 100.0, 'MedR': 1.5, 'MnR': 1.5, 'MRR': 0.75}"
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from polyvid.dataset_scripts.locking import locked
+with locked(Path(sys.argv[1]), sys.argv[2]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def held_elsewhere(folder: Path, command: str):
+    """Another process, a `command`, writes to the folder."""
+    arguments = [sys.executable, "-c", HOLD, str(folder), command]
+    process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_folder_that_another_command_writes_is_not_pushed(hub, dataset, push, tmp_path):
+    with held_elsewhere(dataset, "polyvid build") as first:
+        for arguments in ((), ("--dry-run",)):
+            code, _, error = push("dataset", dataset, "--repo-id", "lab/subtitles", *arguments)
+            assert code == 1 and f"{dataset} is being written by `polyvid build` (process {first.pid} on " in error
+    assert not hub.repositories
+    best = tmp_path / "run" / "checkpoints" / "best"
+    best.mkdir(parents=True)
+    with held_elsewhere(tmp_path / "run", "polyvid train") as first:  # which replaces its best model now and then
+        code, _, error = push("model", best, "--repo-id", "lab/best")
+    assert code == 1 and f"is being written by `polyvid train` (process {first.pid} on " in error
+
+
+def test_a_folder_is_locked_while_it_is_pushed(hub, dataset, push):
+    """The shards that were listed are the shards that are sent: no build replaces them meanwhile."""
+    refused = []
+
+    def build_again(*_):
+        arguments = [sys.executable, "-c", HOLD, str(dataset), "polyvid build"]
+        refused.append(subprocess.run(arguments, stdin=subprocess.DEVNULL, capture_output=True, text=True).stderr)
+
+    push_module = importlib.import_module("polyvid.hub_cards.publish.push")
+    upload = push_module.upload
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(push_module, "upload", lambda *arguments: [build_again(), upload(*arguments)][1])
+        assert push("dataset", dataset, "--repo-id", "lab/subtitles")[0] == 0
+    assert "is being written by `polyvid push`" in refused[0]
+
+
+def test_a_second_push_to_a_repository_is_refused_and_names_the_first(hub, dataset, push, tmp_path):
+    command = [sys.executable, "-c", "from polyvid.train.cli import main; main()"]
+    command += ["push", "dataset", str(dataset), "--repo-id", "lab/subtitles"]
+    environment = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": constants.HF_HOME, "HF_HUB_DISABLE_XET": "1"}
+    hub.interrupt(1, hold=True)
+    first = subprocess.Popen(
+        command, env=os.environ | environment | {"HF_TOKEN": TOKEN}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    try:
+        while not hub.reached.wait(0.1):
+            assert first.poll() is None, first.stderr.read()
+        copy = shutil.copytree(dataset, tmp_path / "copy")
+        code, _, error = push("dataset", copy, "--repo-id", "lab/subtitles")
+        assert code == 1 and error.splitlines()[-1].startswith(
+            f"error: `polyvid push dataset` (process {first.pid} on "
+        )
+        assert error.endswith("is sending files to lab/subtitles: wait until it has ended.\n")
+    finally:
+        first.kill()
+        first.communicate()
+        hub.released.set()
+    hub.interrupt()
+    assert push("dataset", copy, "--repo-id", "lab/subtitles")[0] == 0  # a killed push holds nothing
 
 
 @pytest.mark.slow
