@@ -73,3 +73,8 @@ def tiny_batch(rows: int = 3, tokens: int = 12, seconds: int = 9, seed: int = 1)
         "video_features": video_features * video_mask[..., None],
         "video_mask": video_mask,
     }
+
+
+def enable_checkpointing(model: MMPModel, options: dict | None = None) -> None:
+    """Recompute activations in the backward pass; transformers changed the name of this in 5.23."""
+    getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)(options)

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from transformers import AutoModel
 
 from polyvid.modeling import MMPConfig, MMPModel
-from tiny import BACKBONES, tiny_batch, tiny_model
+from tiny import BACKBONES, enable_checkpointing, tiny_batch, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_gradient_checkpointing_recomputes_only_what_is_trained(backbone, batch)
     for checkpointing in (False, True):
         model = tiny_model(backbone)
         if checkpointing:
-            model.activation_checkpointing_enable()
+            enable_checkpointing(model)
         layers = [*model.get_submodule("text_model.layers" if backbone == "modernbert" else "text_model.encoder.layer")]
         first = [next(m for m in layer.modules() if isinstance(m, torch.nn.Linear)) for layer in layers]
         first.append(model.video_pooler.layers[0].attention.q_proj)
@@ -94,7 +94,7 @@ def test_gradient_checkpointing_recomputes_only_what_is_trained(backbone, batch)
 
 def test_reentrant_checkpoints_are_refused():
     with pytest.raises(ValueError, match="use_reentrant=True would lose the gradient above the frozen layers"):
-        tiny_model().activation_checkpointing_enable({"use_reentrant": True})
+        enable_checkpointing(tiny_model(), {"use_reentrant": True})
 
 
 def test_sharded_checkpoints(tmp_path, batch):

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from polyvid.modeling import MMPConfig, MMPModel, MMPObjective
 from polyvid.modeling.losses_mmp import NonFiniteEmbeddingsError
 from polyvid.train.loop.step import _sizes_of_micro_batches, contrastive_step
-from tiny import BACKBONES
+from tiny import BACKBONES, enable_checkpointing
 
 BATCH = 11
 
@@ -140,7 +140,7 @@ def test_micro_batches_under_bfloat16_autocast():
 
 def test_micro_batches_with_gradient_checkpointing():
     model = make_model(dropout=0.3)
-    model.activation_checkpointing_enable()
+    enable_checkpointing(model)
     torch.manual_seed(2)
     terms = contrastive_step(model, make_batch(), MMPObjective(), micro_batch_size=4)
     assert_same((terms, gradients(model)), step_keeping_every_graph(MMPObjective(), 4, dropout=0.3), tolerance=1e-6)
