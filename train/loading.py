@@ -1,12 +1,16 @@
 """Loading what a training left behind: the model, and the recipe that it was trained by."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from transformers import AutoModel, AutoProcessor
 from transformers.utils import cached_file
 
 from polyvid.modeling import MMPModel, MMPProcessor
 from polyvid.modeling.paths_mmp import check_local_path
-from polyvid.train.recipe import Recipe, load_recipe
+
+if TYPE_CHECKING:
+    from polyvid.train.recipe import Recipe
 
 
 def load_model(model: str, device: str | None = None) -> tuple[MMPModel, MMPProcessor]:
@@ -28,13 +32,15 @@ def load_model(model: str, device: str | None = None) -> tuple[MMPModel, MMPProc
     )
 
 
-def recipe_of(model: str) -> Recipe | None:
+def recipe_of(model: str) -> "Recipe | None":
     """The recipe that a model was trained by; None if there is no `recipe.yaml` next to the weights.
 
     Raises:
         FileNotFoundError: if `model` is a path where nothing exists.
         RecipeError: if the recipe is refused.
     """
+    from polyvid.train.recipe import load_recipe  # it imports all that training needs
+
     check_local_path(model, "model")
     file = cached_file(
         model,

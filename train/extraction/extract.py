@@ -16,7 +16,9 @@ DEFAULT_ENCODERS = ["r2plus1d_34_clip8_ig65m", "s3d_howto100m"]
 
 
 def extract(
-    videos: Annotated[Path, typer.Argument(help="Folder of videos, or a text file: a path or `id<TAB>path` per line.")],
+    videos: Annotated[
+        Path, typer.Argument(help="Folder of videos, a video, or a text file: a path or `id<TAB>path` a line.")
+    ],
     output: Annotated[Path, typer.Argument(help="Folder for the Parquet shards.")],
     encoder: Annotated[
         list[str],
@@ -71,7 +73,8 @@ def extract(
         run_on_ray(job, listed, ray_workers)
     else:
         job.run(range(rank, num_shards, processes), job.load_encoders(), listed)
-    failures = FeatureShards(output, num_shards).failures()
-    typer.echo(f"{output}: {len(listed)} videos, {len(failures)} failed" + (" (failures.jsonl)." if failures else "."))
+    failures = [failure for failure in FeatureShards(output, num_shards).failures() if failure["video_id"] in listed]
+    failed = f"{len(failures)} failed (failures.jsonl)." if failures else "none failed."
+    typer.echo(f"{output}: features of {len(listed) - len(failures)} of {len(listed)} videos, {failed}")
     if len(failures) >= len(listed):
         raise typer.Exit(1)

@@ -12,7 +12,7 @@ def list_videos(source: str | os.PathLike[str]) -> dict[str, Path]:
     """`{video_id: path}`, in order of ids.
 
     Args:
-        source: a folder, searched recursively, or a text file with one video per line: a path (relative to
+        source: a folder, searched recursively, a video, or a text file with one video per line: a path (relative to
             the file's folder), or `video_id<TAB>path`. The default id is the file name without its
             suffix. Bytes that are not UTF-8 are escaped in the id (see `has_utf8_name`).
 
@@ -22,7 +22,9 @@ def list_videos(source: str | os.PathLike[str]) -> dict[str, Path]:
     """
     source = Path(source)
     if source.is_dir():
-        found = [(_printable(path.stem), path) for path in source.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES]
+        found = [(printable(path.stem), path) for path in source.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES]
+    elif source.is_file() and source.suffix.lower() in VIDEO_SUFFIXES:
+        found = [(printable(source.stem), source)]
     elif source.is_file():
         found = [(video_id, source.parent / path) for video_id, path in _read_list(source)]
     else:
@@ -39,10 +41,11 @@ def list_videos(source: str | os.PathLike[str]) -> dict[str, Path]:
 
 def has_utf8_name(path: Path) -> bool:
     """Whether the file name is valid UTF-8; file systems allow any bytes."""
-    return _printable(path.name) == path.name
+    return printable(path.name) == path.name
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
+    """A name of a file, with bytes that are not UTF-8 escaped."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 

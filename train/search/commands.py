@@ -1,18 +1,24 @@
 """`polyvid index` and `polyvid search`: make a collection of videos searchable, and search it, from a terminal."""
 
-import json
+import os
+import sys
+import webbrowser
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from polyvid.dataset_scripts.building import find_shards
 from polyvid.modeling import VideoIndex
 from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.modeling.moments_mmp import window_lengths
 from polyvid.modeling.paths_mmp import check_local_path
 from polyvid.train.loading import load_model
-from polyvid.train.search.indexing import change_index, index_features
+from polyvid.train.search.collection import Collection, Settings, open_collection
 from polyvid.train.search.metadata import parse_range, parse_where, read_metadata
+from polyvid.train.search.player import play as play_video
+from polyvid.train.search.results import as_json as json_line
+from polyvid.train.search.results import table, with_paths
+from polyvid.train.search.sources import Source, find_source
 
 
 def index(
@@ -70,6 +76,9 @@ def index(
 
     If it is stopped, the same command resumes.
     """
+    from polyvid.dataset_scripts.building import find_shards
+    from polyvid.train.search.indexing import change_index, index_features  # seconds that a search has no use for
+
     *features, output = paths
     if len(features) > 1 or (add and refresh) or not (features or remove):
         raise PolyvidError("Pass FEATURES and INDEX, or INDEX --remove ID; and either --add or --refresh.")
@@ -120,8 +129,13 @@ def _seconds(text: str) -> int:
 
 
 def search(
-    index: Annotated[
-        str, typer.Argument(help="File made by polyvid index, or the Hub id of a dataset that holds one.")
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="VIDEOS|INDEX",
+            help="Folder of videos, a list of them (a path or `id<TAB>path` per line), a pattern such as '*.mp4', or "
+            "one video; or an index: a file made by polyvid index, or the Hub id of a dataset that holds one.",
+        ),
     ],
     query: Annotated[list[str], typer.Argument(help="What to look for, in any language; several in quotes.")],
     k: Annotated[int, typer.Option("--k", "-k", help="How many videos or moments.")] = 10,
@@ -137,25 +151,81 @@ def search(
     max_overlap: Annotated[
         float, typer.Option(help="How much moments of a video may overlap: 0, not at all, to 1, one second apart.")
     ] = 0.0,
-    model: Annotated[str | None, typer.Option(help="Folder or Hub id. Default: the model that made the index.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Folder or Hub id. Default: the model that made the index. Needed to search videos first."),
+    ] = None,
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option(help="For a model that does not say which networks made its features; as in polyvid extract."),
+    ] = None,
+    moment_seconds: Annotated[
+        str | None,
+        typer.Option(metavar="SECONDS", help="Lengths of the moments of VIDEOS, when they are first searched."),
+    ] = None,
+    index: Annotated[
+        Path | None, typer.Option(help="Where to keep the index of VIDEOS. Default: in the user's cache folder.")
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option(help="Try VIDEOS that could not be read before again.")] = False,
+    workers: Annotated[int | None, typer.Option(min=0, help="Decoding processes. Default: the cores less one.")] = None,
+    device: Annotated[str | None, typer.Option(help="Default: cuda if there is one, else cpu.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line a query instead of a table.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Also write a page with players that start at the moment.")] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Show that page in the browser.")] = False,
+    play: Annotated[int | None, typer.Option(metavar="RANK", help="Play this hit of the first query.")] = None,
 ) -> None:
-    """Find videos, or moments of videos, with words in any language."""
-    check_local_path(index, "video index")  # before the model is loaded
-    opened = VideoIndex.load(index, *(load_model(model) if model else ()))
+    """Find videos, or moments of videos, with words in any language.
+
+    Videos are made searchable when they are first searched, which takes time; after that, only those that are new or
+    changed. If it is stopped, the same command resumes.
+    """
+    for text in query:
+        if not text.strip():
+            raise PolyvidError("The query is empty: say what to look for.")
+    source = find_source(target)
+    if source is None and (html or open_page or play or index or encoder or moment_seconds or retry_failed):
+        raise PolyvidError(f"{target} is an index, which does not say where its videos are: this option needs VIDEOS.")
+    if source is None:
+        check_local_path(target, "video index")  # before the model is loaded
+        opened = VideoIndex.load(target, *(load_model(model) if model else ()))
+    else:
+        lengths = None if moment_seconds is None else window_lengths([_seconds(n) for n in moment_seconds.split(",")])
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        decoding = max(1, cores - 1) if workers is None else workers
+        settings = Settings(model, tuple(encoder) if encoder else None, lengths, device, decoding)
+        found = open_collection(source, index or source.index_path(), settings, retry_failed)
+        opened = found.index
+        _say(source, found)
     filters = parse_where(where or [], opened.engine.kinds)
     span = None if seconds is None else parse_range("--seconds", seconds, float)
-    for text, hits in zip(query, opened.search(query, k, lang, filters, span, one_per_video, max_overlap), strict=True):
-        print(json.dumps({"query": text, "hits": hits}, ensure_ascii=False) if as_json else _table(text, hits))
+    answers = opened.search(query, k, lang, filters, span, one_per_video, max_overlap)
+    results = [
+        (text, with_paths(hits, source.files) if source else hits) for text, hits in zip(query, answers, strict=True)
+    ]
+    for text, hits in results:
+        print(json_line(text, hits) if as_json else table(text, hits))
+    if html or open_page:
+        from polyvid.train.search.page import write_page
+
+        page = html or source.index_path().with_suffix(".html")  # type: ignore[union-attr]
+        write_page(page, results)
+        print(page, file=sys.stderr)
+        if open_page and not webbrowser.open(page.resolve().as_uri()):
+            raise PolyvidError(f"There is no browser to open {page} with.")
+    if play is not None:
+        hits = results[0][1]
+        if not 1 <= play <= len(hits):
+            raise PolyvidError(f"--play {play}: the hits have ranks 1 to {len(hits)}.")
+        print(play_video(Path(hits[play - 1]["path"]), hits[play - 1].get("start", 0)), file=sys.stderr)
 
 
-def _table(query: str, hits: list[dict[str, Any]]) -> str:
-    if not hits:
-        return f"{query}\n  nothing found\n"
-    lines = [query]
-    for rank, hit in enumerate(hits, 1):
-        when = f"  {hit['start']}–{hit['end']} s" if "start" in hit else ""
-        known = {name: value for name, value in hit.get("metadata", {}).items() if value is not None}
-        about = "".join(f"  {name}={value}" for name, value in known.items())
-        lines.append(f"{rank:4}  {hit['score']:.3f}  {hit['video_id']}{when}{about}")
-    return "\n".join(lines) + "\n"
+def _say(source: Source, found: Collection) -> None:
+    """What was done, and what could not be read, to stderr."""
+    for video_id, reason in found.failures.items():
+        print(f"not read: {source.files[video_id]}: {reason}", file=sys.stderr)
+    if found.done or found.removed or found.failures:
+        parts = [f"{len(found.index.video_ids)} searched"]
+        parts += [f"{found.done} of them new or changed"] if found.done else []
+        parts += [f"{len(found.failures)} could not be read"] if found.failures else []
+        parts += [f"{found.removed} no longer there"] if found.removed else []
+        print(f"{source.name}: {len(source.files)} videos: {', '.join(parts)}.", file=sys.stderr)

@@ -3,14 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from pyarrow import csv as arrow_csv
-from pyarrow import json as arrow_json
-
 from polyvid.modeling.errors_mmp import PolyvidError
 
-READERS = {".csv": arrow_csv.read_csv, ".jsonl": arrow_json.read_json, ".parquet": pq.read_table}
+SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 
 def read_metadata(path: Path) -> dict[str, dict[str, Any]]:
@@ -21,12 +16,18 @@ def read_metadata(path: Path) -> dict[str, dict[str, Any]]:
             appears twice.
         FileNotFoundError: there is no such file.
     """
-    if path.suffix not in READERS:
-        raise PolyvidError(f"Metadata in {path}: it must be one of {' '.join(READERS)}.")
+    import pyarrow as pa  # a search without a table does not need it
+    import pyarrow.csv
+    import pyarrow.json
+    import pyarrow.parquet
+
+    if path.suffix not in SUFFIXES:
+        raise PolyvidError(f"Metadata in {path}: it must be one of {' '.join(SUFFIXES)}.")
     if not path.exists():
         raise FileNotFoundError(f"No metadata at {path}.")
     try:
-        rows = READERS[path.suffix](str(path))
+        readers = (pa.csv.read_csv, pa.json.read_json, pa.parquet.read_table)
+        rows = readers[SUFFIXES.index(path.suffix)](str(path))
     except pa.ArrowInvalid as error:
         raise PolyvidError(f"Metadata in {path} cannot be read: {error}") from error
     if "video_id" not in rows.column_names:

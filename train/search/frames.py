@@ -1,0 +1,97 @@
+"""From video files to the features that a model was made for."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from polyvid.modeling import MMPModel
+from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.modeling.provenance_mmp import Encoders, refuse_other_encoders, shown_encoders
+from polyvid.train.extraction.decoding import Sampling, VideoError
+from polyvid.train.extraction.encode import encode_videos
+from polyvid.train.extraction.encoders import FrameEncoder, load_frame_encoder, network_of
+from polyvid.train.extraction.job import Extraction
+from polyvid.train.extraction.listing import has_utf8_name
+
+
+@dataclass(frozen=True)
+class LoadedEncoders:
+    """The networks of a model.
+
+    Attributes:
+        encoders: in the order in which their vectors are concatenated.
+        records: of them, as in `polyvid.modeling.provenance_mmp`.
+    """
+
+    encoders: list[FrameEncoder]
+    records: Encoders
+
+    def extract(
+        self, videos: Sequence[tuple[str, Path]], workers: int
+    ) -> Iterator[tuple[str, np.ndarray | VideoError]]:
+        """The (seconds, dim) float16 features of each `(video_id, path)`, as `polyvid extract` keeps them, or why it
+        cannot be read; in the order in which they are done."""
+        for video_id, path in videos:
+            if not has_utf8_name(path):
+                yield video_id, VideoError("the file's name is not UTF-8: rename it")
+        readable = [(video_id, path) for video_id, path in videos if has_utf8_name(path)]
+        for video_id, found in encode_videos(readable, self.encoders, workers):
+            yield video_id, found if isinstance(found, VideoError) else found.astype(np.float16)
+
+
+def load_encoders(model: MMPModel, names: Sequence[str] | None = None) -> LoadedEncoders:
+    """The networks whose features a model was trained with.
+
+    Args:
+        model: says which, unless it was made before models did.
+        names: as for `polyvid extract --encoder`; must be the same networks where the model says which.
+
+    Raises:
+        PolyvidError: if neither says which, or these are others.
+        ImportError, OSError: if a network cannot be loaded.
+    """
+    name = model.name_or_path or "the model"
+    recorded = model.config.video_encoders
+    if names:
+        encoders = Extraction(Path(), tuple(names)).load_encoders()
+    elif recorded:
+        encoders = [_load_recorded(record) for record in recorded]
+    else:
+        raise PolyvidError(f"{name} does not say which networks made its features: pass --encoder.")
+    records: Encoders = [encoder.describe() | {"per": "second"} for encoder in encoders]
+    refuse_other_encoders("--encoder", records, name, recorded, "leave out --encoder.")
+    columns = sum(record["columns"] for record in records)
+    if columns != model.config.video_feature_dim:
+        raise PolyvidError(
+            f"{shown_encoders(records)} gives {columns} numbers a second, but {name} takes "
+            f"{model.config.video_feature_dim}: pass the --encoder that it was trained with."
+        )
+    return LoadedEncoders(encoders, records)
+
+
+def _load_recorded(record: dict[str, object]) -> FrameEncoder:
+    """
+    Raises:
+        PolyvidError: if it takes another share of a video than one vector a second.
+    """
+    name, options = str(record["id"]), {key: record[key] for key in ("fps", "window", "stride") if key in record}
+    if record.get("per", "second") != "second":
+        raise PolyvidError(f"The model takes {name} features per {record['per']}: only those per second are extracted.")
+    is_image_model = network_of(name, _text(record.get("revision"))) not in ("s3d", "r2plus1d")
+    sampling = Sampling(**options) if is_image_model and len(options) == 3 else None  # type: ignore[arg-type]
+    window = record.get("window")
+    encoder = load_frame_encoder(
+        name,
+        sampling,
+        revision=_text(record.get("revision")),
+        window=window if isinstance(window, int) and not is_image_model else None,
+        feature=str(record.get("output", "pooler_output")),
+    )
+    return encoder.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
