@@ -122,13 +122,21 @@ def _rows_of_shard(shard: Path) -> int:
 
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary path next to `path`, renamed to `path` when the block succeeds and removed when it fails."""
+    """A temporary path next to `path`, renamed to `path` when the block succeeds and removed when it fails.
+
+    Raises:
+        OSError: what the block raises; names `path` where the system does not say which file it could not write.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.incomplete")
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, f"{os.strerror(error.errno)}, so nothing was written", str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -336,8 +344,9 @@ def convert_config(
                 progress.close()
             rows[split] = writer.num_rows
         report = {"rows": rows, "options": options_of(builder)} | getattr(builder, "report", {})
-        shutil.rmtree(folder, ignore_errors=True)
-        write_json(Path(output_dir) / "reports" / f"{builder.config.name}.json", report)
+        with atomic_path(Path(output_dir) / "reports" / f"{builder.config.name}.json") as staged:
+            staged.write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+            shutil.rmtree(folder, ignore_errors=True)  # now that nothing needs space any more
         os.replace(temporary, folder)
     except FileNotFoundError:
         raise

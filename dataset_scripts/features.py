@@ -20,10 +20,23 @@ from polyvid.modeling.provenance_mmp import KEYS, Encoders, checked_encoders
 SETTINGS = "extraction.json"
 """The file next to shards of features that says how they were made."""
 
+PROGRESS = ".extraction"
+"""The folder, next to these shards, of what an extraction keeps for its next run. It is there from its first moment."""
+
 FEATURES = Features(
     {"video_id": Value("string"), "num_seconds": Value("int32"), "video_features": Value("large_binary")}
 )
 """One feature per second of video (App. C): row i is the second [i, i + 1)."""
+
+
+def refuse_extraction(folder: Path) -> None:
+    """Keep a command from replacing the shards of an extraction in its output folder, which have the same names.
+
+    Raises:
+        PolyvidError: if there is one, finished or not.
+    """
+    if (folder / PROGRESS).exists():
+        raise PolyvidError(f"{folder} holds features of `polyvid extract` or `import-features`: choose another folder.")
 
 
 def features_to_row(video_id: str, features: np.ndarray) -> dict:

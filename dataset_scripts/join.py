@@ -20,7 +20,7 @@ from polyvid.dataset_scripts.building import (
     write_json,
     write_shard,
 )
-from polyvid.dataset_scripts.features import SETTINGS, recorded_encoders
+from polyvid.dataset_scripts.features import SETTINGS, recorded_encoders, refuse_extraction
 from polyvid.dataset_scripts.locking import locked
 from polyvid.dataset_scripts.schema import shard_of
 from polyvid.modeling.errors_mmp import PolyvidError
@@ -48,12 +48,16 @@ def join(
 
     Raises:
         FileNotFoundError: when a shard is missing on either side.
-        PolyvidError: when the numbers of shards do not divide, another process writes to `output_dir`, or it was joined
-            with features of other networks.
+        PolyvidError: when the numbers of shards do not divide, another process writes to `output_dir`, it was joined
+            with features of other networks, or holds an input or another extraction.
     """
+    output_dir = Path(output_dir)
     for folder in (dataset_dir, features_dir):
         check_local_path(folder, "folder of shards")
+        if output_dir.resolve() == Path(folder).resolve():
+            raise PolyvidError(f"{output_dir} would be joined into itself: choose another folder for the output.")
     with locked(output_dir, "polyvid join"):
+        refuse_extraction(output_dir)
         return _join(dataset_dir, features_dir, output_dir, feature_split)
 
 

@@ -165,10 +165,20 @@ def main(arguments: list[str] | None = None) -> None:
         line = explain(error)
         if line is None or os.environ.get("POLYVID_DEBUG", "0") not in ("", "0"):
             raise
+        _close_progress_bars()
         typer.echo(f"error: {line}", err=True)
         raise SystemExit(1) from None
     finally:
         signal.signal(signal.SIGINT, handler)
+
+
+def _close_progress_bars() -> None:
+    """So that the error has a line of its own: a bar closes itself only when nothing refers to it any more."""
+    if "tqdm" in sys.modules:
+        from tqdm import tqdm
+
+        for bar in list(getattr(tqdm, "_instances", ())):
+            bar.close()
 
 
 def _say_stopped(arguments: list[str]) -> None:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from polyvid.dataset_scripts.benchmark import read_lines
 from polyvid.dataset_scripts.building import shard_name, write_shard
-from polyvid.dataset_scripts.features import FEATURES, features_to_row, rows_to_table
+from polyvid.dataset_scripts.features import FEATURES, features_to_row, refuse_extraction, rows_to_table
 from polyvid.dataset_scripts.locking import locked
 from polyvid.modeling.errors_mmp import PolyvidError
 
@@ -82,6 +82,7 @@ def convert_regions(
     )
     tables = (rows_to_table(group) for group in iter(lambda: list(islice(rows, ROWS_PER_GROUP)), []))
     with locked(output_dir, "polyvid regions"):
+        refuse_extraction(Path(output_dir))
         return write_shard(tables, shard, FEATURES.arrow_schema.remove_metadata())
 
 

@@ -10,8 +10,10 @@ import pytest
 import synthetic_howto100m as synthetic
 
 from polyvid.dataset_scripts.build import build
+from polyvid.dataset_scripts.building import atomic_path, load_builder, write_dataset
 from polyvid.dataset_scripts.join import join
 from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.train.errors import explain
 
 PACKAGE = Path(__file__).parents[2]
 
@@ -65,6 +67,23 @@ def test_a_config_built_with_other_options_is_not_taken_for_this_one(release, tm
     build("multi_howto100m", ["all"], data_dir=release, output_dir=tmp_path / "built", option=languages)
     with pytest.raises(PolyvidError, match="all was built with the options .*: delete it, or choose another"):
         build("multi_howto100m", ["all"], data_dir=release, output_dir=tmp_path / "built", option=["languages=fr,de"])
+
+
+def test_a_build_that_cannot_write_its_report_leaves_the_earlier_one(release, built):
+    whole = contents(built / "de")
+    (built / "reports" / ".de.json.incomplete").mkdir()  # stands for a disk that is full after the last shard
+    builder = load_builder("multi_howto100m")(config_name="de", data_dir=str(release))
+    with pytest.raises(OSError, match="Could not write .*de .*Nothing was left"):
+        write_dataset(builder, built, num_shards=3)
+    assert contents(built / "de") == whole
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_full_disk_names_the_file_that_could_not_be_written(tmp_path):
+    with pytest.raises(OSError) as full, atomic_path(tmp_path / "report.json"), open("/dev/full", "w") as file:
+        file.write("{}")
+    assert explain(full.value) == f"No space left on device, so nothing was written: {tmp_path / 'report.json'}"
+    assert not any(tmp_path.iterdir())
 
 
 def test_leftovers_of_a_killed_run_are_removed(release, built):

@@ -6,35 +6,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from lock_holder import HOLDER, held_elsewhere
 
 from polyvid.dataset_scripts.locking import LockedError, locked
-
-HOLDER = """
-import sys
-from polyvid.dataset_scripts.locking import locked
-with locked(sys.argv[1], "polyvid build"):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-@contextmanager
-def held_elsewhere(target: Path):
-    """Another process holds the lock of `target`."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(target)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout.readline() == "held\n"
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
 
 
 def test_a_second_process_is_refused_in_one_line_that_names_the_first(tmp_path):

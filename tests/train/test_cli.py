@@ -194,3 +194,11 @@ def test_ctrl_c_from_outside_at_any_moment_shows_no_traceback(tmp_path):
         else:
             continue  # Python itself was still starting
         assert "Traceback" not in said
+
+
+def test_an_error_has_a_line_of_its_own_next_to_an_open_progress_bar(tmp_path, capsys):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "file").write_text("")
+    assert run("regions", str(tmp_path / "images"), str(tmp_path / "file" / "out")) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ") and "cannot be written to" in last

@@ -129,7 +129,7 @@ def import_features(
         raise PolyvidError(f"{len(sources)} sources need as many --encoder, one for each in order; got {len(encoder)}.")
     opened = [open_source(source) for source in sources]
     seconds = _read_durations(durations) if durations else {}
-    shards = FeatureShards(output, num_shards)
+    shards = FeatureShards(output, num_shards, "polyvid import-features")
     settings: dict[str, Any] = {"sources": [source.name for source in sources], "rate": rate, "width": width}
     if encoder:
         settings |= {"format": FORMAT, "encoders": [{"id": name} for name in encoder]}
@@ -163,7 +163,7 @@ def import_features(
             yield video_id, load(video_id)
 
     videos = {video_id: sources[0] for video_id in sorted(set().union(*opened))}
-    shards.fill(videos, compute, range(num_shards), "polyvid import-features", retry_failed=True)
+    shards.fill(videos, compute, range(num_shards), retry_failed=True)
     failures = shards.failures()
     typer.echo(f"{output}: {len(videos)} videos, {len(failures)} failed" + (" (failures.jsonl)." if failures else "."))
     if len(failures) == len(videos):

@@ -97,7 +97,7 @@ class Extraction:
         output = FeatureShards(self.output, self.num_shards)
         described = [_describe(encoder) for encoder in encoders]
         output.check_settings({"format": FORMAT, "encoders": described, "per": self.per})
-        output.fill(videos, compute, shards, "polyvid extract", self.retry_failed)
+        output.fill(videos, compute, shards, self.retry_failed)
 
 
 def _describe(encoder: FrameEncoder) -> dict[str, Any]:

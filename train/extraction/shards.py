@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from filelock import FileLock
 from tqdm import tqdm
 from transformers.utils import logging
@@ -33,7 +34,7 @@ from polyvid.dataset_scripts.building import (
     write_json,
     write_shard,
 )
-from polyvid.dataset_scripts.features import FEATURES, features_to_row, rows_to_table
+from polyvid.dataset_scripts.features import FEATURES, PROGRESS, features_to_row, rows_to_table
 from polyvid.dataset_scripts.locking import locked
 from polyvid.dataset_scripts.schema import shard_of
 from polyvid.modeling.errors_mmp import PolyvidError
@@ -44,6 +45,8 @@ FORMAT = 2
 FIRST_FORMAT = ("name", "fps", "window", "stride", "scaling", "dtype")
 logger = logging.get_logger(__name__)
 
+WAIT = 30.0
+"""Seconds for which a process waits for the folder; another one of its launch needs it for a moment only."""
 SCHEMA = FEATURES.arrow_schema.remove_metadata()
 Jobs = list[tuple[str, Path]]
 Results = Iterable[tuple[str, np.ndarray | VideoError]]
@@ -56,10 +59,12 @@ class FeatureShards:
     Args:
         folder: holds `train-?????-of-?????.parquet`, `failures.jsonl` and `extraction.json` (the settings).
         num_shards: videos are assigned to shards by `shard_of`.
+        command: the name other runs see in a `LockedError`.
     """
 
     folder: Path
     num_shards: int
+    command: str = "polyvid extract"
 
     def check_settings(self, settings: dict) -> None:
         """Writes `settings` to `extraction.json`, or compares them with those already in the folder.
@@ -67,12 +72,21 @@ class FeatureShards:
         A file of the first format stays as it is: which weights made the features in the folder, nobody knows. But
         what a user declares about imported features (they have `sources`) is added to it.
 
+        From here on, commands that write other shards refuse the folder (`refuse_extraction`). Its lock is held only
+        for this moment: the processes of a launch share the folder, and each locks its own shards.
+
         Raises:
-            PolyvidError: if they differ, because a dataset must not mix features made with different settings.
+            LockedError: if another command is still writing to the folder after `WAIT` seconds.
+            PolyvidError: if they differ, because a dataset must not mix features made with different settings; or if
+                the folder holds shards of something else.
         """
         settings = json.loads(json.dumps({**settings, "num_shards": self.num_shards}))
         path = self.folder / "extraction.json"
-        with self._lock():
+        with locked(self.folder, self.command, wait=WAIT):
+            for shard in self.folder.glob("train-*-of-*.parquet"):
+                if _holds_more(shard):
+                    raise PolyvidError(f"{shard} holds more than features: choose another folder.")
+            (self.folder / PROGRESS).mkdir(parents=True, exist_ok=True)
             if not path.exists():
                 write_json(path, settings)
                 return
@@ -99,7 +113,6 @@ class FeatureShards:
         videos: dict[str, Path],
         compute: Callable[[Jobs], Results],
         shards: Sequence[int],
-        command: str,
         retry_failed: bool = False,
     ) -> None:
         """Bring the given shards up to date with `videos`: compute what is missing and write what changed.
@@ -111,7 +124,6 @@ class FeatureShards:
             videos: `{video_id: path}`.
             compute: `[(video_id, path)] -> (video_id, features [seconds, dim] or VideoError)`, in any order.
             shards: indices of this process's shards; the others are not touched.
-            command: the name other runs see in a `LockedError`, such as `"polyvid extract"`.
             retry_failed: retry videos that failed in an earlier run.
 
         Raises:
@@ -119,7 +131,7 @@ class FeatureShards:
         """
         with ExitStack() as locks:
             for shard in shards:
-                locks.enter_context(locked(self._progress(shard), command))
+                locks.enter_context(locked(self._progress(shard), self.command))
             self._fill(videos, compute, shards, retry_failed)
 
     def _fill(
@@ -163,7 +175,7 @@ class FeatureShards:
         return failures
 
     def _progress(self, shard: int) -> Path:
-        return self.folder / ".extraction" / f"{shard:05d}"
+        return self.folder / PROGRESS / f"{shard:05d}"
 
     def _path(self, shard: int) -> Path:
         return self.folder / shard_name("train", shard, self.num_shards)
@@ -224,8 +236,8 @@ class FeatureShards:
                     yield from batch.to_pylist()
 
     def _lock(self) -> FileLock:
-        (self.folder / ".extraction").mkdir(parents=True, exist_ok=True)
-        return FileLock(self.folder / ".extraction" / "lock")  # the system releases it when the process dies
+        (self.folder / PROGRESS).mkdir(parents=True, exist_ok=True)
+        return FileLock(self.folder / PROGRESS / "lock")  # the system releases it when the process dies
 
 
 def _as_first_format(settings: dict) -> dict:
@@ -233,6 +245,12 @@ def _as_first_format(settings: dict) -> dict:
     if "sources" in settings:
         return {key: value for key, value in settings.items() if key != "encoders"}
     return {**settings, "encoders": [{key: record[key] for key in FIRST_FORMAT} for record in settings["encoders"]]}
+
+
+def _holds_more(shard: Path) -> bool:
+    """Whether a shard has columns that an extraction would lose, such as captions; a damaged one is another error."""
+    with refuse_damage(shard):
+        return pq.read_schema(shard).names != SCHEMA.names
 
 
 def _rows_of(paths: Iterable[Path]) -> Iterator[dict]:

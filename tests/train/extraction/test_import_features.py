@@ -5,9 +5,17 @@ import pickle
 
 import numpy as np
 import pytest
+import synthetic_howto100m as synthetic
 import typer
+from lock_holder import held_elsewhere
 from shard_files import rows_of
 
+from polyvid.dataset_scripts.build import build
+from polyvid.dataset_scripts.join import join
+from polyvid.dataset_scripts.locking import LockedError
+from polyvid.dataset_scripts.multi30k.regions import convert_regions
+from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.train.extraction import shards
 from polyvid.train.extraction.import_features import import_features, open_source, to_seconds
 
 RNG = np.random.default_rng(0)
@@ -129,3 +137,36 @@ def test_wrong_arguments(tmp_path):
         import_features(tmp_path / "out", [source], durations=tmp_path / "durations.csv")
     with pytest.raises(typer.Exit):  # every video failed: width 4, expected 1024
         import_features(tmp_path / "out", [source])
+
+
+def test_shards_of_features_and_of_other_things_never_share_a_folder(tmp_path, monkeypatch):
+    """Their files have the same names: whichever came later replaced the other's."""
+    release = synthetic.write_release(tmp_path / "release", 12, ("de",))
+    build("multi_howto100m", ["de"], data_dir=release, output_dir=tmp_path / "built", num_shards=2)
+    arrays = save({synthetic.video_id(n): np.ones((3, 4), np.float32) for n in range(12)}, tmp_path / "npy")
+    features, joined = tmp_path / "features", tmp_path / "joined"
+    import_features(features, [arrays], num_shards=2, width=4)
+    join(tmp_path / "built" / "de", features, joined)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.parquet")}
+
+    with pytest.raises(PolyvidError, match="train-0000.-of-00002.parquet holds more than features: choose another"):
+        import_features(joined, [arrays], num_shards=2, width=4)
+    with pytest.raises(PolyvidError, match="features would be joined into itself: choose another folder"):
+        join(tmp_path / "built" / "de", features, features)
+    with pytest.raises(PolyvidError, match="de would be joined into itself"):
+        join(tmp_path / "built" / "de", features, tmp_path / "built" / "de")
+    import_features(tmp_path / "others", [arrays], num_shards=2, width=4)
+    before |= {path: path.read_bytes() for path in (tmp_path / "others").glob("*.parquet")}
+    with pytest.raises(PolyvidError, match="others holds features of `polyvid extract` or `import-features`: choose"):
+        join(tmp_path / "built" / "de", features, tmp_path / "others")
+    with pytest.raises(PolyvidError, match="others holds features of `polyvid extract` or `import-features`: choose"):
+        convert_regions(save({"image": np.ones((2, 4), np.float32)}, tmp_path / "regions"), tmp_path / "others", dim=4)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.parquet")} == before
+
+
+def test_features_wait_for_the_folder_that_another_command_fills(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "WAIT", 0.0)
+    arrays = save(ARRAYS, tmp_path / "npy")
+    with held_elsewhere(tmp_path / "out"), pytest.raises(LockedError, match="is being written by `polyvid build`"):
+        import_features(tmp_path / "out", [arrays], num_shards=2, width=4)
+    assert not (tmp_path / "out").exists()
