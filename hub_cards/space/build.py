@@ -24,9 +24,9 @@ from polyvid.dataset_scripts.schema import LANGUAGES
 from polyvid.hub_cards.publish.files import MODEL_FILES
 from polyvid.modeling import VideoIndex
 from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.modeling.frame_encoders_mmp import FrameEncoder, load_frame_encoder
+from polyvid.modeling.video_reading_mmp import Sampling
 from polyvid.train.data.videos import VideoFeatures
-from polyvid.train.extraction.decoding import Sampling
-from polyvid.train.extraction.encoders import FrameEncoder, load_frame_encoder
 
 HERE = Path(__file__).parent
 PACKAGE = HERE.parents[1]
@@ -35,10 +35,10 @@ APP_FILES = [HERE / name for name in ("app.py", "limits.py", "render.py", "searc
 APP_FILES += [
     HERE / "README.md",
     HERE / "requirements.txt",
-    PACKAGE / "train" / "extraction" / "decoding.py",
     DATASET / "LICENSE-animations",
     DATASET / "LICENSE-captions",
 ]
+DECODING = PACKAGE / "modeling" / "video_reading_mmp.py"  # becomes decoding.py: the app runs without the package
 DEMO = Path("outputs/demo")
 MODELS = ("none", "mp", "mmp")  # folders of what `make demo` leaves
 EXAMPLES_TRIED = 60
@@ -95,7 +95,13 @@ def demo_app(
 def _is_current(folder: Path, demo_dir: Path) -> bool:
     """Whether the folder was built after everything it is built from."""
     last = folder / "clips.json"  # the last file of a build
-    sources = [Path(__file__), *APP_FILES, *demo_dir.glob("features/*"), *(demo_dir / name for name in MODELS)]
+    sources = [
+        Path(__file__),
+        DECODING,
+        *APP_FILES,
+        *demo_dir.glob("features/*"),
+        *(demo_dir / name for name in MODELS),
+    ]
     sources += [file for name in MODELS for pattern in MODEL_FILES for file in (demo_dir / name).glob(pattern)]
     return last.is_file() and all(file.stat().st_mtime < last.stat().st_mtime for file in sources if file.exists())
 
@@ -103,6 +109,7 @@ def _is_current(folder: Path, demo_dir: Path) -> bool:
 def _fill(folder: Path, demo_dir: Path) -> None:
     for file in APP_FILES:
         shutil.copy(file, folder)
+    shutil.copy(DECODING, folder / "decoding.py")
     for name in MODELS:
         for pattern in MODEL_FILES:
             for file in (demo_dir / name).glob(pattern):

@@ -20,9 +20,10 @@ import torch
 from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
 
 from polyvid.modeling import modeling_r2plus1d, modeling_s3d
-from polyvid.train.extraction.decoding import Sampling
-from polyvid.train.extraction.encode import Timings, encode_videos
-from polyvid.train.extraction.encoders import load_frame_encoder
+from polyvid.modeling.frame_encoders_mmp import load_frame_encoder
+from polyvid.modeling.video_reading_mmp import Sampling
+from polyvid.modeling.window_batches_mmp import Timings
+from polyvid.train.extraction.encode import encode_videos
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import official_keys  # noqa: E402

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel
 
 from polyvid.modeling.configuration_r2plus1d import R2Plus1DConfig
+from polyvid.modeling.fast_inference_mmp import flatten_convolutions, fold_batch_norm
+from polyvid.modeling.frame_encoders_mmp import load_frame_encoder
 from polyvid.modeling.modeling_r2plus1d import Conv2Plus1D, R2Plus1DBlock, R2Plus1DModel
 from polyvid.modeling.modeling_s3d import S3DConv, S3DMaxPool, S3DModel, S3DSelfGating, S3DSeparableConv
-from polyvid.train.extraction.encoders import load_frame_encoder
-from polyvid.train.extraction.fast_inference import flatten_convolutions, fold_batch_norm
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from transformers.models.videomae.image_processing_pil_videomae import VideoMAEI
 
 from polyvid.dataset_scripts.locking import locked
 from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.modeling.frame_encoders_mmp import NETWORKS, family_of
 from polyvid.modeling.official_checkpoint import find_official_checkpoint
-from polyvid.train.extraction.encoders import NETWORKS, family_of
 
 
 def convert_backbone(
@@ -38,16 +38,16 @@ def _convert(
         raise PolyvidError(f"{output} exists and is not empty: remove it or give another folder.")
     if (family := family_of(checkpoint)) is None:
         raise PolyvidError(f"{checkpoint} is not an official checkpoint: give its name, a .pth file or a URL.")
-    model_class, module = NETWORKS[family]
+    network = NETWORKS[family]
     options = {} if num_frames is None else {"num_frames": num_frames}
-    model = model_class.from_official_checkpoint(checkpoint, sha256=sha256, **options)
+    model = network.model_class.from_official_checkpoint(checkpoint, sha256=sha256, **options)
     temporary = output.with_name(f".{output.name}.incomplete")
     shutil.rmtree(temporary, ignore_errors=True)  # left over from a killed run
     model.save_pretrained(temporary)
     for weights in temporary.glob("*.safetensors"):
         weights.chmod(0o644)  # written as readable by the owner only, but others may serve or copy it
-    VideoMAEImageProcessorPil(**module.PREPROCESSING).save_pretrained(temporary)
-    path = find_official_checkpoint(module.OFFICIAL_CHECKPOINTS.get(checkpoint, checkpoint))
+    VideoMAEImageProcessorPil(**network.preprocessing).save_pretrained(temporary)
+    path = find_official_checkpoint(network.checkpoints.get(checkpoint, checkpoint))
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     card = Path(__file__).with_name(f"{family}.md").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ import numpy as np
 import typer
 
 from polyvid.modeling.errors_mmp import PolyvidError
-from polyvid.train.extraction.decoding import VideoError
+from polyvid.modeling.video_reading_mmp import VideoError
 from polyvid.train.extraction.shards import FORMAT, FeatureShards, Jobs, Results
 
 Loaders = dict[str, Callable[[], np.ndarray]]

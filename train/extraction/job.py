@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 
 from polyvid.modeling.errors_mmp import PolyvidError
-from polyvid.train.extraction.decoding import Sampling, VideoError
+from polyvid.modeling.frame_encoders_mmp import FrameEncoder, load_frame_encoder, network_of
+from polyvid.modeling.video_reading_mmp import Sampling, VideoError
 from polyvid.train.extraction.encode import encode_videos
-from polyvid.train.extraction.encoders import FrameEncoder, load_frame_encoder, network_of
 from polyvid.train.extraction.listing import has_utf8_name
 from polyvid.train.extraction.shards import FORMAT, FeatureShards, Jobs, Results
 

@@ -5,39 +5,17 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from queue import Queue
 from typing import cast
 
-import numpy as np
-
-from polyvid.train.extraction.decoding import VideoError, View, read_windows
+from polyvid.modeling.video_reading_mmp import VideoEnd, View, Window, decode_video
 
 PREFETCH = 4  # windows a worker keeps ready; this (and one in the pipe) bounds memory
 READY = "ready"  # a worker's first message; if it dies after this, the video is to blame
-
-
-@dataclass
-class Window:
-    """One window of a video, for the encoder with index `view`. The windows of a view arrive in order."""
-
-    video_id: str
-    view: int
-    pixels: np.ndarray
-
-
-@dataclass
-class VideoEnd:
-    """Marks the end of a video. `error`: why it could not be decoded, or None. `seconds`: time spent decoding it."""
-
-    video_id: str
-    error: str | None
-    seconds: float
 
 
 def decode_videos(
@@ -50,7 +28,7 @@ def decode_videos(
     """
     if workers == 0:
         for video_id, path in videos:
-            yield from _decode_video(video_id, path, views)
+            yield from decode_video(video_id, path, views)
         return
     waiting = deque(videos)
     busy: dict[Connection, tuple[str, subprocess.Popen[bytes]]] = {}
@@ -103,20 +81,6 @@ def decode_videos(
             process.wait()
 
 
-def _decode_video(video_id: str, path: str | Path, views: list[View]) -> Iterator[Window | VideoEnd]:
-    seconds, mark, error = 0.0, time.perf_counter(), None
-    try:
-        for view, pixels in read_windows(path, views):
-            seconds += time.perf_counter() - mark
-            yield Window(video_id, view, pixels)
-            mark = time.perf_counter()
-    except VideoError as reason:
-        error = str(reason)
-    except Exception as unforeseen:  # FFmpeg, numpy or a processor failed on an odd video: continue with the others
-        error = f"{type(unforeseen).__name__}: {unforeseen}"
-    yield VideoEnd(video_id, error, seconds + time.perf_counter() - mark)
-
-
 def _start_worker(views: list[View]) -> tuple[Connection, subprocess.Popen[bytes]]:
     """A fresh interpreter that imports only this file.
 
@@ -154,7 +118,7 @@ def work(file_descriptor: int) -> None:
         ready.put(READY)
         while True:
             video_id, path = cast(tuple[str, Path], connection.recv())
-            for message in _decode_video(video_id, path, views):
+            for message in decode_video(video_id, path, views):
                 ready.put(message)
     except (EOFError, OSError):
         return  # the pipe closed: no more videos

@@ -38,7 +38,7 @@ from polyvid.dataset_scripts.features import FEATURES, PROGRESS, features_to_row
 from polyvid.dataset_scripts.locking import locked
 from polyvid.dataset_scripts.schema import shard_of
 from polyvid.modeling.errors_mmp import PolyvidError
-from polyvid.train.extraction.decoding import VideoError
+from polyvid.modeling.video_reading_mmp import VideoError
 
 FORMAT = 2
 """Of `extraction.json`. Before there was a number, a record of a network held no more than `FIRST_FORMAT`."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from video_files import SIDE, numbered_frame, read_number, resampled_by_ffmpeg, write_audio, write_video
 
-from polyvid.train.extraction.decoding import Sampling, Scaling, VideoError, View, read_windows
+from polyvid.modeling.video_reading_mmp import Sampling, Scaling, VideoError, View, read_windows
 
 SHARED_VIDEOS = Path(__file__).parents[3].parent / "shared" / "data" / "videos"
 NATIVE_SIZE = None

@@ -36,11 +36,12 @@ from polyvid.modeling import modeling_s3d
 from polyvid.modeling.configuration_r2plus1d import R2Plus1DConfig
 from polyvid.modeling.configuration_s3d import S3DConfig
 from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.modeling.frame_encoders_mmp import FrameEncoder, load_frame_encoder
 from polyvid.modeling.modeling_r2plus1d import PREPROCESSING, R2Plus1DModel
 from polyvid.modeling.modeling_s3d import S3DModel
-from polyvid.train.extraction.decoding import Sampling, Scaling, VideoError, View
-from polyvid.train.extraction.encode import Timings, encode_videos
-from polyvid.train.extraction.encoders import FrameEncoder, load_frame_encoder
+from polyvid.modeling.video_reading_mmp import Sampling, Scaling, VideoError, View
+from polyvid.modeling.window_batches_mmp import Timings
+from polyvid.train.extraction.encode import encode_videos
 from polyvid.train.extraction.extract import extract
 from polyvid.train.extraction.job import Extraction
 from polyvid.train.extraction.listing import list_videos

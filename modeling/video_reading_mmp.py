@@ -6,17 +6,25 @@ public extractors do: a frame shown at time t goes to tick floor(30 t + 1/2), an
 the previous one. Nothing here imports torch, so a decoding process starts in a fraction of a second.
 """
 
+from __future__ import annotations
+
 import re
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
-import av
 import numpy as np
-from av.container import InputContainer
-from av.stream import Disposition
-from av.video.stream import VideoStream
+
+try:  # a model that is given features works without it; transformers looks for packages outside of `try` only
+    import av
+    from av.container import InputContainer
+    from av.stream import Disposition
+    from av.video.stream import VideoStream
+except ImportError:
+    av = None  # type: ignore[assignment]
 
 LONGEST_GAP = 3600  # seconds between two frames; a longer gap means broken timestamps, not a slide show
 LONGEST_SIDE = 64  # as a multiple of the shorter side; beyond it, scaling would take gigabytes
@@ -26,6 +34,10 @@ TOLERATED_CORRUPTION = 0.05  # share of corrupt packets above which a video coun
 
 class VideoError(ValueError):
     """A video that cannot be turned into features. The message is recorded as the reason in `failures.jsonl`."""
+
+
+TimedFrame = tuple[Fraction, Fraction, Any]
+"""(start, end, `av.VideoFrame`): the times at which a frame is shown, in seconds from the start of the video."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +87,72 @@ class View:
     transform: Callable[[np.ndarray], np.ndarray] | None = None
 
 
+@dataclass
+class Window:
+    """One window of a video, for the encoder with index `view`. The windows of a view arrive in order."""
+
+    video_id: str
+    view: int
+    pixels: np.ndarray
+
+
+@dataclass
+class VideoEnd:
+    """Marks the end of a video. `error`: why it could not be decoded, or None. `seconds`: time spent decoding it."""
+
+    video_id: str
+    error: str | None
+    seconds: float
+
+
+def decode_video(
+    video_id: str, frames: Iterable[TimedFrame] | str | Path, views: list[View]
+) -> Iterator[Window | VideoEnd]:
+    """The windows of a video and its `VideoEnd`, which says why it broke off if it did.
+
+    Args:
+        frames: the path of a file, or its frames in order of time.
+
+    Raises:
+        ImportError: without PyAV.
+    """
+    seconds, mark, error = 0.0, time.perf_counter(), None
+    require_av()
+    try:
+        timed = timed_frames(Path(frames)) if isinstance(frames, str | Path) else frames
+        for view, pixels in cut_windows(timed, views):
+            seconds += time.perf_counter() - mark
+            yield Window(video_id, view, pixels)
+            mark = time.perf_counter()
+    except VideoError as reason:
+        error = str(reason)
+    except Exception as unforeseen:  # FFmpeg, numpy or a processor failed on an odd video: continue with the others
+        error = f"{type(unforeseen).__name__}: {unforeseen}"
+    yield VideoEnd(video_id, error, seconds + time.perf_counter() - mark)
+
+
+def require_av() -> None:
+    """
+    Raises:
+        ImportError: without PyAV.
+    """
+    if av is None:
+        raise ImportError("Reading videos needs one more package, PyAV: pip install av")
+
+
 def read_windows(path: str | Path, views: list[View]) -> Iterator[tuple[int, np.ndarray]]:
-    """Decodes a video once and yields `(index into views, window)`; the windows of each view are in order of time.
+    """Decodes a video file once and yields `(index into views, window)`: [`cut_windows`] of [`timed_frames`].
+
+    Raises:
+        ImportError: without PyAV.
+        VideoError: as [`timed_frames`].
+    """
+    require_av()
+    yield from cut_windows(timed_frames(Path(path)), views)
+
+
+def cut_windows(frames: Iterable[TimedFrame], views: list[View]) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields `(index into views, window)`; the windows of each view are in order of time.
 
     A window is (window, height, width, 3) uint8 RGB, or what the view's transform returns for it. A view yields one
     window for each full `stride` of ticks, that is `floor(duration)` windows at one per second, and at least one for
@@ -84,12 +160,11 @@ def read_windows(path: str | Path, views: list[View]) -> Iterator[tuple[int, np.
     memory, however long the video is.
 
     Raises:
-        VideoError: if the file does not exist, is not a video, has no video stream or no frame, is truncated or mostly
-            corrupt, has broken timestamps, or has frames of an extreme aspect ratio.
+        VideoError: for frames of an extreme aspect ratio.
     """
     cutters = [_WindowCutter(view) for view in views]
     last_end = Fraction(0)
-    for start, end, frame in _timed_frames(Path(path)):
+    for start, end, frame in frames:
         last_end = end
         for index, cutter in enumerate(cutters):
             for window in cutter.add(frame, start):
@@ -99,56 +174,80 @@ def read_windows(path: str | Path, views: list[View]) -> Iterator[tuple[int, np.
             yield index, window
 
 
-def _timed_frames(path: Path) -> Iterator[tuple[Fraction, Fraction, av.VideoFrame]]:
-    """Yields `(start, end, frame)`, times in seconds from the start of the file.
+def timed_frames(path: Path) -> Iterator[TimedFrame]:
+    """The frames of a video file.
 
-    Containers round times to their clock (a millisecond in Matroska). `end` allows for one tick of that clock, so that
-    240 frames at 24 fps last ten seconds.
+    Raises:
+        VideoError: if the file does not exist, is not a video, has no video stream or no frame, is truncated or mostly
+            corrupt, or has broken timestamps.
     """
     if not path.is_file():
         raise VideoError(f"no such file: {path}")
     if path.stat().st_size == 0:
         raise VideoError("the file is empty")
+    with open_container(str(path)) as container:
+        yield from frames_of_container(container)
+
+
+def open_container(source: Any, timeout: float | None = None) -> InputContainer:
+    """
+    Args:
+        source: a path, a URL that FFmpeg opens, or a file that is open.
+        timeout: seconds to wait for a server.
+
+    Raises:
+        VideoError: if FFmpeg cannot open it.
+    """
     try:
-        container = av.open(str(path))
+        return av.open(source, timeout=timeout)
     except (av.error.FFmpegError, OSError) as error:
         raise VideoError(f"not a video FFmpeg can open: {error.strerror}") from None
-    with container:
-        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-        if not streams:
-            raise VideoError("no video stream" + (" (audio only)" if container.streams.audio else ""))
-        stream = streams[0]
-        if stream.codec_context is None:
-            raise VideoError("no decoder for the video stream")
-        stream.codec_context.thread_count = 1  # decoding many videos at once uses the cores better than threads
-        clock = stream.time_base or Fraction(1, av.time_base)
-        rate = stream.average_rate or stream.guessed_rate
-        step = 1 / Fraction(rate) if rate else Fraction(1, 30)
-        origin = None if container.start_time is None else Fraction(container.start_time, av.time_base)
-        promised = _promised_seconds(stream)
-        packets = _Packets(container, stream, all_streams=promised is None)
-        start, end = None, Fraction(0)
-        for frame in packets.frames():
-            shown = end if frame.pts is None else frame.pts * clock
-            if frame.pts is not None:
-                origin = shown if origin is None else origin
-                shown -= origin
-            if start is not None and shown <= start:
-                continue  # a timestamp that does not advance: keep the previous frame
-            if shown - (start or 0) > LONGEST_GAP:
-                raise VideoError(f"the clock jumps from {float(start or 0):.1f} s to {float(shown):.1f} s")
-            step = shown - start if start is not None else step
-            start = shown
-            end = start + (frame.duration * clock if frame.duration else step) + clock
-            yield start, end, frame
-        if start is None:
-            raise VideoError("no frame could be decoded")
-        found = end
-        if promised is None:  # then only the whole file has a duration, and its audio may be longer
-            promised = Fraction(container.duration or 0, av.time_base)
-            found = max(end, packets.last_end - (origin or 0))
-        if promised - found > max(Fraction(1), promised / 20):
-            raise VideoError(f"truncated: {float(found):.1f} s of {float(promised):.1f} s could be decoded")
+
+
+def frames_of_container(container: InputContainer) -> Iterator[TimedFrame]:
+    """The frames of the first video stream, times in seconds from the start of the file.
+
+    Containers round times to their clock (a millisecond in Matroska). `end` allows for one tick of that clock, so that
+    240 frames at 24 fps last ten seconds.
+
+    Raises:
+        VideoError: as [`timed_frames`].
+    """
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not streams:
+        raise VideoError("no video stream" + (" (audio only)" if container.streams.audio else ""))
+    stream = streams[0]
+    if stream.codec_context is None:
+        raise VideoError("no decoder for the video stream")
+    stream.codec_context.thread_count = 1  # decoding many videos at once uses the cores better than threads
+    clock = stream.time_base or Fraction(1, av.time_base)
+    rate = stream.average_rate or stream.guessed_rate
+    step = 1 / Fraction(rate) if rate else Fraction(1, 30)
+    origin = None if container.start_time is None else Fraction(container.start_time, av.time_base)
+    promised = _promised_seconds(stream)
+    packets = _Packets(container, stream, all_streams=promised is None)
+    start, end = None, Fraction(0)
+    for frame in packets.frames():
+        shown = end if frame.pts is None else frame.pts * clock
+        if frame.pts is not None:
+            origin = shown if origin is None else origin
+            shown -= origin
+        if start is not None and shown <= start:
+            continue  # a timestamp that does not advance: keep the previous frame
+        if shown - (start or 0) > LONGEST_GAP:
+            raise VideoError(f"the clock jumps from {float(start or 0):.1f} s to {float(shown):.1f} s")
+        step = shown - start if start is not None else step
+        start = shown
+        end = start + (frame.duration * clock if frame.duration else step) + clock
+        yield start, end, frame
+    if start is None:
+        raise VideoError("no frame could be decoded")
+    found = end
+    if promised is None:  # then only the whole file has a duration, and its audio may be longer
+        promised = Fraction(container.duration or 0, av.time_base)
+        found = max(end, packets.last_end - (origin or 0))
+    if promised - found > max(Fraction(1), promised / 20):
+        raise VideoError(f"truncated: {float(found):.1f} s of {float(promised):.1f} s could be decoded")
 
 
 def _promised_seconds(stream: VideoStream) -> Fraction | None:

