@@ -9,6 +9,9 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers.utils import logging
 
+from .video_encoders_mmp import VideoEncoders
+from .video_sources_mmp import is_video
+
 
 class MMPEncodingMixin:
     """`encode_texts` and `encode_videos` of [`MMPModel`].
@@ -17,7 +20,9 @@ class MMPEncodingMixin:
     rows, run in evaluation mode without graph, and return the embeddings in the order of the input.
     """
 
+    _video_encoders: tuple[torch.device, VideoEncoders] | None = None  # no sub-module: they are not saved with it
     config: Any
+    name_or_path: str
     device: torch.device
     training: bool
     eval: Callable[[], Any]
@@ -69,22 +74,31 @@ class MMPEncodingMixin:
         names: Sequence[object] | None = None,
         progress: bool | Callable[[int], object] = False,
         forward: Callable[[dict[str, torch.Tensor]], torch.Tensor] | None = None,
+        frame_rate: float | None = None,
     ) -> torch.Tensor:
         """c_v of many videos: (videos, embed_dim) float32 on the CPU, not normalised.
 
         Args:
             videos: [seconds, video_feature_dim] arrays (numpy or torch); anything with a length and an index, so that
-                features may stay on disk until their batch is due.
+                features may stay on disk until their batch is due. Or videos, see [`MMPProcessor`]: `["a.mp4", ...]`.
+                They are decoded, and the networks that the model was made for see them on the model's device.
             processor: the [`MMPProcessor`] saved with the model.
             seconds_per_batch: size of a batch, padding included; it bounds the memory. Default as for texts.
             max_video_length: seconds kept of a video, by default the processor's own.
             names: of the videos, for errors, such as their ids; default: their indices.
             progress: show a bar, or call this with the size of each batch.
             forward: embeds a batch of `video_features` and `video_mask` in place of this model, as for texts.
+            frame_rate: frames a second of videos that are lists of pictures or arrays of frames.
 
         Raises:
-            PolyvidError: for a video of zero seconds, of the wrong width, or with NaN or infinity, naming it.
+            PolyvidError: for a video that cannot be read, of zero seconds or of the wrong width, or with NaN or
+                infinity, naming it; and for videos where the model does not know its networks.
+            ImportError, OSError: if a package or network to see videos with is missing.
         """
+        if is_video(videos):
+            videos = [videos]
+        if len(videos) and (is_video(videos[0]) or isinstance(videos, list | tuple)):
+            videos = self.to_features(videos, processor, names, frame_rate)
         limit = max_video_length or processor.feature_extractor.max_length
 
         def embed(indices: list[int]) -> torch.Tensor:
@@ -97,6 +111,27 @@ class MMPEncodingMixin:
             return self.get_video_features(**batch).pooler_output if forward is None else forward(dict(batch))
 
         return self._encode(embed, [min(len(video), limit) for video in videos], seconds_per_batch, progress)
+
+    def to_features(
+        self,
+        videos: Sequence[Any],
+        processor: Any,
+        names: Sequence[object] | None = None,
+        frame_rate: float | None = None,
+    ) -> list[Any]:
+        """`videos`, in which (seconds, video_feature_dim) features are put for what is a video.
+
+        The networks that the model was made for are loaded once, onto the model's device. Arguments and errors as for
+        [`encode_videos`].
+        """
+        if not any(map(is_video, videos)):
+            return list(videos)
+        if self._video_encoders is None or self._video_encoders[0] != self.device:
+            home, revision = self.name_or_path, getattr(self.config, "_commit_hash", None)
+            loaded = VideoEncoders.load(home, self.config.video_encoders, self.device, revision)
+            self._video_encoders = self.device, loaded
+        features: list[Any] = processor.to_features(videos, names, frame_rate, self._video_encoders[1])
+        return features
 
     def _encode(
         self,

@@ -1,14 +1,19 @@
-"""Turns texts and features of videos into the batch that an MMPModel takes."""
+"""Turns texts and videos, or features of videos, into the batch that an MMPModel takes."""
 
+from __future__ import annotations
+
+import os
 import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import BatchFeature, ProcessorMixin, SequenceFeatureExtractor
+from transformers import BatchFeature, PreTrainedConfig, ProcessorMixin, SequenceFeatureExtractor
 
 from .errors_mmp import PolyvidError
+from .video_encoders_mmp import VideoEncoders
+from .video_sources_mmp import is_video
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -129,8 +134,12 @@ class MMPProcessor(ProcessorMixin):
     ```python
     batch = processor(text=["ein Hund läuft"], videos=[features], return_tensors="pt")
     sorted(batch)  # ['attention_mask', 'input_ids', 'video_features', 'video_mask']
+    processor(videos=["a.mp4", "https://example.org/b.mp4"])  # the same, where the model brings its networks
     ```
     """
+
+    _home: tuple[str, str | None] | None = None  # the folder or Hub id it was loaded from, and the revision
+    _video_encoders: VideoEncoders | None = None
 
     def __init__(self, feature_extractor: Any = None, tokenizer: Any = None, max_text_length: int = 192, **kwargs: Any):
         if max_text_length < 3:
@@ -138,6 +147,56 @@ class MMPProcessor(ProcessorMixin):
         self.max_text_length = max_text_length
         super().__init__(feature_extractor, tokenizer, **kwargs)
         self.tokenizer.padding_side = "right"
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
+        """`ProcessorMixin.from_pretrained`; remembers the place, where the networks for videos are too."""
+        processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        processor._home = os.fspath(pretrained_model_name_or_path), kwargs.get("revision")
+        return processor
+
+    def to_features(
+        self,
+        videos: Sequence[Any],
+        names: Sequence[object] | None = None,
+        frame_rate: float | None = None,
+        encoders: VideoEncoders | None = None,
+    ) -> list[Any]:
+        """`videos`, in which features are put for what is a video.
+
+        Args:
+            videos: features, and what `frames_of` in `video_sources_mmp` takes, in any mix.
+            names: of the videos, for errors; default: their indices.
+            frame_rate: frames a second of lists of pictures and arrays of frames, which do not say it.
+            encoders: make the features; default: the networks of the model that this was loaded with, on the CPU.
+
+        Raises:
+            PolyvidError: for a video that cannot be read, or without networks to see it with.
+            ImportError, OSError: if a package or a network is missing.
+        """
+        videos = list(videos)
+        pixels = [index for index, video in enumerate(videos) if is_video(video)]
+        if not pixels:
+            return videos
+        if encoders is None:
+            encoders = self._load_video_encoders()
+        known: Sequence[object] = range(len(videos)) if names is None else names
+        found = encoders.features([videos[i] for i in pixels], [known[i] for i in pixels], frame_rate)
+        for index, features in zip(pixels, found, strict=True):
+            videos[index] = features
+        return videos
+
+    def _load_video_encoders(self) -> VideoEncoders:
+        if self._video_encoders is None:
+            if self._home is None:
+                raise PolyvidError(
+                    "This processor was not loaded from the folder of a model, so it has no networks to see videos "
+                    "with: use model.encode_videos(videos, processor), or pass features."
+                )
+            folder, revision = self._home
+            config = PreTrainedConfig.get_config_dict(folder, revision=revision)[0]
+            self._video_encoders = VideoEncoders.load(folder, config.get("video_encoders"), revision=revision)
+        return self._video_encoders
 
     def __call__(
         self,
@@ -148,22 +207,28 @@ class MMPProcessor(ProcessorMixin):
         max_video_length: int | None = None,
         return_tensors: str | None = None,
         video_names: Sequence[object] | None = None,
+        frame_rate: float | None = None,
     ) -> BatchFeature:
         """A batch of texts, of videos, or of both, where row i of one belongs to row i of the other.
 
         Args:
             text: one text or a list of them, in any language the backbone reads.
-            videos: as for [`MMPFeatureExtractor`].
+            videos: features as for [`MMPFeatureExtractor`]; or videos: paths, addresses, bytes, PyAV's and torchcodec's
+                decoders, values of a `datasets.Video` column, lists of PIL images, arrays of frames (T, H, W, 3) or
+                (T, 3, H, W), uint8 or float in [0, 1]. The networks that the model was made for turn them into
+                features, on the CPU; `model.encode_videos` does it on the model's device.
             padding: `True` pads to the longest of the batch, `"max_length"` to the maximum, `False` pads nothing.
             max_text_length, max_video_length: tokens and seconds kept, by default the processor's own.
             return_tensors: `"pt"` or `"np"`.
             video_names: of the videos, for errors, such as their ids; default: their indices.
+            frame_rate: frames a second of lists of pictures and arrays of frames, which do not say it.
 
         Returns:
             `input_ids`, `attention_mask` (batch, tokens) for texts, `video_features`, `video_mask` for videos.
 
         Raises:
-            PolyvidError: for an empty text or a video that cannot be embedded, naming its index.
+            PolyvidError: for an empty text or a video that cannot be read or embedded, naming its index.
+            ImportError, OSError: if a package or network to see videos with is missing.
         """
         if text is None and videos is None:
             raise PolyvidError("Nothing to process: pass text, videos or both.")
@@ -186,6 +251,7 @@ class MMPProcessor(ProcessorMixin):
             )
             batch.update(encoded)
         if videos is not None:
+            videos = self.to_features(_as_list(videos), video_names, frame_rate)
             batch.update(
                 self.feature_extractor(
                     videos, padding, max_length=max_video_length, return_tensors=return_tensors, names=video_names
@@ -199,7 +265,9 @@ class MMPProcessor(ProcessorMixin):
 
 
 def _as_list(videos: Any) -> list[Any]:
-    """A single video, (seconds, features), becomes a list of one; a list or an array of videos becomes a list."""
+    """A single video, or its features (seconds, width), becomes a list of one; several of them become a list."""
+    if is_video(videos):
+        return [videos]
     if isinstance(videos, np.ndarray | torch.Tensor):
         return [videos] if videos.ndim == 2 else list(videos)
     is_single = len(videos) > 0 and np.ndim(videos[0]) == 1 and len(videos[0]) > 0

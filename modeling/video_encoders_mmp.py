@@ -101,7 +101,7 @@ class VideoEncoders:
         for index, features in encode_windows(decode, self.encoders):
             if isinstance(features, VideoError):
                 name = _name(videos[int(index)], int(index) if names is None else names[int(index)])
-                raise PolyvidError(f"Video {name} cannot be read: {str(features).removeprefix('PolyvidError: ')}")
+                raise PolyvidError(f"Video {name} cannot be read: {features}")
             if self.per == "video":
                 features = features.mean(axis=0, keepdims=True)
             found[int(index)] = features.astype(np.float16)

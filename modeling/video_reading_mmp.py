@@ -219,7 +219,8 @@ def frames_of_container(container: InputContainer) -> Iterator[TimedFrame]:
     stream = streams[0]
     if stream.codec_context is None:
         raise VideoError("no decoder for the video stream")
-    stream.codec_context.thread_count = 1  # decoding many videos at once uses the cores better than threads
+    if not stream.codec_context.is_open:  # a caller may have read this container before
+        stream.codec_context.thread_count = 1  # decoding many videos at once uses the cores better than threads
     clock = stream.time_base or Fraction(1, av.time_base)
     rate = stream.average_rate or stream.guessed_rate
     step = 1 / Fraction(rate) if rate else Fraction(1, 30)

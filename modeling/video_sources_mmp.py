@@ -17,7 +17,6 @@ import fsspec
 import numpy as np
 import torch
 
-from .errors_mmp import PolyvidError
 from .video_reading_mmp import TimedFrame, VideoError, av, frames_of_container, open_container, timed_frames
 
 SERVER_TIMEOUT = 30.0  # seconds
@@ -46,8 +45,7 @@ def frames_of(source: Any, frame_rate: float | None = None) -> Iterator[TimedFra
         frame_rate: frames a second of a list or an array, which do not say it.
 
     Raises:
-        VideoError: for what cannot be read, with the reason.
-        PolyvidError: for an array whose layout is not certain, or frames without `frame_rate`.
+        VideoError: for what cannot be read, an array whose layout is not certain, or frames without `frame_rate`.
     """
     if _is_undecoded(source):
         source = source["path"] if source.get("bytes") is None else source["bytes"]
@@ -79,35 +77,35 @@ def as_frames(array: Any) -> np.ndarray:
     """Frames in any unambiguous layout -> (T, H, W, 3) uint8.
 
     Raises:
-        PolyvidError: if the layout is not certain, or the values are neither uint8 nor floats in [0, 1].
+        VideoError: if the layout is not certain, or the values are neither uint8 nor floats in [0, 1].
     """
     array = array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
     if array.ndim != 4 or 0 in array.shape:
-        raise PolyvidError(f"an array of frames must be (T, H, W, 3) or (T, 3, H, W), but its shape is {array.shape}.")
+        raise VideoError(f"an array of frames must be (T, H, W, 3) or (T, 3, H, W), but its shape is {array.shape}.")
     last, first = array.shape[3] == 3, array.shape[1] == 3
     if last and first:
-        raise PolyvidError(
-            f"frames of shape {array.shape} may be (T, H, W, 3) or (T, 3, H, W): both sides are 3. Pass frames that are "
-            "higher and wider than 3 pixels."
+        raise VideoError(
+            f"frames of shape {array.shape} may be (T, H, W, 3) or (T, 3, H, W): pass frames that are higher and wider "
+            "than 3 pixels."
         )
     if not last and not first:
-        raise PolyvidError(f"frames of shape {array.shape} have no side of 3 for red, green and blue.")
+        raise VideoError(f"frames of shape {array.shape} have no side of 3 for red, green and blue.")
     frames = array if last else array.transpose(0, 2, 3, 1)
     if frames.dtype == np.uint8:
         return frames
     if not np.issubdtype(frames.dtype, np.floating):
-        raise PolyvidError(f"frames must be uint8, or floats in [0, 1], but they are {frames.dtype}.")
+        raise VideoError(f"frames must be uint8, or floats in [0, 1], but they are {frames.dtype}.")
     low, high = float(frames.min()), float(frames.max())
     if not (low >= 0 and high <= 1):
-        raise PolyvidError(f"frames of floats must lie in [0, 1], but they lie in [{low:g}, {high:g}].")
+        raise VideoError(f"frames of floats must lie in [0, 1], but they lie in [{low:g}, {high:g}].")
     return np.rint(frames * 255).astype(np.uint8)
 
 
 def _timed(frames: Sequence[np.ndarray] | np.ndarray, frame_rate: float | None) -> Iterator[TimedFrame]:
     if frame_rate is None:
-        raise PolyvidError("frames do not say how many there are a second: pass frame_rate=.")
+        raise VideoError("frames do not say how many there are a second: pass frame_rate=.")
     if not frame_rate > 0:
-        raise PolyvidError(f"frame_rate must be above 0, got {frame_rate}.")
+        raise VideoError(f"frame_rate must be above 0, got {frame_rate}.")
     step = 1 / Fraction(frame_rate).limit_denominator(100_000)
     for number, frame in enumerate(frames):
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")

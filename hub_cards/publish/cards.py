@@ -60,6 +60,7 @@ def model_card(folder: Path, repo_id: str, evaluations: Sequence[facts.Evaluatio
         backbone=backbone,
         settings=facts.settings(runs),
         encoders=facts.encoders_of(folder),
+        encoder_licenses=facts.encoder_licenses(folder),
         machine=facts.recorded_machine(folder),
         evaluations=evaluations,
         metrics=list(METRICS),

@@ -214,9 +214,19 @@ def describe_features(data: DataRecipe) -> str | None:
 
 def encoders_of(folder: Path) -> str | None:
     """Which networks made the video features that the model in a folder was made for, as its configuration says."""
-    file = folder / "config.json"
-    encoders = json.loads(file.read_text(encoding="utf-8")).get("video_encoders") if file.is_file() else None
+    encoders = _recorded_in(folder)
     return describe_encoders(encoders) if encoders else None
+
+
+def encoder_licenses(folder: Path) -> dict[str, str | None]:
+    """Of each of these networks, as far as it is known."""
+    known = licenses()["video_encoders"]
+    return {record["id"]: known.get(record["id"]) for record in _recorded_in(folder)}
+
+
+def _recorded_in(folder: Path) -> Encoders:
+    file = folder / "config.json"
+    return json.loads(file.read_text(encoding="utf-8")).get("video_encoders") or [] if file.is_file() else []
 
 
 def describe_encoders(encoders: Encoders) -> str:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from polyvid.hub_cards.publish import cards, facts
 from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.modeling.video_encoders_mmp import FOLDER
+from polyvid.train.extraction.bundling import bundle_encoders
 
 PACKAGE = Path(__file__).parents[2]
 METRIC = PACKAGE / "train" / "scoring" / "text_video_retrieval"
@@ -30,13 +32,17 @@ SPACE_FILES = (
     *("frame_encoder.pt2", "frame_encoder.json", "video_embeds.safetensors"),
     *(f"models/{model}/{name}" for model in ("none", "mp", "mmp") for name in MODEL_FILES),
 )
+ENCODER_FILES = tuple(
+    f"{FOLDER}/*/{name}" for name in ("config.json", "preprocessor_config.json", "*.safetensors", "*.py")
+)
 STATISTICS = ("statistics/*.json", "statistics/tokens_per_*.png")
 
 
 def collect_model(source: Path, folder: Path, repo_id: str, results: Sequence[Path] = ()) -> None:
     """Collect weights, configuration, remote code, processor, recipes, results and a card from a run's output folder.
 
-    A converted video backbone (`polyvid convert-backbone`) comes with its own card.
+    A converted video backbone (`polyvid convert-backbone`) comes with its own card. The networks with which a model
+    reads videos come along if they lie in its folder or with an installed package (`bundle_encoders`).
 
     Raises:
         FileNotFoundError: if `source` is no finished model, or `results` are missing.
@@ -51,7 +57,8 @@ def collect_model(source: Path, folder: Path, repo_id: str, results: Sequence[Pa
         module = f"{reference.split('--')[-1].split('.')[0]}.py"
         if not (source / module).is_file():
             raise FileNotFoundError(f"{source} lacks {module}, which config.json names: save the model again.")
-    _link_matching(MODEL_FILES, source, folder)
+    _link_matching((*MODEL_FILES, *ENCODER_FILES), source, folder)
+    bundle_encoders(config.get("video_encoders"), folder)
     _write(folder / "LICENSE-code", facts.project_file("LICENSE"))
     if config["model_type"] != "mmp":
         if not (source / "README.md").is_file():

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from polyvid.dataset_scripts.building import write_json
 from polyvid.dataset_scripts.schema import LANGUAGES
@@ -20,6 +20,7 @@ from polyvid.train.demo.baselines import score_baselines
 from polyvid.train.demo.models import CONFIGS, MODELS, recipes_of, stages_of
 from polyvid.train.demo.offline_backbone import convert
 from polyvid.train.demo.report import plot_recall_by_language, published_table, recall_table, seeds_table
+from polyvid.train.extraction.bundling import bundle_encoders
 from polyvid.train.extraction.extract import extract
 from polyvid.train.launching import run_to_end
 from polyvid.train.recipe import Recipe, load_recipe
@@ -56,6 +57,8 @@ def main() -> None:
         for config, overrides in stages_of(name, OUTPUT):
             with stage(f"train {config.stem}"):
                 train(config, overrides)
+    for name in MODELS:
+        bundle_encoders(AutoConfig.from_pretrained(OUTPUT / name).video_encoders, OUTPUT / name)
     with stage("evaluate"):
         results = evaluate_models()
     with stage("report"):
