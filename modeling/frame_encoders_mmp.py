@@ -228,10 +228,10 @@ def check_encoder(name: str) -> None:
         FileNotFoundError: if `name` is a path, and nothing is there.
         PolyvidError: as `family_of`.
     """
-    if name == "efficientnet-lite0":
+    if name == EFFICIENTNET:
         return
     family = family_of(name)
-    if family is None or (name not in NETWORKS[family][1].OFFICIAL_CHECKPOINTS and "://" not in name):
+    if family is None or (name not in NETWORKS[family].checkpoints and "://" not in name):
         check_local_path(name, "encoder")
 
 
@@ -274,7 +274,7 @@ def _video_network(
 
 
 def _efficientnet_lite0(model: EfficientNetLite0Model, sampling: Sampling) -> FrameEncoder:
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+    model.to(memory_format=torch.channels_last)
     weights = model.config.source_weights or digest_of_weights(model.state_dict().values())
     return FrameEncoder(
         name=EFFICIENTNET,

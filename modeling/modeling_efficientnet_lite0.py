@@ -129,14 +129,14 @@ def _folded(weights: Mapping[str, torch.Tensor], model: EfficientNetLite0Model) 
         sources[f"blocks.{name}.expand"] = (f"_blocks.{name}._expand_conv", f"_blocks.{name}._bn0")
         sources[f"blocks.{name}.depthwise"] = (f"_blocks.{name}._depthwise_conv", f"_blocks.{name}._bn1")
         sources[f"blocks.{name}.project"] = (f"_blocks.{name}._project_conv", f"_blocks.{name}._bn2")
-    folded = {}
+    folded: dict[str, torch.Tensor] = {}
     for name, module in model.named_modules():
         if isinstance(module, SameConv):
             conv, norm = sources[name]
-            statistics = (weights[f"{norm}.{part}"] for part in ("running_mean", "running_var"))
-            scale = (weights[f"{norm}.{part}"] for part in ("weight", "bias"))
+            mean, variance = weights[f"{norm}.running_mean"], weights[f"{norm}.running_var"]
+            scale, shift = weights[f"{norm}.weight"], weights[f"{norm}.bias"]
             weight, bias = fuse_conv_bn_weights(
-                weights[f"{conv}.weight"], None, *statistics, BATCH_NORM_EPSILON, *scale
+                weights[f"{conv}.weight"], None, mean, variance, BATCH_NORM_EPSILON, scale, shift
             )
             folded |= {f"{name}.weight": weight, f"{name}.bias": bias}
     return folded

@@ -118,17 +118,16 @@ def _name(video: Any, name: object) -> str:
 
 def _load(model: str, record: Mapping[str, Any], revision: str | None) -> FrameEncoder:
     subfolder = folder_of(record)
-    options = {"revision": revision}
     if not _has(model, f"{subfolder}/config.json", revision):
-        model, subfolder, options = record["id"], "", {"revision": record.get("revision")}
+        model, subfolder, revision = record["id"], "", record.get("revision")
     # An image model was run as the record says; R(2+1)D and S3D bring their own rate, and the record their window.
-    if network_of(model, options["revision"], subfolder) in NETWORKS:
+    if network_of(model, revision, subfolder) in NETWORKS:
         chosen: dict[str, Any] = {"window": record.get("window"), "feature": record.get("output", "pooler_output")}
     else:
         sampling = Sampling(record["fps"], record["window"], record["stride"]) if "window" in record else None
         chosen = {"sampling": sampling}
     try:
-        encoder = load_frame_encoder(model, subfolder=subfolder, **options, **chosen)
+        encoder = load_frame_encoder(model, revision=revision, subfolder=subfolder, **chosen)
     except ImportError as error:
         raise ImportError(f"This model reads videos with {record['id']}: {error}") from None
     encoder.source = {key: value for key, value in encoder.source.items() if key != "revision"} | {"id": record["id"]}

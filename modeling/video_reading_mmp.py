@@ -140,6 +140,11 @@ def require_av() -> None:
         raise ImportError("Reading videos needs one more package, PyAV: pip install av")
 
 
+def to_frame(pixels: np.ndarray) -> av.VideoFrame:
+    """(height, width, 3) uint8 RGB."""
+    return av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+
+
 def read_windows(path: str | Path, views: list[View]) -> Iterator[tuple[int, np.ndarray]]:
     """Decodes a video file once and yields `(index into views, window)`: [`cut_windows`] of [`timed_frames`].
 

@@ -17,7 +17,15 @@ import fsspec
 import numpy as np
 import torch
 
-from .video_reading_mmp import TimedFrame, VideoError, av, frames_of_container, open_container, timed_frames
+from .video_reading_mmp import (
+    TimedFrame,
+    VideoError,
+    frames_of_container,
+    open_container,
+    require_av,
+    timed_frames,
+    to_frame,
+)
 
 SERVER_TIMEOUT = 30.0  # seconds
 
@@ -45,8 +53,10 @@ def frames_of(source: Any, frame_rate: float | None = None) -> Iterator[TimedFra
         frame_rate: frames a second of a list or an array, which do not say it.
 
     Raises:
+        ImportError: without PyAV.
         VideoError: for what cannot be read, an array whose layout is not certain, or frames without `frame_rate`.
     """
+    require_av()
     if _is_undecoded(source):
         source = source["path"] if source.get("bytes") is None else source["bytes"]
     if isinstance(source, str) and "://" in source:
@@ -108,7 +118,7 @@ def _timed(frames: Sequence[np.ndarray] | np.ndarray, frame_rate: float | None) 
         raise VideoError(f"frame_rate must be above 0, got {frame_rate}.")
     step = 1 / Fraction(frame_rate).limit_denominator(100_000)
     for number, frame in enumerate(frames):
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        picture = to_frame(frame)
         yield number * step, (number + 1) * step, picture
 
 
@@ -135,7 +145,7 @@ def _frames_of_decoder(decoder: Any) -> Iterator[TimedFrame]:
         origin = start if origin is None else origin
         length = Fraction(float(found.duration_seconds)).limit_denominator(1_000_000)
         [frame] = as_frames(found.data[None])
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        picture = to_frame(frame)
         # as in a container, whose clock rounds: a thousandth, so that 240 frames at 24 fps last ten seconds
         yield start - origin, start - origin + length + Fraction(1, 1000), picture
     if origin is None:

@@ -136,7 +136,9 @@ class _EncoderQueue:
     side_by_side: int
     timings: Timings
     windows: list[tuple[str, np.ndarray]] = field(default_factory=list)
-    in_flight: deque[tuple[list[str], Future]] = field(default_factory=deque)  # (video ids, their features)
+    in_flight: deque[tuple[list[str], Future[tuple[np.ndarray, float]]]] = field(
+        default_factory=deque
+    )  # (video ids, their features)
     done: list[tuple[str, np.ndarray]] = field(default_factory=list)
 
     def add(self, video_id: str, window: np.ndarray) -> None:

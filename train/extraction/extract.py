@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from polyvid.modeling.errors_mmp import PolyvidError
-from polyvid.train.extraction.encoders import check_encoder
+from polyvid.modeling.frame_encoders_mmp import check_encoder
 from polyvid.train.extraction.job import Extraction, Feature, Per, Precision
 from polyvid.train.extraction.listing import list_videos
 from polyvid.train.extraction.shards import FeatureShards
