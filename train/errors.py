@@ -56,6 +56,8 @@ def explain(error: BaseException) -> str | None:
         return f"{server} does not answer like the Hub ({_joined(repr(error))}). Check HF_ENDPOINT and your proxy."
     if isinstance(error, ValueError) and _modules(error)[-1].startswith("transformers.models.auto."):
         return _joined(str(error))  # what was given as a model is none
+    if type(error).__name__ == "SafetensorError" and "os error" in str(error):  # the system's, such as a full disk
+        return _joined(f"Weights cannot be written or read ({error}).")
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
         return _joined(
             f"{error} A process that reads data died, maybe for lack of memory: lower training.num_workers. "

@@ -7,7 +7,7 @@ from pathlib import Path
 import gradio as gr
 from decoding import VideoError
 from fastapi.middleware import Middleware
-from limits import MAX_QUERY_CHARACTERS, MAX_UPLOAD_BYTES, WAITING_REQUESTS, RequestLimits
+from limits import MAX_QUERY_CHARACTERS, MAX_UPLOAD_BYTES, SESSIONS_KEPT, WAITING_REQUESTS, RequestLimits
 from render import Page, notice
 from search import LANGUAGES, MODELS, Demo
 
@@ -173,6 +173,7 @@ def main() -> None:
         css_paths=FOLDER / "style.css",
         footer_links=[],
         max_file_size=MAX_UPLOAD_BYTES,
+        state_session_capacity=SESSIONS_KEPT,
         app_kwargs={"middleware": [Middleware(RequestLimits)]},
         ssr_mode=False,  # would need Node.js
     )

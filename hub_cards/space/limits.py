@@ -13,6 +13,7 @@ MAX_BODY_BYTES = 64 << 10  # of every request that is no upload; a search is som
 UPLOADS_AT_ONCE = 4
 UPLOAD_SECONDS = 120
 WAITING_REQUESTS = 64
+SESSIONS_KEPT = 100  # Gradio keeps a copy of the page for each, here of nothing that a visitor would miss
 DECODING_SECONDS = 20  # of processor time, for the seconds of a video that are read
 DECODING_BYTES = 2 << 30  # address space of the process that decodes
 _FORM_BYTES = 4096  # what multipart/form-data adds to a file

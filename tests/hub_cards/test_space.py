@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import av
+import gradio
 import httpx
 import numpy as np
 import pytest
@@ -478,6 +479,15 @@ def test_an_upload_larger_than_the_limit_is_refused(address):
 def test_programs_cannot_go_around_the_queue(address):
     data = {"data": [SWAHILI_FOR_EWE, "mmp", "auto"]}
     assert httpx.post(f"{address}gradio_api/run/find_by_words", json=data, timeout=300).status_code == 404
+
+
+def test_the_server_forgets_all_but_the_last_visitors(app, monkeypatch):
+    """Else Gradio keeps a copy of the page, some 50 KB, for each of 10,000."""
+    given = {}
+    monkeypatch.setattr(gradio.Blocks, "launch", lambda blocks, **options: given.update(options))
+    monkeypatch.setattr(sys.modules["app"], "Demo", lambda folder: app.demo)
+    sys.modules["app"].main()
+    assert given["state_session_capacity"] == 100
 
 
 @pytest.mark.parametrize(

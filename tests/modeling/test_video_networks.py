@@ -256,6 +256,23 @@ def test_the_auto_classes_know_the_networks(model_type, model_class):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of Unix")
+def test_a_conversion_that_finds_the_disk_full_is_one_line_and_leaves_nothing(s3d_checkpoint, tmp_path):
+    code = f"""
+import resource, signal
+from polyvid.train.cli import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the limit of a file's size stands for the end of the disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+main(["convert-backbone", {str(s3d_checkpoint)!r}, {str(tmp_path / "out" / "s3d")!r}])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1 and last.startswith(f"error: Could not write {tmp_path / 'out' / 's3d'} ("), done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".s3d.lock"]
+
+
+@pytest.mark.slow
 def test_a_converted_checkpoint_is_a_repository_that_automodel_loads(s3d, s3d_checkpoint, tmp_path):
     from polyvid.train.extraction.convert import convert_backbone
 

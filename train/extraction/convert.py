@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
 
@@ -23,17 +24,26 @@ def convert_backbone(
     repo: Annotated[str, typer.Option(help="Hub id the card tells readers to load.")] = "",
 ) -> None:
     """Convert an official R(2+1)D or S3D checkpoint: safetensors, configuration, code, processor and card."""
+    temporary = output.with_name(f".{output.name}.incomplete")
     with locked(output, "polyvid convert-backbone"):
-        model, digest = _convert(checkpoint, output, num_frames, sha256, repo)
+        shutil.rmtree(temporary, ignore_errors=True)  # left over from a killed run
+        try:
+            model, digest = _convert(checkpoint, output, temporary, num_frames, sha256, repo)
+        except SafetensorError as error:  # such as a full disk
+            raise OSError(
+                f"Could not write {output} ({error}). Nothing was left there: free space and run again."
+            ) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     typer.echo(
         f"{output}: {type(model).__name__}, {model.num_parameters():,} parameters, sha256 of its source {digest}"
     )
 
 
 def _convert(
-    checkpoint: str, output: Path, num_frames: int | None, sha256: str | None, repo: str
+    checkpoint: str, output: Path, temporary: Path, num_frames: int | None, sha256: str | None, repo: str
 ) -> tuple[PreTrainedModel, str]:
-    """The converted model, and the sha256 of the checkpoint."""
+    """The converted model, and the sha256 of the checkpoint. It is saved to `temporary`, which becomes `output`."""
     if output.exists() and any(output.iterdir()):
         raise PolyvidError(f"{output} exists and is not empty: remove it or give another folder.")
     if (family := family_of(checkpoint)) is None:
@@ -41,8 +51,6 @@ def _convert(
     network = NETWORKS[family]
     options = {} if num_frames is None else {"num_frames": num_frames}
     model = network.model_class.from_official_checkpoint(checkpoint, sha256=sha256, **options)
-    temporary = output.with_name(f".{output.name}.incomplete")
-    shutil.rmtree(temporary, ignore_errors=True)  # left over from a killed run
     model.save_pretrained(temporary)
     for weights in temporary.glob("*.safetensors"):
         weights.chmod(0o644)  # written as readable by the owner only, but others may serve or copy it

@@ -12,6 +12,7 @@ import typer
 import yaml
 
 from polyvid.dataset_scripts.building import atomic_path
+from polyvid.dataset_scripts.locking import locked
 from polyvid.dataset_scripts.schema import LANGUAGES
 from polyvid.modeling.errors_mmp import PolyvidError
 
@@ -187,6 +188,6 @@ def tables(
     if output is None:
         print(text)
         return
-    with atomic_path(output) as temporary:
+    with locked(output, "polyvid tables"), atomic_path(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
     print(f"Written to {output}.")
