@@ -9,10 +9,10 @@ import torch
 
 from polyvid.modeling import MMPModel
 from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.modeling.frame_encoders_mmp import FrameEncoder, load_frame_encoder, network_of
 from polyvid.modeling.provenance_mmp import Encoders, refuse_other_encoders, shown_encoders
-from polyvid.train.extraction.decoding import Sampling, VideoError
+from polyvid.modeling.video_reading_mmp import Sampling, VideoError
 from polyvid.train.extraction.encode import encode_videos
-from polyvid.train.extraction.encoders import FrameEncoder, load_frame_encoder, network_of
 from polyvid.train.extraction.job import Extraction
 from polyvid.train.extraction.listing import has_utf8_name
 
