@@ -336,7 +336,8 @@ class VideoIndex:
             there are fewer, or the filters leave fewer.
 
         Raises:
-            PolyvidError: for an empty query, a model or width that is not the index's, and filters it cannot apply.
+            PolyvidError: for a query that is empty or in a script that the model does not know, for a model or width
+                that is not the index's, and for filters it cannot apply.
             OSError: if the model that made the index is not available.
         """
         if k < 1:
@@ -346,6 +347,7 @@ class VideoIndex:
             texts = [query] if isinstance(query, str) else list(query)
             model, processor = self._maker.towers()
             embeds = model.encode_texts(texts, processor)
+            _check_readable(texts, processor)
         else:
             embeds = query[None] if query.ndim == 1 else query
         if embeds.ndim != 2 or embeds.shape[1] != self.engine.embed_dim:
@@ -453,6 +455,19 @@ class VideoIndex:
                 repo_id=repo_id, folder_path=folder, repo_type="dataset", revision=revision, commit_message=message
             )
         return commit.commit_url
+
+
+def _check_readable(texts: Sequence[str], processor: MMPProcessor) -> None:
+    """
+    Raises:
+        PolyvidError: for a text of which the tokenizer knows nothing: all such texts would find the same.
+    """
+    unknown = processor.tokenizer.unk_token_id
+    for text in texts:
+        tokens = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if tokens and set(tokens) == {unknown}:
+            shown = text if len(text) <= 40 else f"{text[:39]}…"
+            raise PolyvidError(f"The model cannot read {shown!r}: it does not know this script or these words.")
 
 
 def _unique(video_ids: Iterable[object]) -> list[str]:

@@ -52,7 +52,7 @@ class App:
         language = self.demo.language_of(query) if names_in == AUTOMATIC else names_in
         right = self.demo.clips_named(query)
         note = f"<q>{escape(query)}</q>"
-        if names_in == AUTOMATIC:
+        if names_in == AUTOMATIC and any(map(str.isalpha, query)):  # signs and emoji are of no language
             note += f" read as {LANGUAGES[language]}"
         return self._results(
             {name: self.demo.searchers[name].rank_by_texts([query])[0] for name in _models(model)},

@@ -93,11 +93,14 @@ class Demo:
     def language_of(self, query: str) -> str:
         """The query's language. Only how clips are labelled depends on it: the models are told no language.
 
-        A caption's language is known. For other texts it is guessed, and a single word is easily guessed wrong.
+        A caption's language is known. For other texts it is guessed, and a single word is easily guessed wrong. Texts
+        without letters count as English.
         """
         known = self._languages.get(_plain(query), set())
         if len(known) == 1:
             return next(iter(known))
+        if not any(map(str.isalpha, query)):
+            return next(iter(LANGUAGES))
         ranked = [language for language, _ in py3langid.rank(query)]
         return next(language for language in ranked if not known or language in known)
 

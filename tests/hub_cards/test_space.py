@@ -305,6 +305,12 @@ def test_clips_are_named_in_the_language_asked_for(app):
     assert '<strong lang="zh">母羊</strong>' in page and "read as" not in page
 
 
+def test_a_query_without_letters_is_of_no_language(app):
+    for query in ("🍕", "2 + 2", "???"):
+        assert "read as" not in app.find_by_words(query, "mmp", "auto")
+        assert app.demo.language_of(query) == "en"
+
+
 def test_side_by_side_has_the_three_models_in_order(app):
     page = app.find_by_words(SWAHILI_FOR_EWE, "all", "auto")
     assert [part.split('"')[0] for part in page.split('data-model="')[1:]] == ["none", "mp", "mmp"]

@@ -202,8 +202,14 @@ def test_a_hit_is_played_at_its_moment(search, videos, monkeypatch):
     assert code == 1 and "There is no player for videos/" in said
 
 
+def test_a_query_in_an_unknown_script_is_one_line(search, videos):
+    code, shown, said = search("videos", "ꙮꙮ", *FIRST)
+    line = "error: The model cannot read 'ꙮꙮ': it does not know this script or these words."
+    assert (code, shown, said.strip().splitlines()[-1]) == (1, "", line)
+
+
 def test_long_queries_are_cut_where_they_are_shown(search, videos):
-    _, shown, _ = search("videos", "hund" * 20_000, *FIRST)
+    _, shown, _ = search("videos", "hund " + "x" * 80_000, *FIRST)
     assert len(shown.splitlines()[0]) == 80 and shown.splitlines()[0].endswith("…")
 
 
