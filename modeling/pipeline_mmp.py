@@ -12,6 +12,7 @@ from transformers import Pipeline
 
 from .errors_mmp import PolyvidError
 from .video_index_mmp import VideoIndex
+from .video_sources_mmp import is_video
 
 OPTIONS = ("top_k", "lang", "where", "seconds", "one_per_video", "max_overlap")
 
@@ -44,8 +45,8 @@ class TextToVideoRetrievalPipeline(Pipeline):
         """Embeds a collection of videos.
 
         Args:
-            videos: `{video_id: features}`, or a sequence of features, named by position. Features are [seconds,
-                video_feature_dim] arrays, numpy or torch.
+            videos: `{video_id: video}`, or a sequence of videos, named by position: paths and what else
+                [`MMPProcessor`] takes, or their features, [seconds, video_feature_dim] arrays, numpy or torch.
             progress: show a bar.
             options: those of [`VideoIndex.build`].
 
@@ -113,6 +114,8 @@ class TextToVideoRetrievalPipeline(Pipeline):
     def _build(self, videos: Mapping[str, object] | Sequence[object]) -> VideoIndex:
         """The index of these videos, built again only if they are others."""
         digest = _digest_of(videos)
+        if digest is None:
+            return self.make_index(videos)
         if self._built is None or self._built[0] != digest:
             self._built = digest, self.make_index(videos)
         return self._built[1]
@@ -139,10 +142,17 @@ class TextToVideoRetrievalPipeline(Pipeline):
         self.processor.save_pretrained(save_directory)
 
 
-def _digest_of(videos: Mapping[str, object] | Sequence[object]) -> str:
-    """Of the names and features of a collection, which takes far less time than embedding it."""
+def _digest_of(videos: Mapping[str, object] | Sequence[object]) -> str | None:
+    """Of the names of a collection with its features or the size and time of its files, which takes far less time than
+    embedding it. None where only reading a video would tell whether it is another one."""
     digest = hashlib.blake2b(digest_size=16)
     for name, video in (videos if isinstance(videos, Mapping) else dict(enumerate(videos))).items():
+        if isinstance(video, str | os.PathLike) and os.path.isfile(video):
+            stat = os.stat(video)
+            digest.update(repr((name, os.path.realpath(video), stat.st_size, stat.st_mtime_ns)).encode())
+            continue
+        if is_video(video):
+            return None
         features = torch.as_tensor(video).detach().cpu().contiguous()
         digest.update(f"{name!r} {features.dtype} {tuple(features.shape)}\n".encode())
         digest.update(features.flatten().view(torch.uint8).numpy().data)

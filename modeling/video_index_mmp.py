@@ -25,6 +25,7 @@ from .moments_mmp import nearest_moments, window_lengths, windows
 from .paths_mmp import is_local_path
 from .processing_mmp import MMPProcessor
 from .provenance_mmp import Encoders, shown_encoders
+from .video_sources_mmp import is_video
 
 EXACT_UP_TO = 1_000_000
 """Rows to which `engine="auto"` stays exact: a scan of a million by 256 takes about 0.1 CPU seconds."""
@@ -142,7 +143,8 @@ class VideoIndex:
 
         Args:
             model: an [`MMPModel`], or the folder or Hub id of one.
-            features: `{video_id: [seconds, video_feature_dim]}`, numpy or torch, or a sequence named by position.
+            features: `{video_id: [seconds, video_feature_dim]}`, numpy or torch, or a sequence named by position. Or
+                videos: paths and what else [`MMPProcessor`] takes.
             processor: default: the one saved with the model.
             metadata, storage: as for [`VideoIndex`].
             moment_seconds: None stores one vector per video. A number stores one for each second: that of the
@@ -187,6 +189,8 @@ class VideoIndex:
         model, processor = maker.towers()
         named = features if isinstance(features, Mapping) else dict(enumerate(features))
         names, videos = _unique(named), list(named.values())
+        if any(map(is_video, videos)):
+            videos = model.to_features(videos, processor, names)
         spans = [windows(max(1, len(video)), lengths) for video in videos]
         clips = [video[start:end] for video, of in zip(videos, spans, strict=True) for start, end in of]
         owners = [name for name, of in zip(names, spans, strict=True) for _ in of]
@@ -260,8 +264,8 @@ class VideoIndex:
         place; the file it came from changes when it is saved, a database at once.
 
         Args:
-            videos: `{video_id: [seconds, video_feature_dim]}`, or an index that was made in the same way. A video that
-                this index has already is replaced.
+            videos: `{video_id: features or video}` as in `build`, or an index that was made in the same way. A video
+                that this index has already is replaced.
             metadata: of these videos, as for [`VideoIndex`]; that of an index comes with it.
             progress: show a bar.
 

@@ -9,9 +9,10 @@ import torch
 
 from polyvid.modeling import MMPModel
 from polyvid.modeling.errors_mmp import PolyvidError
-from polyvid.modeling.frame_encoders_mmp import FrameEncoder, load_frame_encoder, network_of
+from polyvid.modeling.frame_encoders_mmp import FrameEncoder
 from polyvid.modeling.provenance_mmp import Encoders, refuse_other_encoders, shown_encoders
-from polyvid.modeling.video_reading_mmp import Sampling, VideoError
+from polyvid.modeling.video_encoders_mmp import VideoEncoders
+from polyvid.modeling.video_reading_mmp import VideoError
 from polyvid.train.extraction.encode import encode_videos
 from polyvid.train.extraction.job import Extraction
 from polyvid.train.extraction.listing import has_utf8_name
@@ -58,7 +59,11 @@ def load_encoders(model: MMPModel, names: Sequence[str] | None = None) -> Loaded
     if names:
         encoders = Extraction(Path(), tuple(names)).load_encoders()
     elif recorded:
-        encoders = [_load_recorded(record) for record in recorded]
+        if others := {record["per"] for record in recorded if "per" in record} - {"second"}:
+            raise PolyvidError(f"{name} takes features per {min(others)}: pass features instead of videos.")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        commit = getattr(model.config, "_commit_hash", None)
+        encoders = VideoEncoders.load(model.name_or_path, recorded, device, commit).encoders
     else:
         raise PolyvidError(f"{name} does not say which networks made its features: pass --encoder.")
     records: Encoders = [encoder.describe() | {"per": "second"} for encoder in encoders]
@@ -70,28 +75,3 @@ def load_encoders(model: MMPModel, names: Sequence[str] | None = None) -> Loaded
             f"{model.config.video_feature_dim}: pass the --encoder that it was trained with."
         )
     return LoadedEncoders(encoders, records)
-
-
-def _load_recorded(record: dict[str, object]) -> FrameEncoder:
-    """
-    Raises:
-        PolyvidError: if it takes another share of a video than one vector a second.
-    """
-    name, options = str(record["id"]), {key: record[key] for key in ("fps", "window", "stride") if key in record}
-    if record.get("per", "second") != "second":
-        raise PolyvidError(f"The model takes {name} features per {record['per']}: only those per second are extracted.")
-    is_image_model = network_of(name, _text(record.get("revision"))) not in ("s3d", "r2plus1d")
-    sampling = Sampling(**options) if is_image_model and len(options) == 3 else None  # type: ignore[arg-type]
-    window = record.get("window")
-    encoder = load_frame_encoder(
-        name,
-        sampling,
-        revision=_text(record.get("revision")),
-        window=window if isinstance(window, int) and not is_image_model else None,
-        feature=str(record.get("output", "pooler_output")),
-    )
-    return encoder.to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)
