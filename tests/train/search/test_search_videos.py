@@ -12,7 +12,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from video_files import write_video
 
-from polyvid.modeling import MMPModel, VideoIndex
+from polyvid.modeling import MMPModel, MMPProcessor, TextToVideoRetrievalPipeline, VideoIndex
 from polyvid.train import cli
 from polyvid.train.search import collection, player
 from polyvid.train.search.frames import LoadedEncoders, load_encoders
@@ -111,6 +111,28 @@ def test_a_folder_is_searched_with_one_command(search, videos, models):
         (hit["video_id"], hit["start"], hit["end"]) for hit in expected
     ]
     assert all(os.path.samefile(hit["path"], videos / hit["video_id"]) for hit in hits)
+
+
+def test_a_model_that_knows_its_networks_needs_no_other_word(search, videos):
+    """On the command line, and in Python from the paths of the videos."""
+    code, shown, _ = search("videos", QUERY, "--model", "model", "--workers", "0", "--json")
+    assert code == 0
+    hits = json.loads(shown)["hits"]
+    files = {hit["video_id"]: hit["path"] for hit in hits}
+    index = VideoIndex.build("model", files, moment_seconds=(4, 8, 16))
+    again = index.search(QUERY)
+    assert [(hit["video_id"], hit["start"], hit["end"]) for hit in again] == [
+        (hit["video_id"], hit["start"], hit["end"]) for hit in hits
+    ]
+    assert [hit["score"] for hit in again] == pytest.approx([hit["score"] for hit in hits], abs=1e-3)
+    pipe = TextToVideoRetrievalPipeline(
+        model=MMPModel.from_pretrained("model"), processor=MMPProcessor.from_pretrained("model")
+    )
+    first = pipe(QUERY, videos=files, top_k=2)
+    built = pipe._built
+    assert {hit["video_id"] for hit in first} <= files.keys() and pipe("a dog", videos=files) and pipe._built is built
+    os.utime(videos / "a.mp4")
+    assert pipe(QUERY, videos=files, top_k=2) == first and pipe._built is not built
 
 
 def test_the_second_time_only_what_is_new_changed_or_gone_is_done(search, videos, extracted):
