@@ -98,7 +98,7 @@ class BenchmarkBuilder(LocalBuilder, datasets.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         human_languages, translated = self._languages()
         names = self.config.splits or list(self.protocol.splits)
-        names = [names] if isinstance(names, str) else names
+        names = names if isinstance(names, list | tuple) else [names]
         unknown = sorted(set(names) - set(self.protocol.splits))
         if unknown:
             raise PolyvidError(

@@ -35,8 +35,8 @@ def build(
     configs: Annotated[list[str], typer.Argument(help="Its configs, e.g. de all (cz is taken for cs).")],
     data_dir: Annotated[Path, typer.Option(help="Folder with the official files, named in the dataset's card.")],
     output_dir: Annotated[Path, typer.Option(help="What to fill: <config>/*.parquet, README.md, reports/.")],
-    num_shards: Annotated[int | None, typer.Option(help="Shards per config (default: of about 500 MB).")] = None,
-    num_proc: Annotated[int, typer.Option(help="Configs to build at the same time.")] = 1,
+    num_shards: Annotated[int | None, typer.Option(min=1, help="Shards per config (default: of about 500 MB).")] = None,
+    num_proc: Annotated[int, typer.Option(min=1, help="Configs to build at the same time.")] = 1,
     option: Annotated[list[str] | None, typer.Option(help="key=value for the builder, e.g. languages=en,de.")] = None,
 ) -> None:
     """Build a dataset from its official files, ready for load_dataset and for `polyvid push dataset`.

@@ -55,8 +55,10 @@ class LocalBuilder:
             datasets.builder.extend_dataset_builder_for_streaming = lambda builder: None
             try:
                 super().__init__(*args, **kwargs)
-            except ValueError as error:  # an unknown config; datasets names those there are
-                raise PolyvidError(str(error)) from error
+            except ValueError as error:
+                if not str(error).startswith(("BuilderConfig", "Config name is missing")):
+                    raise
+                raise PolyvidError(str(error)) from error  # an unknown config; datasets names those there are
             except TypeError as error:
                 if "unexpected keyword argument" not in str(error):
                     raise

@@ -74,7 +74,13 @@ def _join(dataset_dir: Path, features_dir: Path, output_dir: Path, feature_split
             )
         for index in tqdm(range(num_shards), desc=f"join {split}", unit=" shards"):
             output = Path(output_dir) / shard_name(split, index, num_shards)
-            schema = pa.unify_schemas([pq.read_schema(features[0]), pq.read_schema(rows[0])])
+            schemas = pq.read_schema(features[0]), pq.read_schema(rows[0])
+            if both := sorted(set(schemas[0].names) & set(schemas[1].names) - {"video_id"}):
+                raise PolyvidError(
+                    f"{dataset_dir} and {features_dir} both have a column {both[0]!r}: join a dataset of subtitles or "
+                    "captions with features."
+                )
+            schema = pa.unify_schemas(schemas)
             sources = rows[index % len(rows)], features[index % len(features)], index, num_shards
             if not (output.exists() and _is_joined(output, schema, *sources)):
                 write_shard(_join_shard(*sources), output, schema)

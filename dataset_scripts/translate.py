@@ -20,6 +20,7 @@ import typer
 from tqdm import tqdm
 
 from polyvid.dataset_scripts.building import atomic_path, load_builder
+from polyvid.dataset_scripts.devices import find_device
 from polyvid.dataset_scripts.locking import locked
 from polyvid.dataset_scripts.protocols import canonical_benchmark, protocols_of
 from polyvid.dataset_scripts.schema import canonical_language
@@ -76,10 +77,9 @@ class Translator:
     def __init__(
         self, model: str, target: str, revision: str | None = None, num_beams: int = 4, device: str | None = None
     ):
-        import torch
         from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = find_device(device)
         self.tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
         self.model = AutoModelForSeq2SeqLM.from_pretrained(model, revision=revision).to(self.device).eval()
         self.num_beams = num_beams
@@ -224,7 +224,7 @@ def translate(
         config_name=protocol or next(iter(protocols_of(name))), data_dir=str(data_dir), languages=["en"], splits=split
     )
     for language in languages:
-        check_local_path(model.format(language=language), "model")
+        check_local_path(model.replace("{language}", language), "model")
     captions = [
         {"video_id": row["video_id"], "caption_id": caption["caption_id"], "text": caption["text"]}
         for rows in builder.as_streaming_dataset().values()
@@ -233,7 +233,7 @@ def translate(
     ]
     for language in languages:
         with locked(output_dir / f"{language}.jsonl", "polyvid translate"):  # before the model is loaded
-            translator = Translator(model.format(language=language), language, revision, num_beams, device)
+            translator = Translator(model.replace("{language}", language), language, revision, num_beams, device)
             print(translate_captions(captions, translator, language, output_dir, batch_size))
 
 

@@ -3,6 +3,9 @@
 Shapes are always checked. Values are checked where that is cheap: not under `torch.compile` and `torch.export`, which
 have no values, and in training only on a CPU, because reading an accelerator's memory waits for all its queued work.
 There, NaN in the input makes the loss NaN, which is noticed without waiting.
+
+Features of the wrong width or with NaN are a user's to put right: `PolyvidError`. Masks and shapes that do not fit each
+other come from the calling code: `ValueError`.
 """
 
 import torch
@@ -19,13 +22,13 @@ def checked_mask(
     if mask is None:
         mask = torch.ones(values.shape[:2], dtype=torch.long, device=values.device)
     if mask.shape != values.shape[:2]:
-        raise PolyvidError(f"{name} {tuple(mask.shape)} does not fit {of} {tuple(values.shape)}.")
+        raise ValueError(f"{name} {tuple(mask.shape)} does not fit {of} {tuple(values.shape)}.")
     if 0 in mask.shape:
-        raise PolyvidError(f"{of} is empty: its shape is {tuple(values.shape)}.")
+        raise ValueError(f"{of} is empty: its shape is {tuple(values.shape)}.")
     if _may_look_at(mask, training):
         rows = (mask[:, 0] == 0).nonzero().flatten().tolist()
         if rows:
-            raise PolyvidError(
+            raise ValueError(
                 f"{name} {tuple(mask.shape)} starts with padding in row {_shown(rows)}: there is nothing to embed, or "
                 "it is padded on the left. Every row needs a real first position and its padding on the right."
             )
@@ -68,7 +71,7 @@ def backbone_mask(backbone: PreTrainedModel, mask: torch.Tensor, training: bool)
 
 def check_same(what: str, shape: torch.Size, other: str, other_shape: torch.Size) -> None:
     if shape != other_shape:
-        raise PolyvidError(f"{what} must be shaped like {other}: got {tuple(shape)} and {tuple(other_shape)}.")
+        raise ValueError(f"{what} must be shaped like {other}: got {tuple(shape)} and {tuple(other_shape)}.")
 
 
 def _may_look_at(values: torch.Tensor, training: bool) -> bool:

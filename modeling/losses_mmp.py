@@ -53,7 +53,7 @@ def nce_loss(
         The scalar mean over pairs, in float32 (float64 for float64 input) also under autocast.
 
     Raises:
-        PolyvidError: for a temperature that is not positive, an unknown form or shapes that do not pair.
+        ValueError: for a temperature that is not positive, an unknown form or shapes that do not pair.
 
     Example: where everything is equally similar, each of the 2 * batch - 1 pairs of a softmax is as likely.
 
@@ -62,7 +62,7 @@ def nce_loss(
     1.9459 = log 7, 1.3863 = log 4
     """
     if form not in ("joint", "symmetric"):
-        raise PolyvidError(f"Unknown form of the NCE loss {form!r}: choose joint or symmetric.")
+        raise ValueError(f"Unknown form of the NCE loss {form!r}: choose joint or symmetric.")
     return _loss_of_pair(a, b, video_index, form=form, temperature=temperature)
 
 
@@ -87,7 +87,7 @@ def triplet_loss(
     0.4
     """
     if negatives not in ("hard", "all"):
-        raise PolyvidError(f"Unknown negatives of the triplet loss {negatives!r}: choose hard or all.")
+        raise ValueError(f"Unknown negatives of the triplet loss {negatives!r}: choose hard or all.")
     return _loss_of_pair(a, b, video_index, form=f"triplet_{negatives}", margin=margin)
 
 
@@ -161,7 +161,8 @@ class MMPObjective:
         Raises:
             NonFiniteEmbeddingsError: if an embedding holds NaN or infinity, on every process; nothing was computed.
                 Not with `raise_non_finite=False`.
-            PolyvidError: if shapes do not fit, no term has its embeddings, or `mask_same_video` lacks `video_index`.
+            PolyvidError: if no term has its embeddings, as `cross` without pivots.
+            ValueError: if shapes do not fit, or `mask_same_video` lacks `video_index`.
         """
         pairs = {
             term: present
@@ -171,12 +172,12 @@ class MMPObjective:
         if not pairs:
             raise PolyvidError(f"No embeddings for any of the terms {', '.join(self.terms)}; got {', '.join(outputs)}.")
         if self.mask_same_video and video_index is None:
-            raise PolyvidError("mask_same_video needs the batch's video_index.")
+            raise ValueError("mask_same_video needs the batch's video_index.")
 
         embeds = {name: outputs[name] for term in pairs.values() for pair in term for name in pair}
         shapes = {name: tuple(tensor.shape) for name, tensor in embeds.items()}
         if len(set(shapes.values())) > 1 or any(len(shape) != 2 or 0 in shape for shape in shapes.values()):
-            raise PolyvidError(f"Embeddings must all have one shape (batch, dim), not empty; got {shapes}.")
+            raise ValueError(f"Embeddings must all have one shape (batch, dim), not empty; got {shapes}.")
 
         device = next(iter(embeds.values())).device
         sizes = rows_per_process(len(next(iter(embeds.values()))), device, self.group) if self.gather else None

@@ -51,7 +51,7 @@ def explain(error: BaseException) -> str | None:
         return _joined(_operating_system(error))
     if any(_root(kind) in HUB_LIBRARIES for kind in type(error).__mro__):
         return _joined(str(error) or type(error).__name__)
-    if isinstance(error, (json.JSONDecodeError, KeyError, TypeError)) and _raised_in(error, HUB_LIBRARIES):
+    if isinstance(error, (json.JSONDecodeError, KeyError, TypeError)) and raised_in(error, HUB_LIBRARIES):
         server = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
         return f"{server} does not answer like the Hub ({_joined(repr(error))}). Check HF_ENDPOINT and your proxy."
     if isinstance(error, ValueError) and _modules(error)[-1].startswith("transformers.models.auto."):
@@ -96,7 +96,8 @@ def _of_worker(text: str) -> str:
     return text.strip().splitlines()[-1].split(": ", 1)[-1] if text.startswith("Caught ") else text
 
 
-def _raised_in(error: BaseException, libraries: tuple[str, ...]) -> bool:
+def raised_in(error: BaseException, libraries: tuple[str, ...]) -> bool:
+    """Whether the error passed through one of these libraries on its way."""
     return any(module.partition(".")[0] in libraries for module in _modules(error))
 
 

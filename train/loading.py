@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-import torch
 from transformers import AutoModel, AutoProcessor
 from transformers.utils import cached_file
 
+from polyvid.dataset_scripts.devices import find_device
 from polyvid.modeling import MMPModel, MMPProcessor
 from polyvid.modeling.paths_mmp import check_local_path
 
@@ -23,9 +23,10 @@ def load_model(model: str, device: str | None = None) -> tuple[MMPModel, MMPProc
     Raises:
         FileNotFoundError: if `model` is a path where nothing exists.
         OSError: if there is no such model on the Hub, or the Hub cannot be reached.
+        PolyvidError: if this machine has no such device.
     """
     check_local_path(model, "model")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = find_device(device)
     return (
         AutoModel.from_pretrained(model, dtype="float32").to(device),
         AutoProcessor.from_pretrained(model),

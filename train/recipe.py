@@ -201,7 +201,7 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     for key in ("languages", "validation_languages"):
         try:
             setattr(recipe.data, key, [canonical_language(language) for language in getattr(recipe.data, key)])
-        except ValueError as error:
+        except PolyvidError as error:
             raise RecipeError(f"{path}, data.{key}: {error}") from None
     _check_numbers(path, recipe)
     return recipe
@@ -269,7 +269,15 @@ def _check_numbers(path: Path, recipe: Recipe) -> None:
         raise RecipeError(f"{path}: data.pivots needs captions; clips come in one language each (§5.3).")
     if recipe.data.clips is not None and training.group_by_length:
         raise RecipeError(f"{path}: training.group_by_length needs captions; the lengths of clips are not known ahead.")
-    model = recipe.model
+    model, data = recipe.model, recipe.data
+    if not 0 <= training.seed < 4e9:  # numpy takes 32 bits, and each process adds its rank
+        raise RecipeError(f"{path}: training.seed must lie between 0 and 4 billion, but is {training.seed}.")
+    if data.max_text_length < 3:
+        raise RecipeError(f"{path}: data.max_text_length must be at least 3 tokens, not {data.max_text_length}.")
+    if data.max_video_length < 1:
+        raise RecipeError(f"{path}: data.max_video_length must be at least 1 second, not {data.max_video_length}.")
+    if data.noise_cycle is not None and data.noise_cycle < 1:
+        raise RecipeError(f"{path}: data.noise_cycle must be at least 1 epoch, or null, not {data.noise_cycle}.")
     if model.start not in ("random", "mean", "warm"):
         raise RecipeError(f"{path}: model.start must be random, mean or warm, not {model.start!r}.")
     if recipe.data.clips is not None and (model.start == "warm" or model.video_kernel_size is not None):

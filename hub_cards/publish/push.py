@@ -28,6 +28,7 @@ from polyvid.hub_cards.publish.files import (
 from polyvid.hub_cards.publish.files import include as add_files
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.paths_mmp import check_local_path
+from polyvid.train.errors import HUB_LIBRARIES, raised_in
 
 LOADING = {
     "model": 'AutoModel.from_pretrained("{}", trust_remote_code=True)',
@@ -240,6 +241,8 @@ def explained(repo_id: str, token: str | None) -> Iterator[None]:
                 f"This token may not write to {repo_id}: it needs the role `write` (a fine-grained one: for {owner}), "
                 f"and you need the right to write in {owner}. See {hub}/settings/tokens."
             ) from None
+        if not isinstance(cause, HTTPError) and not raised_in(error, HUB_LIBRARIES):
+            raise  # a defect of this package
         if not isinstance(cause, HTTPError | RuntimeError):  # JSON that is none, or without what the Hub always sends
             raise ConnectionError(
                 f"{hub} does not answer like the Hub ({type(cause).__name__}: {_shortened(str(cause), token)}): check "

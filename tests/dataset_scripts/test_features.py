@@ -13,6 +13,7 @@ from polyvid.dataset_scripts.build import build
 from polyvid.dataset_scripts.building import shard_name, write_shard
 from polyvid.dataset_scripts.features import FEATURES, features_from_row, features_to_row, rows_to_table
 from polyvid.dataset_scripts.join import join
+from polyvid.modeling.errors_mmp import PolyvidError
 
 NUM_VIDEOS = 50
 WITH_FEATURES = range(10, NUM_VIDEOS + 5)  # ten videos lack features, five have nothing else
@@ -132,7 +133,9 @@ def test_what_cannot_be_joined_is_refused(subtitles, tmp_path):
         join(subtitles / "all", features, tmp_path / "joined")
     with pytest.raises(FileNotFoundError, match="There is no folder of shards at '.*nowhere'"):
         join(tmp_path / "nowhere", features, tmp_path / "joined")
-    assert not (tmp_path / "joined").exists()
+    with pytest.raises(PolyvidError, match="both have a column 'num_seconds': join a dataset of subtitles or captions"):
+        join(features_folder(tmp_path / "others", 3), features_folder(tmp_path / "again", 3), tmp_path / "joined")
+    assert not list((tmp_path / "joined").glob("*.parquet"))
 
 
 def test_failure_while_a_shard_is_written_leaves_none(tmp_path):

@@ -292,3 +292,9 @@ def test_a_multilingual_model_translates_into_a_language_beyond_the_nine(tmp_pat
     assert Translator(str(marian), "hi").prefix == ">>hin<< "
     with pytest.raises(PolyvidError, match="does not translate from en into ta"):
         Translator(str(marian), "ta")
+
+
+def test_only_the_language_is_filled_into_a_models_name(tmp_path):
+    """Braces are allowed in names of folders; `str.format` would ask for what is in them."""
+    with pytest.raises(FileNotFoundError, match=r"no model at '\./a\{b\}-de'"):
+        translate("vtt", ["de"], tmp_path, tmp_path / "out", model="./a{b}-{language}")

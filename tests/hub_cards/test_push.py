@@ -22,6 +22,7 @@ from published import EMOJI, write_model
 
 from polyvid.dataset_scripts.build import build
 from polyvid.hub_cards.publish.credentials import find_credential
+from polyvid.hub_cards.publish.push import explained
 from polyvid.train import cli
 from tiny import tiny_model, tiny_processor
 
@@ -597,3 +598,8 @@ def test_a_killed_push_resumes_and_sends_nothing_twice(hub, dataset, push, tmp_p
     files = hub.files("datasets", "lab/subtitles")
     for shard in dataset.rglob("*.parquet"):
         assert files[shard.relative_to(dataset).as_posix()] == shard.read_bytes()
+
+
+def test_a_defect_of_this_package_is_not_blamed_on_the_hub():
+    with pytest.raises(TypeError), explained("lab/x", "hf_token"):
+        len(3)

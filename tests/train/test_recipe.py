@@ -63,6 +63,10 @@ def test_a_saved_recipe_reads_back_equal(recipe_file, tmp_path):
         (COMPLETE + "model: {backbone: '${nothing}'}", [], r"recipe.yaml: model.backbone: .*'nothing' not found"),
         (COMPLETE + "model: {backbone: '${'}", [], r"recipe.yaml: model.backbone: "),
         (COMPLETE + "model: {backbone: '${model.backbone}'}", [], r"in a circle|Recursive interpolation"),
+        (COMPLETE, ["training.seed=-1"], "training.seed must lie between 0 and 4 billion, but is -1"),
+        (COMPLETE, ["data.max_text_length=2"], "data.max_text_length must be at least 3 tokens, not 2"),
+        (COMPLETE, ["data.max_video_length=0"], "data.max_video_length must be at least 1 second, not 0"),
+        (COMPLETE, ["data.noise_cycle=0"], "data.noise_cycle must be at least 1 epoch, or null, not 0"),
         (COMPLETE, ["model.backbone=[a"], r"Command line, model.backbone=\[a"),
     ],
 )

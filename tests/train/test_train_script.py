@@ -63,6 +63,8 @@ def test_a_recipe_trains_a_model_and_a_second_run_finds_it_finished(overrides, t
         ("data.features=nowhere", "There is no folder of shards at 'nowhere' in "),
         ("data.train_split=dev", "fluent_emoji_9 has no split 'dev': choose from pretrain finetune validation test"),
         ("data.dataset=emoji", "Unknown dataset 'emoji': choose from"),
+        ("training.schedule=linaer", "training.schedule=linaer: linaer is not a valid SchedulerType"),
+        ("training.trackers=[tensorbord]", "training.trackers: there is no tracker 'tensorbord'; choose from aim all"),
         ("model.output_layer=30", "output_layer"),
         ("model.video_feature_dim=11", "11"),
     ],

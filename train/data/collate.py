@@ -73,11 +73,11 @@ class MMPCollator:
                 raise PolyvidError(f"The row of video {row.get('video_id', '(no id)')} lacks {', '.join(missing)}.")
         try:
             batch = self._processed(rows, with_pivots=all(pivots))
-        except ValueError:
+        except PolyvidError:
             for row in rows:  # again, one by one, to name the video instead of an index
                 try:
                     self._processed([row], with_pivots=all(pivots))
-                except ValueError as error:
+                except PolyvidError as error:
                     raise PolyvidError(f"The row of video {row['video_id']} ({row['language']}): {error}") from error
             raise
         batch["video_index"] = torch.tensor([_digest(row["video_id"]) >> 1 for row in rows])

@@ -204,7 +204,7 @@ class FeatureShards:
         name = hashlib.blake2b(video_id.encode("utf-8"), digest_size=16).hexdigest()  # ids may contain any character
         try:
             row = None if isinstance(features, VideoError) else features_to_row(video_id, features)
-        except ValueError as error:
+        except PolyvidError as error:
             features, row = VideoError(str(error)), None
         if row is None:
             reason = {

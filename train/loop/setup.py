@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import LoggerType, set_seed
 from transformers import AutoModel, AutoProcessor, AutoTokenizer, get_scheduler
 
 from polyvid.dataset_scripts.building import find_shards
@@ -42,6 +42,9 @@ def build_trainer(recipe: Recipe) -> Trainer:
     """
     check_inputs(recipe)
     training, data = recipe.training, recipe.data
+    if unknown := sorted({*training.trackers} - {str(name) for name in LoggerType}):
+        known = " ".join(sorted(str(name) for name in LoggerType))
+        raise PolyvidError(f"training.trackers: there is no tracker {unknown[0]!r}; choose from {known}.")
     accelerator = Accelerator(
         step_scheduler_with_optimizer=False, log_with=training.trackers or None, project_dir=recipe.output_dir
     )
@@ -104,7 +107,10 @@ def assemble(
     # Fused, because it can be told on the device to skip a step, so the host need not wait.
     optimizer = torch.optim.Adam(parameter_groups(model, training.learning_rate), fused=True)
     total_steps = batches.steps(0) * training.epochs
-    scheduler = get_scheduler(training.schedule, optimizer, training.warmup_steps, total_steps)
+    try:
+        scheduler = get_scheduler(training.schedule, optimizer, training.warmup_steps, total_steps)
+    except ValueError as error:  # an unknown name, or a schedule that needs more settings
+        raise PolyvidError(f"training.schedule={training.schedule}: {error}") from error
     prepared, prepared_optimizer = accelerator.prepare(model, optimizer)
     steps_file = Path(recipe.output_dir) / "steps.jsonl" if processes.rank == 0 else None
     repository = ModelRepository(model.config, processor, recipe, processes.count)

@@ -107,7 +107,7 @@ def load_grid(path: Path) -> Grid:
         for stage in stages:
             try:
                 load_recipe(stage.recipe, [*stage.changes, "output_dir=."])
-            except ValueError as error:
+            except PolyvidError as error:
                 raise PolyvidError(f"{path}, run {name}: {error}") from None
     rows = content.get("tables", {})
     for table, names in rows.items():
@@ -147,6 +147,10 @@ def ablate(
         if name not in loaded.runs:
             nearest = difflib.get_close_matches(name, loaded.runs, n=1, cutoff=0.0)[0]
             raise PolyvidError(f"{grid} has no run {name!r}; did you mean {nearest!r}?")
+    try:
+        shlex.split(launch)
+    except ValueError as error:
+        raise PolyvidError(f"--launch {launch}: {error}.") from None
     runs, seeds = run or list(loaded.runs), seed or [0]
     if dry_run:
         for name, number, folder in _missing(output, runs, seeds):

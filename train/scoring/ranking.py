@@ -42,7 +42,8 @@ def ranks_of_targets(
         (queries,) int64.
 
     Raises:
-        PolyvidError: if an embedding holds NaN or infinity, or no candidate has the id of a target.
+        PolyvidError: if an embedding holds NaN or infinity.
+        ValueError: if no candidate has the id of a target.
     """
     for what, embeds in (("Query", query_embeds), ("Candidate", candidate_embeds)):
         finite = torch.isfinite(embeds.sum(1))
@@ -54,7 +55,7 @@ def ranks_of_targets(
     first, last = (np.searchsorted(ids[order], wanted, side) for side in ("left", "right"))
     if (first == last).any():
         query = int(np.argmax(first == last))
-        raise PolyvidError(f"Query {query}: there is no candidate with the id of its target, {wanted[query]}.")
+        raise ValueError(f"Query {query}: there is no candidate with the id of its target, {wanted[query]}.")
     candidates = F.normalize(candidate_embeds.float(), dim=-1)
     if candidate_ids is not None:
         candidates = candidates[torch.from_numpy(order).to(candidates.device)]

@@ -81,7 +81,7 @@ def paired_test(
         Score of `ranks` minus score of `other_ranks`, and p (at least 1 / (samples + 1)).
 
     Raises:
-        PolyvidError: if the runs have different numbers of queries.
+        ValueError: if the runs have different numbers of queries.
 
     Example: one run finds five more of ten queries than the other. Flipping five signs gives so large a difference in
     2 of 32 cases.
@@ -91,7 +91,7 @@ def paired_test(
     50 points, p below 0.1: True
     """
     if len(ranks) != len(other_ranks):
-        raise PolyvidError(f"The runs have different numbers of queries: {len(ranks)} and {len(other_ranks)}.")
+        raise ValueError(f"The runs have different numbers of queries: {len(ranks)} and {len(other_ranks)}.")
     differences, _ = _by_group(per_query_score(ranks, score) - per_query_score(other_ranks, score), groups)
     observed = differences.sum()
     differences = differences[differences != 0]

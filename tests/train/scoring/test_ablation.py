@@ -11,6 +11,7 @@ from emoji_features import write_features
 from results_files import results_file, write_results
 
 from polyvid.dataset_scripts.schema import LANGUAGES
+from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.recipe import load_recipe
 from polyvid.train.scoring.ablation import ablate, load_grid, write_report
 from polyvid.train.scoring.tables import published_tables
@@ -217,3 +218,8 @@ def test_a_grid_on_the_embedded_benchmark_from_one_command_interrupted_and_resum
     report = (out / "report.md").read_text()
     assert re.search(r"^\| 1 \| 1 \| 20.0 \| \d", report, re.MULTILINE)
     assert (out / "figure_2.png").exists()
+
+
+def test_a_launch_command_with_an_open_quote_is_refused():
+    with pytest.raises(PolyvidError, match="--launch accelerate 'launch: No closing quotation"):
+        ablate(GRID, launch="accelerate 'launch", dry_run=True)

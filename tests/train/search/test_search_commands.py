@@ -216,6 +216,7 @@ def test_bad_commands_are_one_line(mmp, folder):
         (("index", "videos.safetensors"), "error: Pass FEATURES and INDEX, or INDEX --remove ID"),
         ((*INDEX[:3], "--remove", "x"), "error: With FEATURES, --remove also needs --add or --refresh."),
         ((*INDEX, "--moment-seconds", "4,x"), "error: --moment-seconds: 'x' is not a whole number."),
+        ((*INDEX, "--device", "gpu"), "error: This machine has no device 'gpu' ("),
         ((*INDEX, "--engine", "lance"), "error: Engine 'lance': missing a required argument: 'uri'."),
         (("search", "no.safetensors", "a dog"), "error: There is no video index at 'no.safetensors' in "),
         (("search", INDEX[2], " "), "error: The query is empty: say what to look for."),
