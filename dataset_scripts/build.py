@@ -32,12 +32,16 @@ CONFIGS = re.compile(r"^configs:\n(?:(?:- | ).*\n)*", re.MULTILINE)
 
 def build(
     dataset: Annotated[str, typer.Argument(help="A folder of dataset_scripts/, e.g. multi_howto100m or msrvtt.")],
-    configs: Annotated[list[str], typer.Argument(help="Its configs, e.g. de all (cz is taken for cs).")],
+    configs: Annotated[list[str], typer.Argument(help="Its configs, e.g. de all (cz means cs).")],
     data_dir: Annotated[Path, typer.Option(help="Folder with the official files, named in the dataset's card.")],
-    output_dir: Annotated[Path, typer.Option(help="What to fill: <config>/*.parquet, README.md, reports/.")],
-    num_shards: Annotated[int | None, typer.Option(min=1, help="Shards per config (default: of about 500 MB).")] = None,
+    output_dir: Annotated[Path, typer.Option(help="Output folder for <config>/*.parquet, README.md and reports/.")],
+    num_shards: Annotated[
+        int | None, typer.Option(min=1, help="Shards per config. Default: enough for about 500 MB each.")
+    ] = None,
     num_proc: Annotated[int, typer.Option(min=1, help="Configs to build at the same time.")] = 1,
-    option: Annotated[list[str] | None, typer.Option(help="key=value for the builder, e.g. languages=en,de.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="Option of the builder as key=value, e.g. languages=en,de.")
+    ] = None,
 ) -> None:
     """Build a dataset from its official files, ready for load_dataset and for `polyvid push dataset`.
 
@@ -60,7 +64,7 @@ def build(
                 jobs(name)
         write_card(Path(__file__).parent / dataset / "README.md", output_dir)
     for builder in builders:
-        state = "built" if builder.config.name in todo else "was there already"
+        state = "built" if builder.config.name in todo else "was already there"
         print(f"{builder.config.name}: {state}, {output_dir / builder.config.name}")
 
 

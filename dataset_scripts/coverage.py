@@ -87,7 +87,7 @@ def coverage(
     benchmark: Annotated[str, typer.Argument(help="vtt, vatex, m30k or youtube2text")],
     data_dir: Annotated[Path, typer.Option(help="Folder with the benchmark's official files.")],
     features: Annotated[Path, typer.Option(help="Folder of feature shards.")],
-    protocol: Annotated[str | None, typer.Option(help="Default: the paper's.")] = None,
+    protocol: Annotated[str | None, typer.Option(help="Default: the paper's protocol.")] = None,
     split: Annotated[list[str] | None, typer.Option(help="Only these splits.")] = None,
     output: Annotated[Path | None, typer.Option(help="Also write the report, with the missing ids, as JSON.")] = None,
 ) -> None:

@@ -31,7 +31,7 @@ from polyvid.modeling.provenance_mmp import shown_encoders
 def join(
     dataset_dir: Annotated[Path, typer.Argument(help="One built config, e.g. multi-howto100m/all.")],
     features_dir: Annotated[Path, typer.Argument(help="Feature shards, as `polyvid extract` writes them.")],
-    output_dir: Annotated[Path, typer.Argument(help="Where the joined shards go.")],
+    output_dir: Annotated[Path, typer.Argument(help="Output folder for the joined shards.")],
     feature_split: Annotated[str, typer.Option(help="The split that holds the features of all videos.")] = "train",
 ) -> dict[str, dict]:
     """Put each video's features in one row with its subtitles or captions, shard by shard.
@@ -93,7 +93,7 @@ def _join(dataset_dir: Path, features_dir: Path, output_dir: Path, feature_split
         }
         print(
             f"{split}: {report[split]['rows']} videos joined, {len(report[split]['without_features'])} lack features, "
-            f"{len(report[split]['without_rows'])} have nothing but features"
+            f"{len(report[split]['without_rows'])} have only features"
         )
     write_json(Path(output_dir) / "join_report.json", report)
     return report
@@ -130,7 +130,7 @@ def _is_joined(
     wanted = {video_id for video_id in wanted if shard_of(video_id, num_shards) == index}
     if len(found) == len(wanted) and set(found) == wanted and columns.equals(schema):
         return True
-    print(f"{output} was made of other shards; it is written again.")
+    print(f"{output} was made from other shards; it is written again.")
     return False
 
 

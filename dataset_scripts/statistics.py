@@ -27,8 +27,10 @@ SECTION = re.compile(r"<!-- statistics -->.*?<!-- /statistics -->", re.DOTALL)
 
 
 def statistics(
-    dataset_dir: Annotated[Path, typer.Argument(help="What `polyvid build multi_howto100m` filled.")],
-    tokenizer: Annotated[str, typer.Option(help="Whose tokens to count: a Hub id or folder.")] = "xlm-roberta-large",
+    dataset_dir: Annotated[Path, typer.Argument(help="Folder made by `polyvid build multi_howto100m`.")],
+    tokenizer: Annotated[
+        str, typer.Option(help="Tokenizer whose tokens are counted: a Hub id or folder.")
+    ] = "xlm-roberta-large",
 ) -> None:
     """Count videos, subtitles and tokens per language, plot their distributions, and put all of it into the card.
 
@@ -130,7 +132,7 @@ def _load_tokenizer(name: str) -> Callable[..., Any]:
         if "trust_remote_code" not in str(error):
             raise
         raise PolyvidError(
-            f"The tokenizer of {name} needs code of its own repository, which is not run here: choose another one."
+            f"The tokenizer of {name} needs code from its repository, which is not run: choose another tokenizer."
         ) from error
 
 

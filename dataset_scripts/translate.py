@@ -206,8 +206,8 @@ def translate(
     benchmark: Annotated[str, typer.Argument(help="vtt, vatex, m30k or youtube2text")],
     to: Annotated[list[str], typer.Option(help="Target language; repeat for several.")],
     data_dir: Annotated[Path, typer.Option(help="Folder with the benchmark's official files.")],
-    output_dir: Annotated[Path, typer.Option(help="One <language>.jsonl each is written here.")],
-    protocol: Annotated[str | None, typer.Option(help="Default: the paper's.")] = None,
+    output_dir: Annotated[Path, typer.Option(help="Output folder: one <language>.jsonl per language.")],
+    protocol: Annotated[str | None, typer.Option(help="Default: the paper's protocol.")] = None,
     split: Annotated[list[str] | None, typer.Option(help="Only these splits.")] = None,
     model: Annotated[
         str, typer.Option(help="Hub id or folder; {language} is replaced by the target.")

@@ -116,7 +116,9 @@ def overview(
     ] = False,
     debug: Annotated[
         bool,
-        typer.Option("--debug", callback=_set_debug, help="Show tracebacks of all errors; or POLYVID_DEBUG=1."),
+        typer.Option(
+            "--debug", callback=_set_debug, help="Show the traceback of every error; same as POLYVID_DEBUG=1."
+        ),
     ] = False,
 ) -> None:
     """Find videos with words, in any language. `polyvid COMMAND --help` explains a command."""

@@ -12,7 +12,9 @@ import typer
 def main(
     config: Annotated[str, typer.Option(help="Recipe file, or the name of a recipe that ships, such as demo/mmp.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Changes to the recipe, as section.key=value.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done and what it takes.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what the run would do and the resources it would need.")
+    ] = False,
 ) -> None:
     """Train a model by a recipe. The same command resumes a run that was stopped."""
     from polyvid.train.recipe import load_recipe

@@ -90,7 +90,7 @@ def regions(
     path: Annotated[Path, typer.Argument(help="A .tsv or .npy file, or a folder of .tsv, .npz or .npy files.")],
     output_dir: Annotated[Path, typer.Argument(help="Where the feature dataset is written.")],
     image_list: Annotated[Path | None, typer.Option(help="Image names, for a .npy that holds all images.")] = None,
-    max_regions: Annotated[int, typer.Option(min=1, help="Regions kept of an image (paper: 36).")] = 36,
+    max_regions: Annotated[int, typer.Option(min=1, help="Regions to keep per image (paper: 36).")] = 36,
 ) -> None:
     """Convert bottom-up-attention region features of Multi30K into a feature dataset."""
     print(f"{convert_regions(path, output_dir, image_list, max_regions):,} images")

@@ -51,7 +51,7 @@ def collect_model(source: Path, folder: Path, repo_id: str, results: Sequence[Pa
     if not (source / "config.json").is_file() or not any(source.glob("*.safetensors")):
         best = source / "checkpoints" / "best"
         hint = f"; its best model so far is {best}" if best.is_dir() else ""
-        raise FileNotFoundError(f"{source} is no finished model: config.json or *.safetensors is missing{hint}.")
+        raise FileNotFoundError(f"{source} is not a finished model: config.json or *.safetensors is missing{hint}.")
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     for reference in config.get("auto_map", {}).values():
         module = f"{reference.split('--')[-1].split('.')[0]}.py"
@@ -137,7 +137,7 @@ def collect_space(source: Path, folder: Path, run_build: bool = False) -> None:
             "it, or push a folder that is already built."
         )
     if not (folder / "README.md").is_file():
-        raise FileNotFoundError(f"{source} makes no Space: README.md, which says how to run it, is missing.")
+        raise FileNotFoundError(f"{source} is not a Space: README.md, which tells the Hub how to run it, is missing.")
 
 
 def is_own_space(source: Path) -> bool:

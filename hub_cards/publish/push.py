@@ -49,7 +49,9 @@ def push(
     kind: Annotated[Literal["model", "dataset", "metric", "space"], typer.Argument(help="What to publish.")],
     source: Annotated[
         Path | None,
-        typer.Argument(help="Output folder of training (model) or of `polyvid build` (dataset). Default: our own."),
+        typer.Argument(
+            help="Output folder of training (model) or `polyvid build` (dataset). Default: the package's metric or demo."
+        ),
     ] = None,
     repo_id: Annotated[str, typer.Option(help="Repository: <your name or organisation>/<name>.")] = ...,  # type: ignore[assignment]
     private: Annotated[

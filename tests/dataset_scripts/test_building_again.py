@@ -53,7 +53,7 @@ def test_a_config_that_is_not_whole_is_built_again(release, built, capsys, damag
     build("multi_howto100m", ["de", "fr"], data_dir=release, output_dir=built, num_shards=2)
     printed = capsys.readouterr().out
     assert contents(built / "de") == whole
-    assert "built again" in printed and "de: built" in printed and "fr: was there already" in printed
+    assert "built again" in printed and "de: built" in printed and "fr: was already there" in printed
 
 
 def test_the_report_records_rows_and_options(built):

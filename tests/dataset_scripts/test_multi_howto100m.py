@@ -140,7 +140,7 @@ def test_card_lists_what_was_built_and_a_second_run_builds_only_the_rest(release
     first = (tmp_path / "de" / "train-00000-of-00001.parquet").stat().st_mtime_ns
     build("multi_howto100m", ["de", "ru", "sw"], data_dir=release, output_dir=tmp_path)
     assert (tmp_path / "de" / "train-00000-of-00001.parquet").stat().st_mtime_ns == first
-    assert "de: was there already" in capsys.readouterr().out
+    assert "de: was already there" in capsys.readouterr().out
     assert datasets.get_dataset_config_names(str(tmp_path)) == ["de", "ru", "sw"]
     assert json.loads((tmp_path / "reports" / "ru.json").read_text())["ru"]["reasons"] == {}
 

@@ -385,7 +385,7 @@ def test_a_space_is_what_its_build_script_makes_or_its_folder(hub, push, tmp_pat
     [
         (["model", "--repo-id", "lab/x"], "Which model? Give its folder"),
         (["model", "{}/nowhere", "--repo-id", "lab/x"], "There is no folder"),
-        (["model", "{}", "--repo-id", "lab/x"], "is no finished model: config.json or *.safetensors is missing"),
+        (["model", "{}", "--repo-id", "lab/x"], "is not a finished model: config.json or *.safetensors is missing"),
         (["dataset", "{}", "--repo-id", "lab/x"], "holds no README.md: `polyvid build"),
         (["space", "{}", "--repo-id", "lab/x"], "makes no Space: README.md"),
         (["metric", "--repo-id", "lab/recall"], "name it <owner>/text_video_retrieval"),

@@ -87,7 +87,7 @@ def test_the_image_projection_learns_twice_as_fast(folder, mmp, tmp_path):
 
 def test_a_model_of_another_shape_is_refused(folder, mmp, tmp_path):
     changes = overrides(folder, "vtt_en", tmp_path, model__init_from=mmp, model__embed_dim=32)
-    with pytest.raises(PolyvidError, match=r"embed_dim=16, the recipe says model.embed_dim=32"):
+    with pytest.raises(PolyvidError, match=r"embed_dim=16, but the recipe sets model.embed_dim=32"):
         main(CONFIGS / "vtt_en.yaml", changes)
 
 

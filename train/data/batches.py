@@ -123,7 +123,9 @@ class CaptionBatches:
         _check_batch_size(batch_size, num_processes)
         self.batches = GlobalBatches(len(rows), batch_size, seed, rank, num_processes)
         if len(self.batches) == 0:
-            raise PolyvidError(f"{len(rows)} training clip(s) do not make a batch: contrast needs at least two.")
+            raise PolyvidError(
+                f"{len(rows)} training clip(s) do not make a batch: a contrastive loss needs at least two."
+            )
 
     def steps(self, epoch: int) -> int:
         return len(self.batches)
@@ -262,7 +264,7 @@ class _BatchStream(IterableDataset):
 def _check_batch_size(batch_size: int, num_processes: int) -> None:
     if batch_size < max(2, num_processes):
         raise PolyvidError(
-            f"training.batch_size={batch_size} is too small: contrast needs two rows, and each of the "
+            f"training.batch_size={batch_size} is too small: a contrastive loss needs two rows, and each of the "
             f"{num_processes} process(es) one."
         )
 

@@ -18,10 +18,10 @@ from polyvid.modeling.official_checkpoint import find_official_checkpoint
 
 def convert_backbone(
     checkpoint: Annotated[str, typer.Argument(help="r2plus1d_34_clip8_ig65m, ..., s3d_howto100m, a .pth file or URL.")],
-    output: Annotated[Path, typer.Argument(help="Folder to make.")],
-    num_frames: Annotated[int | None, typer.Option(help="Frames of a window, where not the usual 8 / 32 / 30.")] = None,
-    sha256: Annotated[str | None, typer.Option(help="Checksum the checkpoint must have.")] = None,
-    repo: Annotated[str, typer.Option(help="Hub id the card tells readers to load.")] = "",
+    output: Annotated[Path, typer.Argument(help="Folder to create.")],
+    num_frames: Annotated[int | None, typer.Option(help="Frames per window, if not the usual 8, 32 or 30.")] = None,
+    sha256: Annotated[str | None, typer.Option(help="Expected checksum of the checkpoint.")] = None,
+    repo: Annotated[str, typer.Option(help="Hub id for the example in the card.")] = "",
 ) -> None:
     """Convert an official R(2+1)D or S3D checkpoint: safetensors, configuration, code, processor and card."""
     temporary = output.with_name(f".{output.name}.incomplete")

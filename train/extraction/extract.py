@@ -24,18 +24,22 @@ def extract(
         list[str],
         typer.Option(help="R(2+1)D/S3D checkpoint, folder or Hub id; any Hub vision model. Repeat to concatenate."),
     ] = DEFAULT_ENCODERS,
-    num_shards: Annotated[int, typer.Option(min=1, help="As many as the subtitles have; at least one a process.")] = 16,
+    num_shards: Annotated[
+        int, typer.Option(min=1, help="Number of shards: the same as the subtitles, and at least one per process.")
+    ] = 16,
     per: Annotated[Per, typer.Option(help="One feature per second, per frame (image models) or per video.")] = "second",
     frames_per_second: Annotated[int, typer.Option(min=1, help="Frames averaged into a second (image models).")] = 2,
     s3d_window: Annotated[
-        int | None, typer.Option(min=1, help="Frames of S3D's window. Default: the model's own, 30 or 16.")
+        int | None, typer.Option(min=1, help="Frames per S3D window. Default: the model's own, 30 or 16.")
     ] = None,
     s3d_feature: Annotated[
         Feature | None,
         typer.Option(help="pooler_output (512-d, joint space; the default) or mixed_5c (1024-d)."),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Windows in one forward pass.")] = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="Decoding processes. Default: the cores less one.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Decoding processes. Default: one fewer than the cores.")
+    ] = None,
     dtype: Annotated[Precision, typer.Option(help="auto (float16 on a GPU), float32, float16 or bfloat16.")] = "auto",
     retry_failed: Annotated[bool, typer.Option(help="Try the videos of failures.jsonl again.")] = False,
     ray_workers: Annotated[int, typer.Option(min=0, help="Run on a Ray cluster with this many workers.")] = 0,

@@ -110,8 +110,8 @@ def to_seconds(features: np.ndarray, rate: float) -> np.ndarray:
 def import_features(
     output: Annotated[Path, typer.Argument(help="Folder for the Parquet shards.")],
     sources: Annotated[list[Path], typer.Argument(help="Folder of .npy, .pkl or .h5; several are concatenated.")],
-    num_shards: Annotated[int, typer.Option(min=1, help="As many as the subtitles have.")] = 16,
-    rate: Annotated[float, typer.Option(help="Vectors a second in the sources; more than one are averaged.")] = 1.0,
+    num_shards: Annotated[int, typer.Option(min=1, help="Number of shards: the same as the subtitles.")] = 16,
+    rate: Annotated[float, typer.Option(help="Vectors per second in the sources; several are averaged.")] = 1.0,
     width: Annotated[int | None, typer.Option(help="Width after concatenation; other videos are refused.")] = 1024,
     encoder: Annotated[
         list[str] | None,
@@ -179,5 +179,5 @@ def _read_durations(path: Path) -> dict[str, float]:
             except (KeyError, TypeError, ValueError):
                 raise PolyvidError(f"{path}, line {number}: expected columns video_id,seconds, got {row}.") from None
             if not math.isfinite(durations[row["video_id"]]) or durations[row["video_id"]] <= 0:
-                raise PolyvidError(f"{path}, line {number}: a video lasts {row['seconds']} s?")
+                raise PolyvidError(f"{path}, line {number}: a duration must be greater than 0, not {row['seconds']}.")
     return durations

@@ -184,7 +184,7 @@ class Checkpoints:
         found = differences(load_recipe(folder / "recipe.yaml"), self.recipe, ignored)
         if found:
             raise PolyvidError(
-                f"{folder} is of another recipe ({'; '.join(found)}): set it back, or choose another output_dir."
+                f"{folder} belongs to another recipe ({'; '.join(found)}): set it back, or choose another output_dir."
             )
 
     def _refuse_damaged(self, folder: Path) -> None:

@@ -177,7 +177,7 @@ class FrozenStates:
             index = json.loads(self.index_path.read_text())
             if index.get("format", FORMAT) == FORMAT and index["fingerprint"] != self.fingerprint:
                 raise PolyvidError(
-                    f"{self.index_path} was made with other frozen layers: delete it, or name another file in "
+                    f"{self.index_path} was made with different frozen layers: delete it, or name another file in "
                     "data.frozen_states."
                 )
             if index.get("format") != FORMAT:

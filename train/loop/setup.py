@@ -65,8 +65,8 @@ def build_trainer(recipe: Recipe) -> Trainer:
         extractor.feature_power = data.feature_power
     elif extractor.feature_power != data.feature_power:
         raise PolyvidError(
-            f"{recipe.model.init_from} has feature_power={extractor.feature_power}, the recipe says "
-            f"data.feature_power={data.feature_power}."
+            f"{recipe.model.init_from} has feature_power={extractor.feature_power}, but the recipe sets "
+            f"data.feature_power={data.feature_power}: set it to the model's."
         )
     if data.normalize_features and extractor.feature_mean is None:
         _normalize(recipe, processor, train_set, features, processes)
@@ -303,7 +303,7 @@ def _pretrained_model(init_from: str, recipe: ModelRecipe) -> tuple[MMPModel, MM
             was = was or model.config.pooler_num_layers
         if now is not None and was != now:
             raise PolyvidError(
-                f"{init_from} has {name}={was}, the recipe says model.{name}={now}: leave it out of the recipe."
+                f"{init_from} has {name}={was}, but the recipe sets model.{name}={now}: remove it from the recipe."
             )
     feature_size = recipe.image_feature_dim or model.config.video_feature_dim
     if feature_size != processor.feature_extractor.feature_size:  # from videos to images: their statistics differ
@@ -322,8 +322,9 @@ def _normalize(
     data, model = recipe.data, recipe.model
     if model.init_from is not None and model.image_feature_dim is None:
         raise PolyvidError(
-            f"{model.init_from} was trained on features as they are: normalised ones would be another input to it. Set "
-            "data.normalize_features=false, or pre-train with data.normalize_features=true; the statistics come along."
+            f"{model.init_from} was trained on features that were not normalised, and needs such features. Set "
+            "data.normalize_features=false, or pre-train with data.normalize_features=true; a model keeps its "
+            "statistics."
         )
     statistics = None
     if processes.rank == 0:

@@ -132,10 +132,10 @@ def ablate(
         list[str] | None, typer.Argument(help="Changes to every recipe, as section.key=value.")
     ] = None,
     run: Annotated[list[str] | None, typer.Option(help="Only these runs of the grid.")] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="Repeat for several seeds.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Default: what the grid says.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Training seed; repeat the option for several.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Default: the output folder named in the grid.")] = None,
     launch: Annotated[
-        str, typer.Option(help='Before train.py, such as "accelerate launch". Default: this Python.')
+        str, typer.Option(help='Command to put before train.py, such as "accelerate launch". Default: this Python.')
     ] = "",
     keep_models: Annotated[bool, typer.Option(help="Keep the weights of evaluated runs.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Only list the commands that are left to run.")] = False,
@@ -216,8 +216,8 @@ def write_report(grid: Grid, output: Path, command: str) -> None:
         "",
         f"`{command}`; seeds {', '.join(map(str, seeds))}; {first['counts']['videos']:,} videos searched; "
         f"torch {environment['torch']}, {environment['device']}, revision {environment['git_revision']}. "
-        f"The 95 % bootstrap interval of a run's English R@1 is ± {_half_interval(results):.1f} on average, over the "
-        "draw of videos alone; another seed adds to that.",
+        f"The 95 % bootstrap interval of a run's English R@1 is ± {_half_interval(results):.1f} on average. It covers "
+        "the choice of videos only; seeds vary the score further.",
     ]
     for name, runs in grid.rows.items():
         published = published_tables()[name]
@@ -226,7 +226,10 @@ def write_report(grid: Grid, output: Path, command: str) -> None:
         table = Table(published.title, benchmark, protocol, published.labels, published.columns, rows)
         parts += ["", f"## {name.replace('_', ' ').capitalize()}: {published.title}", ""]
         if not comparable:
-            parts += [f"Published: on {published.benchmark}, for the order of the rows. Ours: on {benchmark}.", ""]
+            parts += [
+                f"Published: on {published.benchmark}, to compare the order of the rows. Ours: on {benchmark}.",
+                "",
+            ]
         parts.append(table_to_markdown(table, results, differences=comparable))
     if shown := [name for name in grid.figure if (name, benchmark, protocol) in results]:
         parts += ["", "## Figure 2: languages in multilingual multimodal pre-training", "", "![R@1](figure_2.png)", ""]

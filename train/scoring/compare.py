@@ -15,7 +15,7 @@ from polyvid.train.scoring.significance import paired_test
 
 def compare(
     first: Annotated[Path, typer.Argument(help="Folder of results made by polyvid evaluate.")],
-    second: Annotated[Path, typer.Argument(help="Another, on the same benchmark.")],
+    second: Annotated[Path, typer.Argument(help="Another folder of results, on the same benchmark.")],
     score: Annotated[str, typer.Option(help="R@1, R@5, R@10, MRR or MnR.")] = "R@1",
 ) -> None:
     """Test whether two runs differ, language by language: paired randomisation over videos, two-sided."""

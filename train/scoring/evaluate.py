@@ -26,19 +26,23 @@ def evaluate(
     features: Annotated[Path | None, typer.Option(help="Folder of feature shards of the benchmark's videos.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder with the benchmark's official files.")] = None,
     translations: Annotated[
-        Path | None, typer.Option(help="Translated captions. Default: the recipe's, if they exist here.")
+        Path | None, typer.Option(help="Translated captions. Default: the recipe's, if they exist.")
     ] = None,
-    protocol: Annotated[str | None, typer.Option(help="Default: the paper's.")] = None,
-    split: Annotated[str, typer.Option(help="The videos that are searched.")] = "test",
-    caption_kind: Annotated[list[str] | None, typer.Option(help="Only captions with this id, such as name.")] = None,
-    check_counts: Annotated[bool, typer.Option(help="Refuse files whose counts are not the protocol's.")] = True,
+    protocol: Annotated[str | None, typer.Option(help="Default: the paper's protocol.")] = None,
+    split: Annotated[str, typer.Option(help="The split whose videos are searched.")] = "test",
+    caption_kind: Annotated[
+        list[str] | None, typer.Option(help="Only captions with this caption id, such as name.")
+    ] = None,
+    check_counts: Annotated[bool, typer.Option(help="Refuse files whose counts differ from the protocol's.")] = True,
     allow_other_encoders: Annotated[
         bool, typer.Option(help="Search features of networks that the model was not made for; results say so.")
     ] = False,
     name: Annotated[str | None, typer.Option(help="The run's name in tables. Default: its recipe's.")] = None,
     output: Annotated[Path | None, typer.Option(help="Default: outputs/results/<name>/<benchmark>.")] = None,
     device: Annotated[str | None, typer.Option(help="Default: cuda if there is one, else cpu.")] = None,
-    int8: Annotated[bool, typer.Option(help="Also with texts encoded in int8: what that costs in recall.")] = False,
+    int8: Annotated[
+        bool, typer.Option(help="Also evaluate with texts encoded in int8, to see what that costs in recall.")
+    ] = False,
 ) -> None:
     """Search a benchmark with a model in every language: results.json, results.md, ranks.npz and a plot.
 

@@ -152,8 +152,10 @@ def remarks(results: Results) -> list[str]:
 
 def tables(
     results: Annotated[Path, typer.Argument(help="Folder with results of polyvid evaluate, at any depth.")],
-    table: Annotated[list[int] | None, typer.Option(help="Only these, by the paper's numbers.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Write here instead of printing (Markdown).")] = None,
+    table: Annotated[list[int] | None, typer.Option(help="Only these tables, by their number in the paper.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the tables to this Markdown file instead of printing them.")
+    ] = None,
 ) -> None:
     """Regenerate the paper's tables: published, ours and the difference, empty where not run.
 

@@ -167,7 +167,9 @@ def search(
         Path | None, typer.Option(help="Where to keep the index of VIDEOS. Default: in the user's cache folder.")
     ] = None,
     retry_failed: Annotated[bool, typer.Option(help="Try VIDEOS that could not be read before again.")] = False,
-    workers: Annotated[int | None, typer.Option(min=0, help="Decoding processes. Default: the cores less one.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Decoding processes. Default: one fewer than the cores.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Default: cuda if there is one, else cpu.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line a query instead of a table.")] = False,
     html: Annotated[Path | None, typer.Option(help="Also write a page with players that start at the moment.")] = None,

@@ -66,7 +66,7 @@ def test_other_frozen_weights_are_refused(batch, tmp_path):
     cache = FrozenStates(tmp_path / "states", tiny_model(seed=0))
     cache.lookup(**batch)
     cache.save()
-    with pytest.raises(ValueError, match="states.json was made with other frozen layers: delete it"):
+    with pytest.raises(ValueError, match="states.json was made with different frozen layers: delete it"):
         FrozenStates(tmp_path / "states", tiny_model(seed=1))
 
 

@@ -133,7 +133,7 @@ def stopped_run(tmp_path, **training) -> None:
 
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path):
     stopped_run(tmp_path)
-    with pytest.raises(ValueError, match=r"of another recipe \(training.seed is 0 there and 1 here\): set it back"):
+    with pytest.raises(ValueError, match=r"to another recipe \(training.seed is 0 there and 1 here\): set it back"):
         tiny_trainer(tmp_path, seed=1).fit()
     tiny_trainer(tmp_path, keep_last=5).fit()  # no step depends on it
 

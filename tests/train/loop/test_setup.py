@@ -94,7 +94,7 @@ def test_a_recipe_need_not_repeat_the_shape_of_the_model_it_starts_from(folder, 
         trainer.fit()
     saved = load_recipe(trainer.checkpoints.to_resume() / "recipe.yaml")
     assert saved.model.embed_dim == 16 and saved == settings  # complete, and taken for the same when resumed
-    with pytest.raises(ValueError, match="has embed_dim=16, the recipe says model.embed_dim=32: leave it out"):
+    with pytest.raises(ValueError, match="has embed_dim=16, but the recipe sets model.embed_dim=32: remove it"):
         build_trainer(recipe(folder, "vtt_en", tmp_path / "out", model__init_from=pretrained, model__embed_dim=32))
     shutil.rmtree(tmp_path / "out")
 

@@ -157,7 +157,7 @@ def test_the_report_has_the_papers_layout_and_figure_2_its_spread(tmp_path, ship
     report = (tmp_path / "report.md").read_text()
     assert "`polyvid ablate grid.yaml`; seeds 0, 1, 2, 3, 9;" in report
     assert "interval of a run's English R@1 is ± 1.5 on average" in report
-    assert "Published: on msrvtt, for the order of the rows. Ours: on fluent_emoji_9." in report
+    assert "Published: on msrvtt, to compare the order of the rows. Ours: on fluent_emoji_9." in report
     assert "| 3 | 0 | 20.9 | 4.0 | 3.2 | 4.0 |" in report
     assert "| 12 | 9 | 21.0 | 10.5 ± 0.7 (2) | 16.3 | 10.5 ± 0.7 (2) |" in report
     assert "| 18 | 0 | 20.8 |  | 12.6 |  |" in report
