@@ -50,7 +50,7 @@ def push(
     source: Annotated[
         Path | None,
         typer.Argument(
-            help="Output folder of training (model) or `polyvid build` (dataset). Default: the package's metric or demo."
+            help="Output folder of training (model) or `polyvid build` (dataset). Default: our metric or demo."
         ),
     ] = None,
     repo_id: Annotated[str, typer.Option(help="Repository: <your name or organisation>/<name>.")] = ...,  # type: ignore[assignment]
