@@ -19,7 +19,7 @@ from polyvid.modeling.provenance_mmp import digest_of_weights
 from polyvid.train.cli import main
 from polyvid.train.data.videos import VideoFeatures
 from polyvid.train.extraction.shards import FeatureShards
-from polyvid.train.loop.setup import record_encoders
+from polyvid.train.loop.starting_model import record_encoders
 from polyvid.train.recipe import DataRecipe, ModelRecipe, Recipe
 from polyvid.train.scoring.benchmark import OpenedBenchmark
 from polyvid.train.scoring.measure import measure

@@ -10,7 +10,7 @@ from polyvid.dataset_scripts.schema import LANGUAGES
 from polyvid.train.data.videos import VideoFeatures, load_videos
 from polyvid.train.demo.models import recipes_of
 from polyvid.train.loop.frozen_states import FrozenStates
-from polyvid.train.loop.setup import build_model
+from polyvid.train.loop.starting_model import build_model
 from polyvid.train.scoring.baselines import PENALTIES, Baseline, captions_of_runs
 from polyvid.train.scoring.sentences import SentenceVectors
 
