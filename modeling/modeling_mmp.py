@@ -167,7 +167,7 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
 
     def _set_gradient_checkpointing(self, enable: bool = True, **kwargs: Any) -> None:
         if enable and getattr(kwargs.get("gradient_checkpointing_func"), "keywords", {}).get("use_reentrant"):
-            raise PolyvidError("use_reentrant=True would lose the gradient above the frozen layers: set it to False.")
+            raise ValueError("use_reentrant=True would lose the gradient above the frozen layers: set it to False.")
         super()._set_gradient_checkpointing(enable, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:
@@ -190,8 +190,9 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
             attention_mask: (batch, tokens), 1 = a token, 0 = padding, which must be on the right; default all ones.
 
         Raises:
-            PolyvidError: for input that does not fit, if nothing is frozen, or if the backbone cannot be resumed from
-                the output of its frozen layers.
+            ValueError: for input that does not fit.
+            PolyvidError: if nothing is frozen, or if the backbone cannot be resumed from the output of its frozen
+                layers.
         """
         mask = checked_mask("attention_mask", attention_mask, "input_ids", input_ids)
         if self.config.freeze_below == 0:
@@ -208,7 +209,7 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
     ) -> torch.Tensor:
         """e_x: contextual embeddings of the tokens, (batch, tokens, embed_dim). Arguments as `get_text_features`."""
         if (input_ids is None) == (frozen_hidden_states is None):
-            raise PolyvidError("Pass either input_ids or frozen_hidden_states.")
+            raise ValueError("Pass either input_ids or frozen_hidden_states.")
         if input_ids is not None:
             mask = checked_mask("attention_mask", attention_mask, "input_ids", input_ids, self.training)
             mask = backbone_mask(self.text_model, mask, self.training)
@@ -240,7 +241,7 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
     ) -> torch.Tensor:
         """c_{x|v} from e_x and e_v (§3.3): query = e_x, key = value = e_x || e_v, in the text head."""
         if len(token_embeds) != len(second_embeds):
-            raise PolyvidError(
+            raise ValueError(
                 "A text is conditioned on its own video, so both batches must be equally long: got e_x of shape "
                 f"{tuple(token_embeds.shape)} and e_v of shape {tuple(second_embeds.shape)}."
             )
@@ -265,7 +266,7 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
             which the pooling head made it. With `return_dict=False`, the tuple (e_x, c_x).
 
         Raises:
-            PolyvidError: for shapes that do not fit and for a text without a single token.
+            ValueError: for shapes that do not fit and for a text without a single token.
         """
         token_embeds = self.embed_tokens(input_ids, attention_mask, frozen_hidden_states)
         pooled = self.pool_text(token_embeds, attention_mask)
@@ -328,7 +329,7 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
             which the pooling head made it. With `return_dict=False`, the tuple (e_v, c_v).
 
         Raises:
-            PolyvidError: for shapes that do not fit, a video of zero seconds, and NaN or infinity in the features.
+            ValueError: for shapes that do not fit, a video of zero seconds, and NaN or infinity in the features.
         """
         second_embeds = self.embed_seconds(video_features, video_mask)
         pooled = self.pool_video(second_embeds, video_mask)
@@ -372,7 +373,7 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
             return_loss: needs as many texts as videos; row i of one belongs to row i of the other.
 
         Raises:
-            PolyvidError: for shapes that do not fit; the message names them.
+            ValueError: for shapes that do not fit; the message names them.
         """
         text, token_embeds = self._text_views(
             attention_mask, input_ids, noisy_input_ids, frozen_hidden_states, noisy_frozen_hidden_states
@@ -386,7 +387,7 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
         )
         video, second_embeds = self._video_views(video_mask, video_features, noisy_video_features)
         if not text and not video:
-            raise PolyvidError("Nothing to embed: pass input_ids (or frozen_hidden_states), video_features or both.")
+            raise ValueError("Nothing to embed: pass input_ids (or frozen_hidden_states), video_features or both.")
 
         output = MMPOutput()
         for name, views in (("text", text), ("video", video), ("pivot", pivot)):
@@ -406,7 +407,7 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
         if return_loss:
             shapes = {name: tuple(embeds.shape) for name, embeds in output.items() if name.endswith("_embeds")}
             if not (text and video) or len(set(shapes.values())) > 1:
-                raise PolyvidError(f"return_loss needs as many texts as videos; got embeddings of shapes {shapes}.")
+                raise ValueError(f"return_loss needs as many texts as videos; got embeddings of shapes {shapes}.")
             terms = MMPObjective(temperature=self.config.temperature)(output, video_index)
             output["loss"] = terms.pop("loss")
             output["loss_terms"] = terms
