@@ -25,7 +25,7 @@ from polyvid.dataset_scripts.locking import locked
 from polyvid.dataset_scripts.protocols import canonical_benchmark, protocols_of
 from polyvid.dataset_scripts.schema import canonical_language
 from polyvid.modeling.errors_mmp import PolyvidError
-from polyvid.modeling.paths_mmp import check_local_path
+from polyvid.modeling.paths_mmp import check_local_path, refuse_pickled_weights
 
 LANGUAGE_CODES = {
     "en": ("en", "eng_Latn", "en_XX", "eng"),
@@ -81,6 +81,7 @@ class Translator:
 
         self.device = find_device(device)
         self.tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
+        refuse_pickled_weights(model)  # on the Hub, many have no others; PyTorch reads nothing but tensors from them
         self.model = AutoModelForSeq2SeqLM.from_pretrained(model, revision=revision).to(self.device).eval()
         self.num_beams = num_beams
         self.max_new_tokens = min(MAX_NEW_TOKENS, getattr(self.model.config, "max_position_embeddings", MAX_NEW_TOKENS))

@@ -17,7 +17,7 @@ from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig,
 from transformers.utils import logging
 
 from .errors_mmp import PolyvidError
-from .paths_mmp import check_local_path
+from .paths_mmp import check_local_path, refuse_pickled_weights
 
 
 def new_backbone(text_config: PreTrainedConfig) -> PreTrainedModel:
@@ -45,13 +45,20 @@ def load_backbone(name_or_path: str, text_config: PreTrainedConfig, dtype: torch
     """A pre-trained encoder as deep as `text_config` says; layers above are not loaded.
 
     Raises:
-        PolyvidError: if weights are missing.
+        PolyvidError: if weights are missing, or pickled.
+        OSError: if the Hub has none as safetensors.
     """
+    refuse_pickled_weights(name_or_path)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # the report would list every weight of the layers above as unexpected
     try:
         backbone, report = AutoModel.from_pretrained(
-            name_or_path, config=text_config, dtype=dtype, output_loading_info=True, **_no_pooler(text_config)
+            name_or_path,
+            config=text_config,
+            dtype=dtype,
+            output_loading_info=True,
+            use_safetensors=True,
+            **_no_pooler(text_config),
         )
     finally:
         logging.set_verbosity(verbosity)

@@ -26,7 +26,7 @@ from .modeling_r2plus1d import R2Plus1DModel
 from .modeling_s3d import OFFICIAL_CHECKPOINTS as S3D_CHECKPOINTS
 from .modeling_s3d import PREPROCESSING as S3D_PREPROCESSING
 from .modeling_s3d import S3DModel
-from .paths_mmp import check_local_path
+from .paths_mmp import check_local_path, refuse_pickled_weights
 from .provenance_mmp import digest_of_weights
 from .video_reading_mmp import Sampling, Scaling, View
 
@@ -146,7 +146,7 @@ def load_frame_encoder(
     Raises:
         ImportError: if the package of EfficientNet-Lite0 is missing.
         OSError: if there is neither such a file nor such a model on the Hub.
-        PolyvidError: if the checkpoint does not fit, or the model has no such output.
+        PolyvidError: if the checkpoint does not fit, the model has no such output, or its weights are pickled.
     """
     if name == EFFICIENTNET:
         return _efficientnet_lite0(EfficientNetLite0Model.from_installed_weights(), sampling or IMAGE_SAMPLING)
@@ -156,17 +156,19 @@ def load_frame_encoder(
         return _video_network(name, model, network.preprocessing, window, feature)
     kind = network_of(name, revision, subfolder)
     where: dict[str, Any] = {"revision": revision, "subfolder": subfolder}
+    refuse_pickled_weights(Path(name, subfolder))
+    weights = {**where, "use_safetensors": True}
     label = name if revision is None else f"{name}@{revision}"
     if kind == EfficientNetLite0Model.config_class.model_type:
         return _efficientnet_lite0(
-            EfficientNetLite0Model.from_pretrained(name, **where).eval(), sampling or IMAGE_SAMPLING
+            EfficientNetLite0Model.from_pretrained(name, **weights).eval(), sampling or IMAGE_SAMPLING
         )
     if kind in NETWORKS:
         network = NETWORKS[kind]
-        model = network.model_class.from_pretrained(name, **where).eval()
+        model = network.model_class.from_pretrained(name, **weights).eval()
         saved = ImageProcessingMixin.get_image_processor_dict(name, **where)[0]
         return _video_network(label, model, {**network.preprocessing, **saved}, window, feature)
-    image_model = AutoModel.from_pretrained(name, **where).eval()
+    image_model = AutoModel.from_pretrained(name, **weights).eval()
     processor = AutoImageProcessor.from_pretrained(name, backend="pil", **where)
     return FrameEncoder(
         name=label,

@@ -21,7 +21,7 @@ from .inputs_mmp import backbone_mask, check_finite, check_same, checked_mask, c
 from .kernel_mmp import MMPKernelMap
 from .losses_mmp import MMPObjective
 from .outputs_mmp import MMPOutput
-from .paths_mmp import check_local_path
+from .paths_mmp import check_local_path, refuse_pickled_weights
 from .pooling_mmp import MMPPoolingHead
 
 if TYPE_CHECKING:  # never runs, but `save_pretrained` copies what is imported, and a saved model needs its pipeline
@@ -94,11 +94,16 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
     ) -> Any:
         """`PreTrainedModel.from_pretrained`, which makes all weights trainable, followed by [`freeze`].
 
+        Pickled weights are not read, unless `use_safetensors=False` asks for them.
+
         Raises:
+            PolyvidError: for a folder with pickled weights.
             FileNotFoundError: for a path at which there is nothing; the Hub is not asked.
         """
         if pretrained_model_name_or_path is not None:
             check_local_path(pretrained_model_name_or_path, "model")
+            if kwargs.setdefault("use_safetensors", True):
+                refuse_pickled_weights(pretrained_model_name_or_path)
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         (loaded[0] if isinstance(loaded, tuple) else loaded).freeze()
         return loaded

@@ -6,6 +6,8 @@ import os
 import re
 from pathlib import Path
 
+from .errors_mmp import PolyvidError
+
 HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?", re.ASCII)
 FILE_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".json", ".yaml")
 
@@ -39,3 +41,21 @@ def check_local_path(name: str | os.PathLike[str], what: str) -> None:
     if is_local_path(name) and not os.path.exists(name):
         where = "" if os.path.isabs(name) else f" in {Path.cwd()}"
         raise FileNotFoundError(f"There is no {what} at {os.fspath(name)!r}{where}: check the path.")
+
+
+def refuse_pickled_weights(name: str | os.PathLike[str]) -> None:
+    """Keeps weights from being unpickled: a pickle can run any program.
+
+    Args:
+        name: a folder with a model in it; a Hub id passes.
+
+    Raises:
+        PolyvidError: if the folder has pickled weights and no safetensors.
+    """
+    folder = Path(name)
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        for file in sorted(folder.glob("pytorch_model*.bin")):
+            raise PolyvidError(
+                f"{file} is a pickle, which could run any program, so it is not read: save the model again as "
+                "safetensors (`save_pretrained` of transformers 5), or take a copy that you trust and convert it."
+            )

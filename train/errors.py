@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import traceback
 from importlib.util import find_spec
 
@@ -58,6 +59,8 @@ def explain(error: BaseException) -> str | None:
         return _joined(str(error))  # what was given as a model is none
     if type(error).__name__ == "SafetensorError" and "os error" in str(error):  # the system's, such as a full disk
         return _joined(f"Weights cannot be written or read ({error}).")
+    if isinstance(error, pickle.UnpicklingError) and _raised_in(error, ("torch",)):
+        return "The weights are a pickle with more than tensors in it, which could run any program: not read."
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
         return _joined(
             f"{error} A process that reads data died, maybe for lack of memory: lower training.num_workers. "
