@@ -5,6 +5,9 @@ how many of them were refused.
 """
 
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -154,3 +157,56 @@ def test_offsets_and_codes_out_of_range_are_refused_whatever_the_checksums_say(k
         path.unlink()
     print(f"\n{kind}: {tried} forged, {refused} refused, the others searched without an error")
     assert refused > 0.3 * tried
+
+
+FORGED_CELLS = """
+import random, sys
+from pathlib import Path
+import torch
+sys.path.insert(0, sys.argv[1])
+from test_index_fuzz import damaged_cells, make_index, refusal
+from polyvid.modeling.index_file_mmp import read_index_file, write_index_file
+folder, codes, first, last = Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
+make_index("videos").with_engine("faiss", cells=2, codes=codes).save(folder / "whole.safetensors")
+tensors, about = read_index_file(folder / "whole.safetensors")
+for number in range(first, last):
+    cells = damaged_cells(tensors["faiss"], random.Random(f"{codes} {number}"))
+    path = folder / f"forged-{number}.safetensors"
+    write_index_file(path, tensors | {"faiss": cells}, about)
+    print(number, end=" ", flush=True)
+    found = refusal(path, verify=False)
+    print(repr(found) if isinstance(found, str) else "searched", flush=True)
+    path.unlink()
+"""
+
+
+def damaged_cells(cells: torch.Tensor, chance: random.Random) -> torch.Tensor:
+    """What faiss will be given to read, as a file would hold it whose checksums were made afterwards."""
+    data = bytearray(cells.numpy().tobytes())
+    at = chance.choice([chance.randrange(len(data)), chance.randrange(200), len(data) - 1 - chance.randrange(600)])
+    kind = chance.choice(["flip", "number", "cut", "delete", "insert"])
+    if kind == "flip":
+        data[at] ^= 1 << chance.randrange(8)
+    elif kind == "number":
+        data[at : at + 8] = chance.choice([chance.randbytes(8), b"\xff" * 8, bytes(8)])[: len(data) - at]
+    elif kind == "cut":
+        del data[max(1, at) :]
+    elif kind == "delete":
+        del data[at : at + 8]
+    else:
+        data[at:at] = chance.randbytes(8)
+    return torch.tensor(data, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("codes", ["int8", "binary", "float16"])
+def test_forged_cells_of_faiss_end_in_one_line_and_not_the_interpreter(codes, tmp_path):
+    """In a process of its own, since faiss reads them in C++; without checksums, as `verify=False` is."""
+    pytest.importorskip("faiss")
+    arguments = [Path(__file__).parent, tmp_path, codes, 0, FILES]
+    done = subprocess.run([sys.executable, "-c", FORGED_CELLS, *map(str, arguments)], capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, (lines[-1:], done.stderr[-2000:])
+    refused = [line for line in lines if "is not a video index that can be read" in line]
+    assert len(refused) + sum(line.endswith(" searched") for line in lines) == len(lines) == FILES
+    print(f"\n{codes}: {FILES} forged, {len(refused)} refused, the others searched without an error")
+    assert len(refused) > FILES / 2

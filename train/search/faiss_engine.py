@@ -130,8 +130,7 @@ class FaissEngine(ExactEngine):
     def from_tensors(cls, tensors: Mapping[str, torch.Tensor], options: Mapping[str, Any]) -> FaissEngine:
         """
         Raises:
-            PolyvidError: for options or cells that do not fit the vectors. What faiss itself reads is not checked
-                further: a file from a stranger needs its checksums.
+            PolyvidError: for options or cells that do not fit the vectors, or that this class does not write.
         """
         exact = ExactEngine.from_tensors(tensors, {})
         codes, probes, changed = options.get("codes"), options.get("probes", 0), options.get("changed", 0)
@@ -139,9 +138,47 @@ class FaissEngine(ExactEngine):
         if codes not in CODES or not known or options.keys() - {"changed"} != {"codes", "probes"}:
             raise PolyvidError(f"its faiss options are {dict(options)}")
         try:
-            cells = faiss.deserialize_index(stored(tensors, "faiss", torch.uint8, (None,)).numpy())
-        except RuntimeError as error:
-            raise PolyvidError(f"faiss cannot read its cells: {str(error).strip().splitlines()[-1]}") from error
-        if not isinstance(cells, faiss.IndexIVF) or (cells.ntotal, cells.d) != (len(exact), exact.embed_dim):
+            # Read-only: cells may name a file that holds them, which faiss would open to write; they are refused below.
+            payload = stored(tensors, "faiss", torch.uint8, (None,)).numpy()
+            cells = faiss.deserialize_index(payload, faiss.IO_FLAG_READ_ONLY)
+        except (RuntimeError, MemoryError) as error:
+            reason = (str(error).strip().splitlines() or ["it asks for too much memory"])[-1]
+            raise PolyvidError(f"faiss cannot read its cells: {reason}") from error
+        if not _are_own(cells, codes) or (cells.ntotal, cells.d) != (len(exact), exact.embed_dim):
             raise PolyvidError(f"its faiss cells do not hold its {len(exact)} vectors")
+        _refuse_other_rows(cells, len(exact))
         return cls(exact.vectors, exact.rows, cells, codes, probes, changed)
+
+
+def _are_own(cells: Any, codes: str) -> bool:
+    """Whether the cells are of the kind and sizes that `from_exact` makes: faiss searches others, but not as safely."""
+    kind = faiss.IndexIVFRaBitQ if codes == "binary" else faiss.IndexIVFScalarQuantizer
+    if not isinstance(cells, kind) or cells.metric_type != faiss.METRIC_INNER_PRODUCT or not cells.is_trained:
+        return False
+    centres, lists = faiss.downcast_index(cells.quantizer), faiss.downcast_InvertedLists(cells.invlists)
+    if not isinstance(centres, faiss.IndexFlat) or not isinstance(lists, faiss.ArrayInvertedLists):
+        return False
+    fits = (centres.d, centres.ntotal, lists.nlist) == (cells.d, cells.nlist, cells.nlist)
+    fits = fits and centres.codes.size() == 4 * cells.d * cells.nlist and lists.code_size == cells.code_size
+    if codes == "binary":
+        return fits and cells.rabitq.d == cells.d and cells.rabitq.code_size == cells.code_size
+    of_codes = {"int8": (faiss.ScalarQuantizer.QT_8bit, 1, 2), "float16": (faiss.ScalarQuantizer.QT_fp16, 2, 0)}
+    learned = (cells.sq.qtype, cells.sq.code_size // cells.d, cells.sq.trained.size() // cells.d)
+    return fits and cells.sq.d == cells.d and cells.sq.code_size == cells.code_size and learned == of_codes[codes]
+
+
+def _refuse_other_rows(cells: Any, rows: int) -> None:
+    """Every row must be in one cell: a search looks up its vector by the number that faiss returns.
+
+    Raises:
+        PolyvidError: if a row is missing, or a number is out of range.
+    """
+    found = np.zeros(rows, bool)
+    for cell in range(cells.nlist):
+        if size := cells.invlists.list_size(cell):
+            numbers = faiss.rev_swig_ptr(cells.invlists.get_ids(cell), size)
+            if numbers.min() < 0 or numbers.max() >= rows:
+                raise PolyvidError("the rows of its faiss cells are out of range")
+            found[numbers] = True
+    if not found.all():
+        raise PolyvidError(f"its faiss cells do not hold its {rows} vectors")

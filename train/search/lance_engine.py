@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import lancedb
@@ -43,8 +44,11 @@ class LanceEngine:
     def __init__(self, uri: str, table: str, codes: str, probes: int):
         self.uri, self.table, self.codes, self.probes = str(uri), table, codes, probes
         try:
-            self._table = lancedb.connect(self.uri).open_table(table)
+            with _readable(table, uri):
+                self._table = lancedb.connect(self.uri).open_table(table)
         except (ValueError, FileNotFoundError) as error:
+            if isinstance(error, PolyvidError):
+                raise
             raise PolyvidError(f"there is no LanceDB table {table!r} in {uri}") from error
 
     @classmethod
@@ -149,7 +153,8 @@ class LanceEngine:
             )
             if filters:
                 search = search.where(" AND ".join(map(_sql, filters)), prefilter=True)
-            found.append([_hit(row) for row in search.to_list()])
+            with _readable(self.table, self.uri):
+                found.append([_hit(row) for row in search.to_list()])
         return found
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -183,6 +188,27 @@ def _those_of(video_ids: Collection[str]) -> list[str]:
     names = sorted(video_ids)
     parts = [names[start : start + VIDEOS_IN_A_FILTER] for start in range(0, len(names), VIDEOS_IN_A_FILTER)]
     return [_sql(Condition("video_id", tuple(part))) for part in parts]
+
+
+@contextmanager
+def _readable(table: str, uri: str) -> Iterator[None]:
+    """While the block reads a table: what LanceDB says of files that are damaged or missing becomes one line.
+
+    Raises:
+        PolyvidError: names the table.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except BaseException as error:
+        # A panic of Rust is no Exception. A RuntimeError or OSError is what LanceDB's own code found in the files.
+        if not isinstance(error, RuntimeError | OSError) and type(error).__name__ != "PanicException":
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise PolyvidError(
+            f"Table {table!r} in {uri} cannot be read ({reason}): is it damaged? Build it again."
+        ) from error
 
 
 def _schema(engine: ExactEngine) -> pa.Schema:

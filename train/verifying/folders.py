@@ -107,6 +107,8 @@ def _check_table(table: Path) -> Finding:
         found = sum(batch.num_rows for batch in rows.search().select(rows.schema.names).to_batches())
         if found != (expected := rows.count_rows()):
             return Finding(table, "damaged", f"{found:,} of {expected:,} rows can be read")
-    except Exception as error:  # whatever LanceDB's own code raises for what it reads
+    except BaseException as error:  # whatever LanceDB raises for what it reads; a panic of Rust is no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         return Finding(table, "damaged", f"LanceDB cannot read it ({' '.join(str(error).split())[:200]})")
     return Finding(table, "no checksum", f"a LanceDB table, which has none; all {found:,} rows can be read")
