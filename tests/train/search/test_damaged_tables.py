@@ -25,7 +25,7 @@ def test_a_table_that_ends_early_is_one_line(whole, tmp_path):
     tables = shutil.copytree(whole / "tables", tmp_path / "tables")
     [data] = (tables / "videos.lance" / "data").iterdir()
     data.write_bytes(data.read_bytes()[:-50])
-    with pytest.raises(PolyvidError, match="Table 'videos' in .*tables cannot be read .*; is it damaged"):
+    with pytest.raises(PolyvidError, match="Table 'videos' in .*tables cannot be read .*: is it damaged"):
         LanceEngine(str(tables), "videos", "int8", 1).nearest(torch.ones(1, WIDTH), 3, [])
 
 
