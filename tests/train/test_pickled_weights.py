@@ -10,8 +10,8 @@ from transformers.models.videomae.image_processing_pil_videomae import VideoMAEI
 from polyvid.dataset_scripts.translate import Translator
 from polyvid.modeling import MMPModel, VideoIndex
 from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.modeling.frame_encoders_mmp import load_frame_encoder
 from polyvid.train.errors import explain
-from polyvid.train.extraction.encoders import load_frame_encoder
 from polyvid.train.loading import load_model
 from polyvid.train.loop.setup import _pretrained_model
 from polyvid.train.recipe import ModelRecipe

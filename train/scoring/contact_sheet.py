@@ -9,7 +9,6 @@ import html
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +28,7 @@ from polyvid.dataset_scripts.schema import LANGUAGE_NAMES, LANGUAGES
 from polyvid.modeling import MMPModel, MMPProcessor
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.paths_mmp import check_local_path
+from polyvid.modeling.pinned_files_mmp import FONT, pinned_file
 from polyvid.train.loading import load_model
 from polyvid.train.scoring.benchmark import open_benchmark
 from polyvid.train.scoring.ranking import ranks_of_targets
@@ -274,9 +274,8 @@ def _as_data_url(frame: np.ndarray) -> str:
 def _font_families() -> list[str]:
     """Matplotlib's default font for Latin and Cyrillic; the one for Chinese comes with the `demo` extra."""
     families = ["DejaVu Sans"]
-    spec = find_spec("cvttf_NotoSansCJK_Regular")
-    if spec is not None and spec.origin is not None:
-        font = next(Path(spec.origin).parent.glob("*.otf"))
+    font = pinned_file(FONT)
+    if font is not None:
         font_manager.fontManager.addfont(font)
         families.append(font_manager.FontProperties(fname=font).get_name())
     return families
