@@ -387,7 +387,7 @@ def test_a_space_is_what_its_build_script_makes_or_its_folder(hub, push, tmp_pat
         (["model", "{}/nowhere", "--repo-id", "lab/x"], "There is no folder"),
         (["model", "{}", "--repo-id", "lab/x"], "is not a finished model: config.json or *.safetensors is missing"),
         (["dataset", "{}", "--repo-id", "lab/x"], "holds no README.md: `polyvid build"),
-        (["space", "{}", "--repo-id", "lab/x"], "makes no Space: README.md"),
+        (["space", "{}", "--repo-id", "lab/x"], "is not a Space: README.md"),
         (["metric", "--repo-id", "lab/recall"], "name it <owner>/text_video_retrieval"),
         (["metric", "--repo-id", "text_video_retrieval"], "Name the owner"),
         (["metric", "--repo-id", "a/b/c"], "Repo id must be in the form"),

@@ -80,7 +80,7 @@ def test_streamed_clips_are_normalised_and_the_statistics_stay_with_the_model(fo
 def test_normalising_the_input_of_a_model_that_was_trained_without_is_refused(folder, tmp_path):
     plain = tmp_path / "plain"
     build_trainer(recipe(folder, "vtt_en", plain)).fit()
-    with pytest.raises(ValueError, match="was trained on features as they are"):
+    with pytest.raises(ValueError, match="was trained on features that were not normalised"):
         build_trainer(recipe(folder, "vtt_en", tmp_path / "out", model__init_from=plain, data__normalize_features=True))
 
 
