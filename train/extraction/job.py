@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,9 +54,11 @@ class Extraction:
         """The encoders on this process's device.
 
         Raises:
+            ImportError: without PyAV, which the processes that decode need.
             ImportError, OSError, PolyvidError: as for `load_frame_encoder`.
             PolyvidError: if an S3D option is set but no encoder is S3D.
         """
+        import_module("av")  # here, so that it is missed before videos are counted as failed
         cuda = torch.cuda.is_available()
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
         torch.backends.cudnn.deterministic = True  # a video's features must not depend on the run that made them
