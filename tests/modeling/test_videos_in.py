@@ -1,19 +1,26 @@
 """From a video file to an embedding: a model brings its networks and sees what `polyvid extract` would have made."""
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from shard_files import rows_of
+from transformers import pipeline
+from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
 from video_files import numbered_frame, write_video
 
-from polyvid.modeling import MMPModel, MMPProcessor
+from polyvid.dataset_scripts.features import recorded_encoders
+from polyvid.hub_cards.publish.files import collect_model
+from polyvid.modeling import MMPModel, MMPProcessor, R2Plus1DConfig, R2Plus1DModel, VideoIndex
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.frame_encoders_mmp import load_frame_encoder
+from polyvid.modeling.modeling_r2plus1d import PREPROCESSING
 from polyvid.modeling.video_encoders_mmp import VideoEncoders, folder_of
 from polyvid.modeling.video_reading_mmp import Sampling
 from polyvid.train.extraction.bundling import bundle_encoders
@@ -42,8 +49,6 @@ def extracted(videos, tmp_path_factory):
 @pytest.fixture(scope="module")
 def folder(extracted, tmp_path_factory):
     """Of a model that was made for these features and brings their network."""
-    from polyvid.dataset_scripts.features import recorded_encoders
-
     folder = tmp_path_factory.mktemp("model")
     model = tiny_model(video_feature_dim=1280, video_encoders=recorded_encoders(extracted))
     model.save_pretrained(folder)
@@ -92,6 +97,27 @@ def test_frames_are_embedded_with_their_rate(loaded):
     assert processor(videos=pictures, frame_rate=4)["video_mask"].shape == (1, 5)
 
 
+def test_the_pipeline_and_the_index_take_files(videos, extracted, loaded):
+    model, processor = loaded
+    files = sorted(map(str, videos.iterdir()))
+    features = {file: rows_of(extracted)[Path(file).stem] for file in files}
+    expected = VideoIndex.build(model, features, processor=processor).search("a dog")
+    index = VideoIndex.build(model, files[:2], processor=processor)
+    index.add({files[2]: files[2]})
+    search = pipeline("text-to-video-retrieval", model=model, processor=processor)
+    for hits in (index.search("a dog"), search("a dog", videos=files)):
+        assert [hit["video_id"] for hit in hits] == [hit["video_id"] for hit in expected]
+        assert [hit["score"] for hit in hits] == pytest.approx([hit["score"] for hit in expected], abs=1e-4)
+    built = search._built
+    assert search("a cat", videos=files) and search._built is built  # embedded once
+    [hit] = search("a dog", videos=files[0])
+    assert hit["video_id"] == files[0]
+    moments = VideoIndex.build(model, files, processor=processor, moment_seconds=2).search("a dog", one_per_video=True)
+    assert sorted((hit["video_id"], hit["end"] - hit["start"]) for hit in moments) == list(
+        zip(files, (2, 1, 2), strict=True)
+    )
+
+
 def test_networks_are_loaded_once(videos, loaded, monkeypatch):
     model, processor = loaded
     calls = []
@@ -133,6 +159,42 @@ def test_the_bundled_network_is_the_package_s(folder):
     windows = torch.randint(0, 256, (2, 2, 224, 224, 3), dtype=torch.uint8)
     assert torch.equal(installed(windows), bundled(windows))
     assert installed.describe() == bundled.describe()
+
+
+def test_a_video_network_in_the_folder_of_the_model_is_used(videos, tmp_path):
+    """What `polyvid convert-backbone` makes for R(2+1)D, put where the model looks for it."""
+    torch.manual_seed(0)
+    network = R2Plus1DModel(R2Plus1DConfig(depths=(1, 1, 1, 1), hidden_sizes=(4, 8, 8, 16)))
+    for place in (tmp_path / "small", tmp_path / "model" / folder_of({"id": "small"})):
+        network.save_pretrained(place)
+        VideoMAEImageProcessorPil(**PREPROCESSING).save_pretrained(place)
+    extract(videos, tmp_path / "features", [str(tmp_path / "small")], num_shards=1, workers=0)
+    records = recorded_encoders(tmp_path / "features")
+    assert [record["id"] for record in records] == ["small"]
+    processor = tiny_processor(feature_size=16)
+    tiny_model(video_feature_dim=16, video_encoders=records).save_pretrained(tmp_path / "model")
+    model = MMPModel.from_pretrained(tmp_path / "model")
+    features = rows_of(tmp_path / "features")
+    expected = model.encode_videos([features[name] for name in sorted(features)], processor)
+    found = model.encode_videos(sorted(videos.iterdir()), processor)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("is_bundled", [True, False])
+def test_a_pushed_model_brings_its_network(is_bundled, folder, tmp_path):
+    source = tmp_path / "model"
+    shutil.copytree(folder, source)
+    if not is_bundled:
+        shutil.rmtree(source / "video_encoders")
+    (tmp_path / "sent").mkdir()
+    collect_model(source, tmp_path / "sent", "lab/model")
+    sent = tmp_path / "sent" / "video_encoders" / EFFICIENTNET
+    assert {path.name for path in sent.iterdir()} == {"config.json", "model.safetensors"}
+    assert (sent / "model.safetensors").read_bytes() == (
+        folder / "video_encoders" / EFFICIENTNET / "model.safetensors"
+    ).read_bytes()
+    card = (tmp_path / "sent" / "README.md").read_text()
+    assert "| video network efficientnet-lite0 | Apache-2.0" in card and '["a.mp4", "b.webm"]' in card
 
 
 ALONE = """
