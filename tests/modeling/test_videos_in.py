@@ -11,13 +11,19 @@ import pytest
 import torch
 from PIL import Image
 from shard_files import rows_of
-from transformers import pipeline
 from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
 from video_files import numbered_frame, write_video
 
 from polyvid.dataset_scripts.features import recorded_encoders
 from polyvid.hub_cards.publish.files import collect_model
-from polyvid.modeling import MMPModel, MMPProcessor, R2Plus1DConfig, R2Plus1DModel, VideoIndex
+from polyvid.modeling import (
+    MMPModel,
+    MMPProcessor,
+    R2Plus1DConfig,
+    R2Plus1DModel,
+    TextToVideoRetrievalPipeline,
+    VideoIndex,
+)
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.frame_encoders_mmp import load_frame_encoder
 from polyvid.modeling.modeling_r2plus1d import PREPROCESSING
@@ -104,7 +110,7 @@ def test_the_pipeline_and_the_index_take_files(videos, extracted, loaded):
     expected = VideoIndex.build(model, features, processor=processor).search("a dog")
     index = VideoIndex.build(model, files[:2], processor=processor)
     index.add({files[2]: files[2]})
-    search = pipeline("text-to-video-retrieval", model=model, processor=processor)
+    search = TextToVideoRetrievalPipeline(model=model, processor=processor)
     for hits in (index.search("a dog"), search("a dog", videos=files)):
         assert [hit["video_id"] for hit in hits] == [hit["video_id"] for hit in expected]
         assert [hit["score"] for hit in hits] == pytest.approx([hit["score"] for hit in expected], abs=1e-4)
