@@ -59,7 +59,7 @@ def explain(error: BaseException) -> str | None:
         return _joined(str(error))  # what was given as a model is none
     if type(error).__name__ == "SafetensorError" and "os error" in str(error):  # the system's, such as a full disk
         return _joined(f"Weights cannot be written or read ({error}).")
-    if isinstance(error, pickle.UnpicklingError) and _raised_in(error, ("torch",)):
+    if isinstance(error, pickle.UnpicklingError) and raised_in(error, ("torch",)):
         return "The weights are a pickle with more than tensors in it, which could run any program: not read."
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
         return _joined(
