@@ -23,8 +23,7 @@ SHARES = {  # minutes of an hour
     "races": 10,
     "full disks": 5,
 }
-"""What an attack does however short the time (20 kills, every pair, every operation) may take longer than its share; of
-an hour it does not, on an idle machine."""
+"""Inputs, and kills that are made however short the time, may take longer: on an idle machine not beyond an hour."""
 
 
 def rounds(attack: str, bounded: int, tests: int = 1) -> Iterator[int]:
