@@ -13,7 +13,7 @@ from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.frame_encoders_mmp import load_frame_encoder
 from polyvid.train.errors import explain
 from polyvid.train.loading import load_model
-from polyvid.train.loop.setup import _pretrained_model
+from polyvid.train.loop.starting_model import build_model
 from polyvid.train.recipe import ModelRecipe
 from tiny import tiny_model, tiny_processor
 
@@ -57,7 +57,7 @@ def test_of_a_model_of_this_package(pickled, load):
 
 
 def test_of_the_model_that_starts_a_training(pickled):
-    refused(_pretrained_model, str(pickled(tiny_model())), ModelRecipe())
+    refused(build_model, ModelRecipe(init_from=str(pickled(tiny_model()))))
 
 
 def test_of_the_model_of_an_index(pickled, tmp_path):
