@@ -12,6 +12,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line with these arguments, by default the process's own; see `polyvid.train.cli`."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave)
+    # Read when torch is loaded. On busy cores, a thread that spins while it waits holds the core that the others need.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     from polyvid.train.cli import main
 

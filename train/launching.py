@@ -1,20 +1,24 @@
 """Runs a training command as a child process and, after Ctrl-C, waits until it has written its checkpoint."""
 
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import FrameType
 
 import psutil
 
 
-def run_to_end(command: Sequence[str]) -> int:
+def run_to_end(command: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
     """Run a command and wait for it and, after Ctrl-C, for the processes it started. Only for the main thread.
 
     A terminal sends Ctrl-C to all processes of the command, so the child stops by itself. `subprocess.run` would kill
     it a quarter of a second later. `accelerate launch` ends before the run it started, which may still be saving.
     Ctrl-C a second time kills the child.
+
+    Args:
+        environment: variables to set for the command.
 
     Returns:
         The command's exit code.
@@ -39,7 +43,7 @@ def run_to_end(command: Sequence[str]) -> int:
     if previous != signal.SIG_IGN:  # a shell sets that for a command in the background
         signal.signal(signal.SIGINT, note)  # unlike SIG_IGN, a handler is not inherited by the child
     try:
-        process = subprocess.Popen(command)
+        process = subprocess.Popen(command, env={**os.environ, **(environment or {})})
         code = process.wait()
         psutil.wait_procs(started_by_it)
     except BaseException:

@@ -79,10 +79,9 @@ def prepare() -> Stages:
 
 
 def train(config: Path, overrides: Sequence[str] = ()) -> None:
-    """Run a recipe as a user would."""
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    code = run_to_end([*launch, str(TRAIN / "train.py"), "--config", str(config), *overrides])
+    """Run a recipe as a user would, in one process on the CPU, whatever `accelerate config` has set up."""
+    command = [sys.executable, str(TRAIN / "train.py"), "--config", str(config), *overrides]
+    code = run_to_end(command, {"ACCELERATE_USE_CPU": "true"})
     if code:
         raise SystemExit(code)
 
