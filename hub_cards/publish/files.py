@@ -33,7 +33,7 @@ SPACE_FILES = (
     *(f"models/{model}/{name}" for model in ("none", "mp", "mmp") for name in MODEL_FILES),
 )
 ENCODER_FILES = tuple(
-    f"{FOLDER}/*/{name}" for name in ("config.json", "preprocessor_config.json", "*.safetensors", "*.py")
+    f"{FOLDER}/*/{name}" for name in ("config.json", "preprocessor_config.json", "*.safetensors", "*.py", "SHA256SUMS")
 )
 STATISTICS = ("statistics/*.json", "statistics/tokens_per_*.png")
 

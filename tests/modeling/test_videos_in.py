@@ -194,7 +194,7 @@ def test_a_pushed_model_brings_its_network(is_bundled, folder, tmp_path):
     (tmp_path / "sent").mkdir()
     collect_model(source, tmp_path / "sent", "lab/model")
     sent = tmp_path / "sent" / "video_encoders" / EFFICIENTNET
-    assert {path.name for path in sent.iterdir()} == {"config.json", "model.safetensors"}
+    assert {path.name for path in sent.iterdir()} == {"SHA256SUMS", "config.json", "model.safetensors"}
     assert (sent / "model.safetensors").read_bytes() == (
         folder / "video_encoders" / EFFICIENTNET / "model.safetensors"
     ).read_bytes()

@@ -190,7 +190,8 @@ def test_ctrl_c_from_outside_at_any_moment_shows_no_traceback(tmp_path):
         if started.returncode == 1:  # a fast machine is done before
             assert said.count("error: ") == 1
         elif "Stopped." in said:
-            assert started.returncode == 130
+            # Python ends by the signal itself where it came within `exec` of a text; a shell shows 130 for both.
+            assert started.returncode in (130, -signal.SIGINT)
         else:
             continue  # Python itself was still starting
         assert "Traceback" not in said

@@ -163,12 +163,14 @@ The test clip that MMP finds best, searched by its name in nine languages. It is
 Search with the trained model:
 
 ```python
-import numpy as np
 from transformers import AutoModel, AutoProcessor
 model = AutoModel.from_pretrained("{OUTPUT}/mmp", trust_remote_code=True)
 processor = AutoProcessor.from_pretrained("{OUTPUT}/mmp", trust_remote_code=True)
 text_embeds = model.encode_texts(["ein Stück Pizza", "bánh pizza"], processor)
+video_embeds = model.encode_videos(["a.mp4"], processor)
 ```
+
+Or search a folder of your own videos: `polyvid search my_videos/ "ein Stück Pizza" --model {OUTPUT}/mmp`.
 
 | stage | seconds |
 |---|---:|

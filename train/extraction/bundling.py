@@ -9,6 +9,7 @@ from transformers.utils import logging
 from polyvid.modeling.frame_encoders_mmp import EFFICIENTNET
 from polyvid.modeling.modeling_efficientnet_lite0 import EfficientNetLite0Model
 from polyvid.modeling.video_encoders_mmp import folder_of
+from polyvid.train.checksums import write_checksums
 
 
 def bundle_encoders(records: Sequence[Mapping[str, Any]] | None, folder: Path) -> list[Path]:
@@ -35,9 +36,12 @@ def bundle_encoders(records: Sequence[Mapping[str, Any]] | None, folder: Path) -
             continue
         if record.get("weights", model.config.source_weights) != model.config.source_weights:
             continue  # another release of the package
+        unfinished = output.with_name(f".{output.name}.unfinished")
         logging.disable_progress_bar()
-        model.save_pretrained(output)
+        model.save_pretrained(unfinished)
         logging.enable_progress_bar()
-        (output / "model.safetensors").chmod(0o644)  # written as readable by the owner only, which breaks web servers
+        (unfinished / "model.safetensors").chmod(0o644)  # was readable by the owner only, which breaks web servers
+        write_checksums(unfinished)
+        unfinished.rename(output)
         made.append(output)
     return made
