@@ -60,7 +60,7 @@ class VideoEncoders:
         Raises:
             PolyvidError: if nothing is recorded, or a network is not the one that was recorded.
             ImportError: if a package is missing.
-            OSError: if a network is neither there nor to be had.
+            OSError: if a network is neither in the folder nor on the Hub.
         """
         if not records:
             raise PolyvidError(
