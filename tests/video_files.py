@@ -7,6 +7,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from polyvid.dataset_scripts.fluent_emoji_9.build import same_scheduling
+
 SIDE = 96  # pixels; 4 x 4 blocks hold a frame's number in binary
 
 
@@ -40,7 +42,7 @@ def write_video(
 ) -> Path:
     """Encodes frames 0 ... num_frames - 1 at `fps`, or at the given `times` in seconds (a variable rate)."""
     clock = Fraction(1, 90_000)
-    with av.open(str(path), "w") as container:
+    with same_scheduling(), av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=fps)
         stream.width = stream.height = SIDE
         stream.pix_fmt = "yuv420p"

@@ -18,6 +18,7 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -168,7 +169,11 @@ def read_frames(path: Path) -> list[Image.Image]:
 
 def write_clip(frames: list[Image.Image], path: Path) -> None:
     """Encode frames as an AV1 mp4, 4:2:0, constant rate factor 36."""
-    with atomic_path(path) as unfinished, av.open(str(unfinished), "w", format="mp4") as container:
+    with (
+        same_scheduling(),
+        atomic_path(path) as unfinished,
+        av.open(str(unfinished), "w", format="mp4") as container,
+    ):
         stream = container.add_stream(
             "libsvtav1", rate=FRAME_RATE, options={"crf": "36", "preset": "4", "svtav1-params": "lp=1"}
         )
@@ -177,6 +182,23 @@ def write_clip(frames: list[Image.Image], path: Path) -> None:
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_image(frame)))
         container.mux(stream.encode())
+
+
+@contextmanager
+def same_scheduling() -> Iterator[None]:
+    """Give the thread its scheduling back after an encoding.
+
+    SVT-AV1 gives the calling thread, if root runs it, real-time priority for good. It then starves the machine, and so
+    do its child processes, which inherit it.
+    """
+    if not hasattr(os, "sched_setscheduler"):  # only Linux has it
+        yield
+        return
+    before, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, before, parameters)
 
 
 def main(

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -148,6 +149,14 @@ def test_the_builder_dedupes_skips_tones_and_flags_and_keeps_what_is_there(packa
     builder = load_builder("fluent_emoji_9")(config_name="split_0", data_dir=str(output))
     videos = [video for split in builder.as_streaming_dataset().values() for video in split]
     assert {video["video_id"] for video in videos} == {"1f418", "23-20e3"}
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="only Linux tells how a process is scheduled")
+def test_encoding_leaves_the_process_without_real_time_priority(tmp_path):
+    """The encoder gives it to whoever calls it as root, and child processes inherit it."""
+    before = os.sched_getscheduler(0)
+    build.write_clip([Image.new("RGB", (build.SIZE, build.SIZE), "green")], tmp_path / "clip.mp4")
+    assert os.sched_getscheduler(0) == before
 
 
 def test_frames_are_evenly_spaced_over_the_animation(packages, tmp_path):
