@@ -23,9 +23,11 @@ from .losses_mmp import MMPObjective
 from .outputs_mmp import MMPOutput
 from .paths_mmp import check_local_path, refuse_pickled_weights
 from .pooling_mmp import MMPPoolingHead
+from .sentence_transformer_files_mmp import write_sentence_transformer_files
 
-if TYPE_CHECKING:  # never runs, but `save_pretrained` copies what is imported, and a saved model needs its pipeline
+if TYPE_CHECKING:  # never runs, but `save_pretrained` copies what is imported, and a saved model needs these beside it
     from .pipeline_mmp import TextToVideoRetrievalPipeline  # noqa: F401
+    from .sentence_transformer_mmp import MMPInputModule  # noqa: F401
 
 
 class MMPModel(MMPEncodingMixin, PreTrainedModel):
@@ -107,6 +109,27 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         (loaded[0] if isinstance(loaded, tuple) else loaded).freeze()
         return loaded
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        is_main_process: bool = True,
+        state_dict: dict[str, torch.Tensor] | None = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """`PreTrainedModel.save_pretrained`; what it writes is a model of sentence-transformers, too.
+
+        With `push_to_hub`, the folder's name or `repo_id=` says where; other arguments as for `push_to_hub`.
+        """
+        for_hub = kwargs.keys() & {"repo_id", "commit_message", "private", "create_pr"}
+        hub = {name: kwargs.pop(name) for name in for_hub}
+        super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
+        if is_main_process:
+            write_sentence_transformer_files(save_directory)
+            if push_to_hub:  # again from the start, because the call above would send what it has written and no more
+                hub.setdefault("repo_id", os.path.basename(os.fspath(save_directory)))
+                self.push_to_hub(token=kwargs.get("token"), **hub)
 
     @classmethod
     def from_backbone(cls, backbone: str, *, dtype: torch.dtype | str | None = None, **config_fields: Any) -> MMPModel:

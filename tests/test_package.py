@@ -7,6 +7,7 @@ import subprocess
 import sys
 import venv
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,8 @@ def test_it_holds_every_file_of_the_package_that_git_knows(wheel):
 # Programs of a Space, next to which their own copies of what they import are put.
 SPACE = tuple(f"polyvid.hub_cards.space.{name}" for name in ("app", "render", "search", "watch"))
 ALONE = (*SPACE, "polyvid.train.scoring.text_video_retrieval.")
+if find_spec("sentence_transformers") is None:  # of an extra; it is imported by that library alone
+    ALONE += ("polyvid.modeling.sentence_transformer_mmp",)
 
 
 def test_every_module_can_be_imported_from_it(installed):

@@ -45,7 +45,8 @@ def model_card(folder: Path, repo_id: str, evaluations: Sequence[facts.Evaluatio
         library_name="transformers",
         pipeline_tag="feature-extraction",
         base_model=backbone["id"] if backbone else None,
-        tags=["text-to-video-retrieval", "video", "multilingual", "cross-lingual", "mmp"],
+        tags=["text-to-video-retrieval", "video", "multilingual", "cross-lingual", "mmp"]
+        + ["sentence-transformers"] * facts.is_sentence_transformer(folder),
         license="other" if restricted or not runs else "apache-2.0",
         license_name="see-the-card" if restricted or not runs else None,
         model_name=repo_id.split("/")[-1],
@@ -59,6 +60,7 @@ def model_card(folder: Path, repo_id: str, evaluations: Sequence[facts.Evaluatio
         starts_from=_starts_from(runs),
         backbone=backbone,
         settings=facts.settings(runs),
+        is_sentence_transformer=facts.is_sentence_transformer(folder),
         encoders=facts.encoders_of(folder),
         encoder_licenses=facts.encoder_licenses(folder),
         machine=facts.recorded_machine(folder),

@@ -235,6 +235,11 @@ def describe_encoders(encoders: Encoders) -> str:
     return " + ".join(f"`{record['id']}`" + shown_encoders([record], shown)[len(record["id"]) :] for record in encoders)
 
 
+def is_sentence_transformer(folder: Path) -> bool:
+    """Whether sentence-transformers loads it: models that were saved by older versions lack its files."""
+    return (folder / "modules.json").is_file()
+
+
 def recorded_machine(folder: Path) -> Mapping[str, Any] | None:
     """Device and versions of the training run, if its `trainer_state.json` recorded them."""
     file = folder / "trainer_state.json"

@@ -24,6 +24,7 @@ MODEL_FILES = (
     *("processor_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "curves.png"),
     *("special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt"),
     *("tokenizer.model", "sentencepiece.bpe.model", "spiece.model"),
+    *("modules.json", "config_sentence_transformers.json"),
     *sorted(path.name for path in (PACKAGE / "modeling").glob("*.py")),  # a model's code, as it is saved with it
 )
 SPACE_FILES = (

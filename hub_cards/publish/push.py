@@ -37,7 +37,15 @@ LOADING = {
 }
 # Left by an earlier push: shards of another count would be loaded together with the new ones.
 OUTDATED: dict[str, list[str] | None] = {
-    "model": ["*.safetensors", "*.safetensors.index.json", "*.py", "results/*", "recipes/*"],
+    "model": [
+        "*.safetensors",
+        "*.safetensors.index.json",
+        "*.py",
+        "modules.json",
+        "config_sentence_transformers.json",
+        "results/*",
+        "recipes/*",
+    ],
     "dataset": ["*/*-of-*.parquet"],
     "metric": ["*.py"],
     "space": None,

@@ -107,10 +107,11 @@ def test_a_model_goes_with_code_processor_recipes_and_card_and_without_the_train
     assert code == 0 and f"{hub.endpoint}/lab/mmp/commit/" in said
     files = hub.files("models", "lab/mmp")
     code_files = {path.name for path in model.glob("*.py")}
-    assert {"modeling_mmp.py", "pipeline_mmp.py"} <= code_files
+    assert {"modeling_mmp.py", "pipeline_mmp.py", "sentence_transformer_mmp.py"} <= code_files
     assert set(files) == code_files | {
         *("config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "tokenizer_config.json"),
         *("recipe.yaml", "recipes/mmp_pretrain.yaml", "curves.png", "README.md", "LICENSE-code"),
+        *("modules.json", "config_sentence_transformers.json"),
     }
     for name in ("model.safetensors", "config.json", "recipe.yaml", *code_files):
         assert files[name] == (model / name).read_bytes(), name
@@ -458,6 +459,42 @@ def test_a_stranger_loads_the_model_in_three_lines(hub, model, push, tmp_path):
     torch.testing.assert_close(texts, tiny_model().encode_texts(given["texts"], tiny_processor()))
     torch.testing.assert_close(videos, tiny_model().encode_videos(given["videos"], tiny_processor()))
     assert len(loaded["found"]) == 2
+
+
+LOAD_SENTENCE_TRANSFORMER = """
+import torch
+from sentence_transformers import SentenceTransformer
+
+repo, inputs, output, copy = sys.argv[1:]
+model = SentenceTransformer(repo, trust_remote_code=True, device="cpu")
+given = torch.load(inputs)
+inputs = [*given["texts"], *({"video": video} for video in given["videos"])]
+torch.save(model.encode(inputs, convert_to_tensor=True), output)
+model.save_pretrained(copy)
+model[0].model.save_pretrained(copy + "_again", push_to_hub=True, repo_id="lab/again")
+"""
+
+
+@pytest.mark.slow
+def test_a_stranger_loads_it_with_sentence_transformers(hub, model, push, tmp_path):
+    pytest.importorskip("sentence_transformers", minversion="6")
+    push("model", model, "--repo-id", "lab/mmp")
+    card = hub.files("models", "lab/mmp")["README.md"]
+    assert b'SentenceTransformer("lab/mmp", trust_remote_code=True)' in card
+    given = {"texts": ["der hund läuft", "a cat"], "videos": [torch.randn(seconds, 10) for seconds in (3, 8, 1)]}
+    torch.save(given, tmp_path / "inputs.pt")
+    places = [tmp_path / name for name in ("inputs.pt", "outputs.pt", "copy")]
+    elsewhere(hub, tmp_path / "home", LOAD_SENTENCE_TRANSFORMER, "lab/mmp", *places, token=TOKEN)
+    texts, videos = torch.load(tmp_path / "outputs.pt").split([2, 3])
+    torch.testing.assert_close(texts, tiny_model().encode_texts(given["texts"], tiny_processor()))
+    torch.testing.assert_close(videos, tiny_model().encode_videos(given["videos"], tiny_processor()))
+    copied = {path.name for path in (tmp_path / "copy").iterdir()}
+    assert {path.name for path in model.glob("*.py")} <= copied
+    assert (tmp_path / "copy" / "README.md").read_bytes() == card
+    pushed_by_transformers = {"modules.json", "config_sentence_transformers.json", "model.safetensors"}
+    assert (
+        pushed_by_transformers | {path.name for path in model.glob("*.py")} <= hub.files("models", "lab/again").keys()
+    )
 
 
 LOAD_DATASET = """
