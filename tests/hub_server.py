@@ -77,6 +77,7 @@ class HubServer:
     def __init__(self):
         self.users: dict[str, dict] = {}  # token → name, organisations
         self.repositories: dict[tuple[str, str], Repository] = {}
+        self.collections: dict[str, dict] = {}  # slug → title, owner, private, items
         self.objects: dict[str, bytes] = {}  # large files by sha256, whether a commit names them or not
         self.requests: list[tuple[str, str]] = []
         self.stored: list[str] = []  # sha256 of each large file, in the order in which they arrived whole
@@ -185,6 +186,8 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                     return self.whoami()
                 case ["api", "repos", "create"]:
                     return self.create(json.loads(body))
+                case ["api", "collections", *slug]:
+                    return self.collect("/".join(slug[:2]), json.loads(body) if body else None)
                 case ["api", "validate-yaml"]:
                     return self.answer({"errors": [], "warnings": []})
                 case ["api", ("models" | "datasets" | "spaces") as kind, owner, name, *rest]:
@@ -222,6 +225,27 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             repository = hub.repositories[kind, repo_id] = Repository(private, wanted.get("sdk"))
             repository.commit("main", {}, "initial commit")
             self.answer({"url": url, "name": repo_id, "id": repo_id})
+
+        def collect(self, slug: str, wanted: dict | None) -> None:
+            """Make one, show one, or add an item to one."""
+            owner = slug.split("/")[0] if slug else (wanted or {})["namespace"]
+            if wanted is not None and not hub.may_write(self.user, owner):
+                raise Refused(403, f"You don't have the rights to write collections of {owner!r}")
+            if wanted is not None and not slug:
+                slug = f"{owner}/{wanted['title']}-0123456789abcdef01234567"
+                if slug in hub.collections:
+                    return self.answer({"error": "Already exists", "slug": slug}, 409)
+                about = {"title": wanted["title"], "owner": {"name": owner}, "private": wanted["private"], "items": []}
+                about |= {"slug": slug, "lastUpdated": DATE, "position": 0, "theme": "blue", "upvotes": 0}
+                hub.collections[slug] = about
+            elif slug not in hub.collections:
+                raise Refused(404, "Collection not found")
+            elif wanted is not None:
+                items = hub.collections[slug]["items"]
+                if any(item["id"] == wanted["item"]["id"] for item in items):
+                    return self.answer({"error": "Item already in collection"}, 409)
+                items.append({"_id": str(len(items)), "position": len(items), **wanted["item"]})
+            self.answer(hub.collections[slug])
 
         def open(self, kind: str, repo_id: str, write: bool = False) -> Repository:
             repository, owner = hub.repositories.get((kind, repo_id)), repo_id.split("/")[0]

@@ -1,10 +1,22 @@
 """Model and dataset cards, filled from files: `facts.py` reads the numbers, the templates hold the text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
-from huggingface_hub import DatasetCard, EvalResult, ModelCard, ModelCardData
+from datasets import DatasetInfo, Features, Video
+from datasets.info import DatasetInfosDict
+from huggingface_hub import (
+    DatasetCard,
+    EvalResult,
+    EvalResultEntry,
+    ModelCard,
+    ModelCardData,
+    eval_result_entries_to_yaml,
+)
 
 from polyvid.dataset_scripts.building import find_shards
 from polyvid.dataset_scripts.schema import LANGUAGE_NAMES, LANGUAGES
@@ -21,36 +33,52 @@ METRICS = {  # names in results → types in the model index
     "MnR": "mean_rank",
     "MRR": "mean_reciprocal_rank",
 }
+WIDGET = ("a dog runs", "ein Hund läuft", "mbwa anakimbia")
+CLIP = "clip"  # the column of our datasets that holds video files
 REPOSITORY = "<this repository>"  # what the cards in dataset_scripts/ say where the id belongs
 
 
-def model_card(folder: Path, repo_id: str, evaluations: Sequence[facts.Evaluation]) -> ModelCard:
+def model_card(
+    folder: Path,
+    repo_id: str,
+    evaluations: Sequence[facts.Evaluation],
+    hub_datasets: Mapping[str, str] = MappingProxyType({}),
+) -> ModelCard:
     """The card of a training run's output folder.
 
     Metadata hold every language's scores (model-index); the text says how to use the model, what it was trained on,
     by which recipes and on which machine as far as that was recorded, how it scored, what it is for and not for,
     licences, and how to cite. Without results it says "Not evaluated."
 
+    Args:
+        hub_datasets: name of a dataset of this project -> its id on the Hub, for the metadata.
+
     Raises:
-        PolyvidError: if the recipe's backbone is a folder that does not exist.
+        PolyvidError: if the recipe's backbone is a folder that does not exist, or the model has nothing to do with a
+            dataset of `hub_datasets`.
     """
     runs = facts.stages_of(folder)
     stages = [(run.recipe.name, facts.training_data(run.recipe.data)) for run in runs]
     datasets = list(dict.fromkeys(data.dataset for _, data in stages))
     trained = [code for code in LANGUAGES if any(code in data.languages for _, data in stages)]
     backbone = _backbone(runs[0].recipe.model.backbone, folder) if runs else None
+    for name in hub_datasets.keys() - {*datasets, *(evaluation.benchmark for evaluation in evaluations)}:
+        raise PolyvidError(f"The model in {folder} was neither trained nor evaluated on {name}: {_known(datasets)}")
     restricted = [name for name in datasets if name not in facts.licenses()["open_data"]]
     card_data = ModelCardData(
         language=trained or None,
         library_name="transformers",
         pipeline_tag="feature-extraction",
         base_model=backbone["id"] if backbone else None,
+        datasets=[hub_datasets[name] for name in datasets if name in hub_datasets] or None,
+        widget=[{"text": text} for text in WIDGET],
         tags=["text-to-video-retrieval", "video", "multilingual", "cross-lingual", "mmp"]
         + ["sentence-transformers"] * facts.is_sentence_transformer(folder),
         license="other" if restricted or not runs else "apache-2.0",
         license_name="see-the-card" if restricted or not runs else None,
         model_name=repo_id.split("/")[-1],
-        eval_results=[result for evaluation in evaluations for result in _model_index(evaluation)] or None,
+        eval_results=[result for evaluation in evaluations for result in _model_index(evaluation, hub_datasets)]
+        or None,
     )
     return ModelCard.from_template(
         card_data,
@@ -101,12 +129,39 @@ def _is_hub_id(name: str) -> bool:
     return not is_local_path(name) and Path(name).parts[0] != RESULTS.parts[0]
 
 
-def _model_index(evaluation: facts.Evaluation) -> list[EvalResult]:
+def _known(datasets: Sequence[str]) -> str:
+    return f"it was trained on {', '.join(datasets)}." if datasets else "no recipe says what it was trained on."
+
+
+def eval_results(evaluation: facts.Evaluation, repo_id: str, dataset_id: str, file: str) -> list[dict[str, Any]]:
+    """R@1 in the form of `.eval_results/*.yaml`, which the Hub shows on the pages of the model and of the benchmark.
+
+    Args:
+        repo_id: of the model.
+        dataset_id: of the benchmark, on the Hub.
+        file: with the results, in the repository of the model.
+    """
+    entries = [
+        EvalResultEntry(
+            dataset_id=dataset_id,
+            task_id=f"{evaluation.protocol}_{direction}_{language}",
+            value=round(scores["R@1"], 4),
+            source_url=f"https://huggingface.co/{repo_id}/blob/main/{file}",
+            source_name="results",
+            notes=f"R@1 in percent, {direction.replace('_', ' ')}, {LANGUAGE_NAMES[language]}, {evaluation.split}",
+        )
+        for direction, by_language in evaluation.scores.items()
+        for language, scores in by_language.items()
+    ]
+    return eval_result_entries_to_yaml(entries)
+
+
+def _model_index(evaluation: facts.Evaluation, hub_datasets: Mapping[str, str]) -> list[EvalResult]:
     return [
         EvalResult(
             task_type="text-to-video-retrieval",
             task_name="Text-video retrieval",
-            dataset_type=evaluation.benchmark,
+            dataset_type=hub_datasets.get(evaluation.benchmark, evaluation.benchmark),
             dataset_name=facts.source_card(evaluation.benchmark).data.get("pretty_name"),
             dataset_config=evaluation.protocol,
             dataset_split=evaluation.split,
@@ -132,14 +187,32 @@ def dataset_card(folder: Path, repo_id: str) -> DatasetCard:
         raise FileNotFoundError(f"{folder} holds no README.md: `polyvid build ... --output-dir {folder}` writes it.")
     card = DatasetCard.load(folder / "README.md")
     text = card.text.replace(REPOSITORY, repo_id).strip()
+    splits = splits_of(folder, card)
+    has_clips = _declare_clips(card, splits)
     return DatasetCard.from_template(
         card.data,
         template_path=str(facts.TEMPLATES / "dataset_card.md"),
         text=text,
         repo_id=repo_id,
-        splits=splits_of(folder, card),
+        splits=splits,
+        has_clips=has_clips,
         bibtex=[entry for entry in facts.bibtex() if entry.split("title = ")[1].split("\n")[0] not in text],
     )
+
+
+def _declare_clips(card: DatasetCard, splits: Sequence[Mapping[str, Any]]) -> bool:
+    """Declare files in the column `clip` as videos, which the Hub plays; whether there are any.
+
+    The shards stay as they are: datasets makes of bytes what the card declares.
+    """
+    found = {}
+    for split in splits:
+        schema = pq.read_schema(split["shards"][0])
+        if CLIP in schema.names and schema.field(CLIP).type == pa.binary():
+            features = Features.from_arrow_schema(schema) | {CLIP: Video()}
+            found[split["config"]] = DatasetInfo(features=Features(features))
+    DatasetInfosDict(found).to_dataset_card_data(card.data)
+    return bool(found)
 
 
 def splits_of(folder: Path, card: DatasetCard) -> list[dict]:

@@ -6,10 +6,13 @@ takes an explicit `--include`.
 
 import json
 import runpy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
+from types import MappingProxyType
+
+import yaml
 
 from polyvid.hub_cards.publish import cards, facts
 from polyvid.modeling.errors_mmp import PolyvidError
@@ -39,15 +42,24 @@ ENCODER_FILES = tuple(
 STATISTICS = ("statistics/*.json", "statistics/tokens_per_*.png")
 
 
-def collect_model(source: Path, folder: Path, repo_id: str, results: Sequence[Path] = ()) -> None:
+def collect_model(
+    source: Path,
+    folder: Path,
+    repo_id: str,
+    results: Sequence[Path] = (),
+    hub_datasets: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Collect weights, configuration, remote code, processor, recipes, results and a card from a run's output folder.
 
     A converted video backbone (`polyvid convert-backbone`) comes with its own card. The networks with which a model
     reads videos come along if they lie in its folder or with an installed package (`bundle_encoders`).
 
+    Args:
+        hub_datasets: name of a dataset of this project -> its id on the Hub, for the card and `.eval_results/`.
+
     Raises:
         FileNotFoundError: if `source` is no finished model, or `results` are missing.
-        PolyvidError: if `results` are another model's, or a link points out of the folder.
+        PolyvidError: if `results` or a dataset have nothing to do with this model, or a link points out of the folder.
     """
     if not (source / "config.json").is_file() or not any(source.glob("*.safetensors")):
         best = source / "checkpoints" / "best"
@@ -70,12 +82,16 @@ def collect_model(source: Path, folder: Path, repo_id: str, results: Sequence[Pa
         _link(stage.file, folder / "recipes" / f"{stage.recipe.name}.yaml", stage.file.parent)
     evaluations = facts.find_evaluations(source, stages[-1].recipe.name if stages else source.name, results)
     for evaluation in evaluations:
-        name = f"results/{'-'.join(evaluation.searched)}.json"
+        stem = "-".join(evaluation.searched)
+        name = f"results/{stem}.json"
         if (folder / name).exists():
             raise PolyvidError(f"{evaluation.file} is a second result for {name}: say with --results which one counts.")
         content = asdict(evaluation) | {"file": evaluation.file.name}
         _write(folder / name, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
-    _write(folder / "README.md", str(cards.model_card(source, repo_id, evaluations)))
+        if (dataset_id := hub_datasets.get(evaluation.benchmark)) is not None:
+            entries = cards.eval_results(evaluation, repo_id, dataset_id, name)
+            _write(folder / f".eval_results/{stem}.yaml", yaml.safe_dump(entries, sort_keys=False, allow_unicode=True))
+    _write(folder / "README.md", str(cards.model_card(source, repo_id, evaluations, hub_datasets)))
 
 
 def collect_dataset(source: Path, folder: Path, repo_id: str) -> None:

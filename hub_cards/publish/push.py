@@ -3,9 +3,10 @@
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 import typer
@@ -14,6 +15,7 @@ from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from polyvid.dataset_scripts.locking import LockedError, locked
+from polyvid.hub_cards.publish.collection import collect_models, models_in
 from polyvid.hub_cards.publish.credentials import refuse_credentials
 from polyvid.hub_cards.publish.files import (
     METRIC,
@@ -44,6 +46,7 @@ OUTDATED: dict[str, list[str] | None] = {
         "modules.json",
         "config_sentence_transformers.json",
         "results/*",
+        ".eval_results/*",
         "recipes/*",
     ],
     "dataset": ["*/*-of-*.parquet"],
@@ -54,11 +57,14 @@ LISTED = 8  # files left out that are named
 
 
 def push(
-    kind: Annotated[Literal["model", "dataset", "metric", "space"], typer.Argument(help="What to publish.")],
+    kind: Annotated[
+        Literal["model", "dataset", "metric", "space", "collection"], typer.Argument(help="What to publish.")
+    ],
     source: Annotated[
         Path | None,
         typer.Argument(
-            help="Output folder of training (model) or `polyvid build` (dataset). Default: our metric or demo."
+            help="Output folder of training (model) or `polyvid build` (dataset), or one with models in folders of it "
+            "(collection). Default: our metric or demo."
         ),
     ] = None,
     repo_id: Annotated[str, typer.Option(help="Repository: <your name or organisation>/<name>.")] = ...,  # type: ignore[assignment]
@@ -71,6 +77,13 @@ def push(
         list[Path] | None,
         typer.Option(help="results.json, or a folder of them, for the card. Default: those of `polyvid evaluate`."),
     ] = None,
+    hub_dataset: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Where a dataset is on the Hub, e.g. fluent_emoji_9=lab/fluent-emoji-9, for the model's card and "
+            "the benchmark's page. Repeatable."
+        ),
+    ] = None,
     include: Annotated[
         list[str] | None,
         typer.Option(help="Also send files that this package did not write, e.g. 'docs/*.md'. Repeatable."),
@@ -82,6 +95,8 @@ def push(
 ) -> None:
     """Publish a model, a dataset, the metric or the demo on the Hub, with its card.
 
+    `collection` publishes each model of a folder as <repo-id>-<its folder>, and a collection of them.
+
     Log in with `hf auth login`, or set HF_TOKEN. The same command resumes an interrupted push: what has arrived is not
     sent again. The card is filled from recipes and results, never typed. Only files that this package writes are sent;
     others are listed and need --include. A folder that another command writes to, and a repository that another push
@@ -92,7 +107,18 @@ def push(
         raise PolyvidError(f"Name the owner: --repo-id <your name or organisation>/{repo_id}.")
     if results and kind != "model":
         raise PolyvidError("--results are for the card of a model.")
+    if hub_dataset and kind not in ("model", "collection"):
+        raise PolyvidError("--hub-dataset is for the cards of models.")
+    hub_datasets = _hub_datasets(hub_dataset or [])
     source = source_of(kind, source, repo_id)
+    if kind == "collection":
+        ids = {f"{repo_id}-{folder.name}": folder for folder in models_in(source)}
+        for model_id, folder in ids.items():
+            push("model", folder, model_id, private, revision, message, None, hub_dataset, include, False, dry_run)
+        if dry_run:
+            return print(f"A collection {repo_id} would hold {', '.join(ids)}.")
+        with explained(repo_id, get_token()):
+            return print(collect_models(repo_id, ids, private))
     for path in results or []:
         check_local_path(path, "results.json")
     if dry_run and kind == "space" and (run_build or is_own_space(source)):
@@ -105,7 +131,7 @@ def push(
         locks.enter_context(_unchanged(source))
         folder = Path(temporary) / "files"
         folder.mkdir()
-        collect(kind, source, folder, repo_id, results or [], run_build)
+        collect(kind, source, folder, repo_id, results or [], run_build, hub_datasets)
         left_out = add_files(include or [], source, folder)
         token = get_token()
         refuse_credentials(folder, token)
@@ -167,7 +193,7 @@ def _repo_type(kind: str) -> str:
 
 def source_of(kind: str, source: Path | None, repo_id: str) -> Path:
     """The folder to publish; the metric and the demo app have one in this package."""
-    if source is None and kind in ("model", "dataset"):
+    if source is None and kind in ("model", "dataset", "collection"):
         raise PolyvidError(f"Which {kind}? Give its folder: polyvid push {kind} FOLDER --repo-id {repo_id}.")
     if source is None:
         return METRIC if kind == "metric" else SPACE
@@ -176,10 +202,30 @@ def source_of(kind: str, source: Path | None, repo_id: str) -> Path:
     return source
 
 
-def collect(kind: str, source: Path, folder: Path, repo_id: str, results: list[Path], run_build: bool = False) -> None:
+def _hub_datasets(given: Sequence[str]) -> dict[str, str]:
+    """`["msrvtt=lab/msrvtt"]` -> `{"msrvtt": "lab/msrvtt"}`."""
+    found = {}
+    for item in given:
+        name, equals, dataset_id = item.partition("=")
+        if not equals or dataset_id.count("/") != 1:
+            raise PolyvidError(f"--hub-dataset {item} is not <dataset>=<owner>/<name>.")
+        validate_repo_id(dataset_id)
+        found[name] = dataset_id
+    return found
+
+
+def collect(
+    kind: str,
+    source: Path,
+    folder: Path,
+    repo_id: str,
+    results: list[Path],
+    run_build: bool = False,
+    hub_datasets: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Fill `folder` with what will be published."""
     if kind == "model":
-        collect_model(source, folder, repo_id, results)
+        collect_model(source, folder, repo_id, results, hub_datasets)
     elif kind == "dataset":
         collect_dataset(source, folder, repo_id)
     elif kind == "metric":

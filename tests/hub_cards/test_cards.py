@@ -10,13 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 import synthetic_howto100m as synthetic
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, parse_eval_result_entries
 from published import EMOJI, emoji_ids, write_features, write_model
 
 from polyvid.dataset_scripts.build import build
 from polyvid.dataset_scripts.schema import LANGUAGES
 from polyvid.hub_cards.publish.cards import dataset_card, model_card
 from polyvid.hub_cards.publish.facts import bibtex, find_evaluations
+from polyvid.hub_cards.publish.files import collect_model
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.recipe import DataRecipe, ModelRecipe, load_recipe, save_recipe
 from polyvid.train.scoring.evaluate import evaluate
@@ -112,6 +113,32 @@ def test_the_model_index_holds_every_language_in_both_directions(run, card):
             assert found[direction, language, "mean_reciprocal_rank"] == round(scores["MRR"], 4)
     one = card.data.eval_results[0]
     assert (one.dataset_type, one.dataset_config, one.dataset_split) == ("fluent_emoji_9", "split_0", "validation")
+
+
+def test_the_metadata_say_what_the_hub_sorts_and_links_by(run, card, tmp_path):
+    evaluations = find_evaluations(run, "mmp", [results_of(run)[0]])
+    data = ModelCard(str(model_card(run, REPO, evaluations, {"fluent_emoji_9": "lab/emoji"}))).data  # as the Hub does
+    assert data.library_name == "transformers" and data.pipeline_tag == "feature-extraction"
+    assert {"text-to-video-retrieval", "sentence-transformers"} <= set(data.tags)
+    assert data.base_model == "intfloat/multilingual-e5-small" and data.language == list(LANGUAGES)
+    assert data.datasets == ["lab/emoji"] and data.eval_results[0].dataset_type == "lab/emoji"
+    assert all(example["text"] for example in data.widget)
+    assert card.data.datasets is None  # a name of this project is no id on the Hub
+    with pytest.raises(PolyvidError, match="trained nor evaluated on msrvtt: no recipe says what it was trained on"):
+        model_card(tmp_path, REPO, [], {"msrvtt": "lab/msrvtt"})
+
+
+def test_the_page_of_the_benchmark_gets_the_score_of_each_language(run, tmp_path):
+    collect_model(run, tmp_path, REPO, [results_of(run)[0]], {"fluent_emoji_9": "lab/emoji"})
+    file = tmp_path / ".eval_results" / "fluent_emoji_9-split_0-validation.yaml"
+    entries = {entry.task_id: entry for entry in parse_eval_result_entries(yaml.safe_load(file.read_text("utf-8")))}
+    scores = results_of(run)[1]["scores"]["all"]
+    assert len(entries) == 2 * 9 and {entry.dataset_id for entry in entries.values()} == {"lab/emoji"}
+    for direction in scores:
+        for language in LANGUAGES:
+            assert entries[f"split_0_{direction}_{language}"].value == round(scores[direction][language]["R@1"], 4)
+    source = entries["split_0_text_to_video_de"].source_url.removeprefix(f"https://huggingface.co/{REPO}/blob/main/")
+    assert (tmp_path / source).is_file()
 
 
 def test_the_card_says_what_was_trained_how_and_what_is_missing(run, card):

@@ -170,7 +170,7 @@ def test_make_targets_and_launch_settings_exist():
 def test_extras_exist():
     extras = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     for page, text in TEXTS.items():
-        for extra in re.findall(r"polyvid\[([\w,]+)\]", text):
+        for extra in re.findall(r"polyvid\[([\w,-]+)\]", text):
             for name in extra.split(","):
                 assert re.search(rf"^{name} = \[", extras, re.MULTILINE), f"{page}: polyvid[{extra}]"
 
@@ -190,6 +190,8 @@ def test_files_named_in_the_text_exist(name):
 @pytest.mark.parametrize("name", [name for name, text in GUIDES.items() if "```python" in text])
 def test_python_examples_compile_and_import_what_exists(name):
     for language, block in FENCE.findall(TEXTS[name]):
+        if "mteb" in block and importlib.util.find_spec("mteb") is None:  # no package of `make test`
+            continue
         if language == "python":
             for node in ast.walk(ast.parse(block)):
                 if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "polyvid":

@@ -136,6 +136,23 @@ def test_the_results_of_a_card_go_along(hub, model, push, tmp_path):
     assert code == 1 and "is a second result for results/fluent_emoji_9-split_0-test.json" in error
 
 
+def test_a_collection_holds_the_models_of_a_folder(hub, model, push):
+    code, said, _ = push("collection", model.parent, "--repo-id", "lab/emoji", "--dry-run")
+    assert code == 0 and "A collection lab/emoji would hold lab/emoji-mmp." in said and not hub.collections
+    for _ in range(2):  # a second time, nothing is added
+        code, said, error = push("collection", model.parent, "--repo-id", "lab/emoji", "--private")
+        assert code == 0, error
+        [(slug, collection)] = hub.collections.items()
+        assert said.endswith(f"{hub.endpoint}/collections/{slug}\n")
+        assert [item["id"] for item in collection["items"]] == ["lab/emoji-mmp"]  # not what it was pre-trained as
+        assert collection["title"] == "emoji" and collection["private"]
+    assert "model.safetensors" in hub.files("models", "lab/emoji-mmp")
+    assert push("collection", model, "--repo-id", "lab/emoji")[2].startswith(
+        "There is no finished model in a folder of"
+    )
+    assert "Which collection? Give its folder" in push("collection", "--repo-id", "lab/emoji")[2]
+
+
 def test_a_dry_run_lists_what_would_go_and_asks_nobody(hub, model, dataset, push, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     for kind, source in (("model", model), ("dataset", dataset)):
@@ -430,6 +447,22 @@ def test_the_embedded_benchmark_goes_with_clips_and_licences(hub, push, tmp_path
     rows = pq.read_table(pa.BufferReader(files["split_0/test-00000-of-00001.parquet"])).to_pylist()
     (pizza,) = [row for row in rows if row["video_id"] == "1f355"]
     assert pizza["clip"] == (EMOJI / "clips" / "1f355.mp4").read_bytes()
+    printed = elsewhere(hub, tmp_path / "home", LOAD_CLIPS, "lab/emoji", EMOJI / "clips")
+    assert printed.splitlines() == ["Video", "150 clips as they are here"]
+
+
+LOAD_CLIPS = """
+from pathlib import Path
+from datasets import Video, load_dataset
+
+repo, clips = sys.argv[1:]
+rows = load_dataset(repo, "split_0", split="validation")
+print(type(rows.features["clip"]).__name__)
+rows = rows.cast_column("clip", Video(decode=False))  # as the card says
+same = [row["clip"]["bytes"] == (Path(clips) / f"{row['video_id']}.mp4").read_bytes() for row in rows]
+assert all(same) and rows.features["captions"], rows.features
+print(len(same), "clips as they are here")
+"""
 
 
 LOAD_MODEL = """
