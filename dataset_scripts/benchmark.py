@@ -15,7 +15,7 @@ import datasets
 from polyvid.dataset_scripts.building import LocalBuilder
 from polyvid.dataset_scripts.protocols import Protocol, check_counts, protocols_of
 from polyvid.dataset_scripts.schema import CAPTIONS, LANGUAGES, canonical_language
-from polyvid.dataset_scripts.translations import Translations
+from polyvid.dataset_scripts.translations import Translations, translated_captions
 from polyvid.modeling.errors_mmp import PolyvidError
 
 Row = dict[str, Any]
@@ -151,18 +151,8 @@ class BenchmarkBuilder(LocalBuilder, datasets.GeneratorBasedBuilder):
     def _translated(
         self, row: Row, translations: Translations | None
     ) -> Iterator[tuple[tuple[str, str], dict[str, str] | None]]:
-        """Pairs of (English caption id and language, its translated caption or None) of one video."""
-        if translations is None:
-            return
-        english = [caption for caption in row["captions"] if caption["language"] == "en"]
-        for language in translations.languages:
-            for position, caption in enumerate(english):
-                ids = [caption["caption_id"], *self.other_ids(row["video_id"], caption["caption_id"])]
-                found = translations.find(language, row["video_id"], ids, caption["text"], position, len(english))
-                translated = None
-                if found is not None:
-                    translated = {"caption_id": ids[0], "language": language, "text": found[0], "source": found[1]}
-                yield (language, ids[0]), translated
+        if translations is not None:
+            yield from translated_captions(row, translations, self.other_ids)
 
     def _check_translations(self, split: str, rows: list[Row], translations: Translations | None) -> None:
         if translations is None:

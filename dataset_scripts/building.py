@@ -278,14 +278,18 @@ class ShardedWriter:
             writer.close()
 
 
+def known_datasets() -> list[str]:
+    """The folders of `dataset_scripts/` that hold a dataset."""
+    return sorted(path.name for path in Path(__file__).parent.iterdir() if (path / f"{path.name}.py").is_file())
+
+
 def load_builder(name: str) -> type[DatasetBuilder]:
     """The builder class of `dataset_scripts/<name>/<name>.py`.
 
     Raises:
         PolyvidError: when there is no such dataset; the message lists the known ones.
     """
-    folder = Path(__file__).parent
-    names = sorted(path.name for path in folder.iterdir() if (path / f"{path.name}.py").is_file())
+    names = known_datasets()
     if name not in names:
         raise PolyvidError(f"Unknown dataset {name!r}: choose from {' '.join(names)}.")
     module = importlib.import_module(f"polyvid.dataset_scripts.{name}.{name}")

@@ -12,9 +12,9 @@ from typing import Annotated
 
 import typer
 
-from polyvid.dataset_scripts.building import find_shards, load_builder, read_shard, write_json
+from polyvid.dataset_scripts.building import find_shards, read_shard, write_json
 from polyvid.dataset_scripts.locking import locked
-from polyvid.dataset_scripts.protocols import canonical_benchmark, protocols_of
+from polyvid.dataset_scripts.own_data.opening import known_dataset, open_splits, parse_columns
 
 
 @dataclass
@@ -84,20 +84,23 @@ def to_markdown(report: Mapping[str, Coverage]) -> str:
 
 
 def coverage(
-    benchmark: Annotated[str, typer.Argument(help="vtt, vatex, m30k or youtube2text")],
-    data_dir: Annotated[Path, typer.Option(help="Folder with the benchmark's official files.")],
+    benchmark: Annotated[
+        str, typer.Argument(help="vtt, vatex, m30k or youtube2text; or a folder with metadata.csv, or a Hub id.")
+    ],
     features: Annotated[Path, typer.Option(help="Folder of feature shards.")],
+    data_dir: Annotated[Path | None, typer.Option(help="Folder with the benchmark's official files.")] = None,
     protocol: Annotated[str | None, typer.Option(help="Default: the paper's protocol.")] = None,
     split: Annotated[list[str] | None, typer.Option(help="Only these splits.")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="Of your own captions: a column's name, such as en=caption. Repeatable.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Also write the report, with the missing ids, as JSON.")] = None,
 ) -> None:
     """Count the videos of a benchmark's splits that have features, and list those that have none."""
-    name = canonical_benchmark(benchmark)
-    builder = load_builder(name)(
-        config_name=protocol or next(iter(protocols_of(name))), data_dir=str(data_dir), splits=split
-    )
+    known_dataset(benchmark)  # rejects an unknown name
     with_features = feature_video_ids(features)  # fails at once where there is no such folder
-    _, report = feature_coverage(builder.as_streaming_dataset(), with_features)
+    splits = open_splits(benchmark, protocol, data_dir, split, columns=parse_columns(column or []))
+    _, report = feature_coverage(splits, with_features)
     print(to_markdown(report))
     if output is not None:
         with locked(output, "polyvid coverage"):

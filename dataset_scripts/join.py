@@ -3,7 +3,9 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import pyarrow as pa
@@ -12,6 +14,7 @@ import typer
 from tqdm import tqdm
 
 from polyvid.dataset_scripts.building import (
+    ShardedWriter,
     find_shards,
     open_shard,
     read_shard,
@@ -22,14 +25,18 @@ from polyvid.dataset_scripts.building import (
 )
 from polyvid.dataset_scripts.features import SETTINGS, recorded_encoders, refuse_extraction
 from polyvid.dataset_scripts.locking import locked
-from polyvid.dataset_scripts.schema import shard_of
+from polyvid.dataset_scripts.own_data.opening import open_splits
+from polyvid.dataset_scripts.own_data.tables import has_table
+from polyvid.dataset_scripts.schema import CAPTIONS, shard_of
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.paths_mmp import check_local_path
 from polyvid.modeling.provenance_mmp import shown_encoders
 
 
 def join(
-    dataset_dir: Annotated[Path, typer.Argument(help="One built config, e.g. multi-howto100m/all.")],
+    dataset_dir: Annotated[
+        Path, typer.Argument(help="One built config, e.g. multi-howto100m/all; or a folder with metadata.csv.")
+    ],
     features_dir: Annotated[Path, typer.Argument(help="Feature shards, as `polyvid extract` writes them.")],
     output_dir: Annotated[Path, typer.Argument(help="Output folder for the joined shards.")],
     feature_split: Annotated[str, typer.Option(help="The split that holds the features of all videos.")] = "train",
@@ -56,9 +63,20 @@ def join(
         check_local_path(folder, "folder of shards")
         if output_dir.resolve() == Path(folder).resolve():
             raise PolyvidError(f"{output_dir} would be joined into itself: choose another folder for the output.")
-    with locked(output_dir, "polyvid join"):
+    with locked(output_dir, "polyvid join"), ExitStack() as stack:
         refuse_extraction(output_dir)
+        if has_table(dataset_dir):
+            built = Path(stack.enter_context(TemporaryDirectory()))
+            _write_shards(dataset_dir, len(find_shards(features_dir, feature_split)), built)
+            dataset_dir = built
         return _join(dataset_dir, features_dir, output_dir, feature_split)
+
+
+def _write_shards(folder: Path, num_shards: int, output: Path) -> None:
+    """Captions of one's own as shards, as many as the features have."""
+    for split, rows in open_splits(str(folder)).items():
+        with ShardedWriter(output, CAPTIONS, split, num_shards) as writer:
+            writer.write(pa.Table.from_pylist(list(rows), schema=writer.schema))
 
 
 def _join(dataset_dir: Path, features_dir: Path, output_dir: Path, feature_split: str) -> dict[str, dict[str, Any]]:

@@ -19,10 +19,10 @@ import langcodes
 import typer
 from tqdm import tqdm
 
-from polyvid.dataset_scripts.building import atomic_path, load_builder
+from polyvid.dataset_scripts.building import atomic_path
 from polyvid.dataset_scripts.devices import find_device
 from polyvid.dataset_scripts.locking import locked
-from polyvid.dataset_scripts.protocols import canonical_benchmark, protocols_of
+from polyvid.dataset_scripts.own_data.opening import open_splits, parse_columns
 from polyvid.dataset_scripts.schema import canonical_language
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.paths_mmp import check_local_path, refuse_pickled_weights
@@ -204,10 +204,12 @@ def _translate_captions(
 
 
 def translate(
-    benchmark: Annotated[str, typer.Argument(help="vtt, vatex, m30k or youtube2text")],
+    benchmark: Annotated[
+        str, typer.Argument(help="vtt, vatex, m30k or youtube2text; or a folder with metadata.csv, or a Hub id.")
+    ],
     to: Annotated[list[str], typer.Option(help="Target language; repeat for several.")],
-    data_dir: Annotated[Path, typer.Option(help="Folder with the benchmark's official files.")],
     output_dir: Annotated[Path, typer.Option(help="Output folder: one <language>.jsonl per language.")],
+    data_dir: Annotated[Path | None, typer.Option(help="Folder with the benchmark's official files.")] = None,
     protocol: Annotated[str | None, typer.Option(help="Default: the paper's protocol.")] = None,
     split: Annotated[list[str] | None, typer.Option(help="Only these splits.")] = None,
     model: Annotated[
@@ -217,21 +219,23 @@ def translate(
     batch_size: Annotated[int, typer.Option(min=1, help="Sentences in one forward pass.")] = 64,
     num_beams: Annotated[int, typer.Option(min=1, help="Width of the beam search.")] = 4,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default: cuda if there is one.")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="Of your own captions: a column's name, such as en=caption. Repeatable.")
+    ] = None,
 ) -> None:
     """Translate a benchmark's English captions; resumable, with the model and its revision in every row."""
     languages = [canonical_language(language) for language in to]
-    name = canonical_benchmark(benchmark)
-    builder = load_builder(name)(
-        config_name=protocol or next(iter(protocols_of(name))), data_dir=str(data_dir), languages=["en"], splits=split
-    )
     for language in languages:
         check_local_path(model.replace("{language}", language), "model")
+    splits = open_splits(benchmark, protocol, data_dir, split, ["en"], parse_columns(column or []))
     captions = [
         {"video_id": row["video_id"], "caption_id": caption["caption_id"], "text": caption["text"]}
-        for rows in builder.as_streaming_dataset().values()
+        for rows in splits.values()
         for row in rows
         for caption in row["captions"]
     ]
+    if not captions:
+        raise PolyvidError(f"{benchmark} has no English captions to translate.")
     for language in languages:
         with locked(output_dir / f"{language}.jsonl", "polyvid translate"):  # before the model is loaded
             translator = Translator(model.replace("{language}", language), language, revision, num_beams, device)

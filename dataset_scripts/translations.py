@@ -12,7 +12,7 @@ Three shapes are read, all aligned with the English captions sentence by sentenc
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,28 @@ class Translations:
         english = file.with_name(f"{file.stem[: match.start(1)]}en{file.suffix}")
         english_texts = _captions_by_video(english) if english.exists() else {}
         self.lists[language].append((_captions_by_video(file), english_texts, source))
+
+
+def translated_captions(
+    row: Mapping[str, Any], translations: Translations, other_ids: Callable[[str, str], list[str]] | None = None
+) -> Iterator[tuple[tuple[str, str], dict[str, str] | None]]:
+    """Pairs of (language, English caption id) and its translated caption, or None, of one video.
+
+    Args:
+        row: of `polyvid.dataset_scripts.schema.CAPTIONS`.
+        other_ids: (video id, caption id) -> further names that a translation file may use for a caption.
+    """
+    english = [caption for caption in row["captions"] if caption["language"] == "en"]
+    for language in translations.languages:
+        for position, caption in enumerate(english):
+            ids = [caption["caption_id"]]
+            if other_ids is not None:
+                ids += other_ids(row["video_id"], caption["caption_id"])
+            found = translations.find(language, row["video_id"], ids, caption["text"], position, len(english))
+            translated = None
+            if found is not None:
+                translated = {"caption_id": ids[0], "language": language, "text": found[0], "source": found[1]}
+            yield (language, ids[0]), translated
 
 
 def read_json(file: Path) -> Any:

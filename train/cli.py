@@ -41,6 +41,7 @@ COMMANDS = {
     ),
     "coverage": Target("polyvid.dataset_scripts.coverage:coverage", "List videos of a benchmark without features."),
     "join": Target("polyvid.dataset_scripts.join:join", "Put features next to subtitles, for pre-training.", True),
+    "check": Target("polyvid.train.data.check:check", "Look at your own captioned videos before training."),
     "train": Target("polyvid.train.train:main", "Train a model by a recipe.", True),
     "evaluate": Target("polyvid.train.scoring.evaluate:evaluate", "Search a benchmark in every language, with scores."),
     "compare": Target("polyvid.train.scoring.compare:compare", "Test whether two results differ by more than chance."),

@@ -14,7 +14,7 @@ OmegaConf, and is based on nothing outside its own folders. A value may refer to
 import difflib
 import re
 from collections.abc import Container, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +22,8 @@ import yaml
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
+from polyvid.dataset_scripts.building import known_datasets
+from polyvid.dataset_scripts.protocols import ALIASES
 from polyvid.dataset_scripts.schema import canonical_language
 from polyvid.modeling.errors_mmp import PolyvidError
 
@@ -37,6 +39,7 @@ SHAPE = (
     "video_kernel_size",
 )
 EPOCH_UNITS = ("pairs", "sentences")
+ALL_LANGUAGES = ["all"]  # in place of languages: all that the dataset has captions in
 
 
 class RecipeError(PolyvidError):
@@ -51,7 +54,7 @@ class ModelRecipe:
     init_from: str | None = None  # Hub id or folder of an MMP model to start from instead
     # SHAPE. None, where `init_from` is given and the recipe says nothing: as in the model it names.
     output_layer: int | None = 12  # layer of the backbone, counted from 1, whose output is used (App. D)
-    freeze_below: int = 9  # last frozen layer (§5.2); equal to output_layer: the whole backbone is frozen
+    freeze_below: int | None = 9  # last frozen layer (§5.2); null, or output_layer: the whole backbone is frozen
     embed_dim: int | None = 1024  # of pooling heads and shared space
     video_feature_dim: int | None = 1024  # width of the features of one second
     image_feature_dim: int | None = None  # §5.6: 2048 for Faster R-CNN regions
@@ -72,21 +75,24 @@ class DataRecipe:
     """Which clips and texts are trained on and validated with."""
 
     clips: str | None = None  # pre-training: folder of subtitles joined with features, streamed (§5.3)
-    dataset: str | None = None  # else: a folder of dataset_scripts/, by name
+    dataset: str | None = None  # else: a dataset of this package by name, a folder with metadata.csv, or a Hub id
     config: str | None = None  # the dataset's config: a protocol or a split
-    data_dir: str | None = None  # where the dataset's official files are, if it does not bring its own
+    data_dir: str | None = None  # where the dataset's official files are, or the videos of a folder of one's own
+    columns: dict[str, str] = field(default_factory=dict)  # of one's own captions: {video_id: clip, de: German}
+    split_seed: int = 0  # draws the splits of one's own captions, where nothing says them
     translations: str | None = None  # captions in languages nobody wrote any in, made by `polyvid translate`
     check_counts: bool = True  # refuse official files whose counts differ from the protocol's
     features: str | None = None  # folder of feature shards of the dataset's videos, or of the regions of its images
+    video_encoders: list[str] | None = None  # make the features of one's own videos; default: those of `init_from`
     train_split: str = "train"  # clips to learn from
     validation_split: str | None = "validation"  # clips that select the model; null: the last model is kept
     validation_languages: list[str] = field(default_factory=lambda: ["en"])  # the first selects (App. D.1)
-    languages: list[str] = field(default_factory=lambda: ["en"])  # of captions or subtitles; see `epoch_unit`
+    languages: list[str] = field(default_factory=lambda: ["en"])  # of captions or subtitles, or [all]; see `epoch_unit`
     pivots: bool = False  # triples (x, v, y) with captions in two languages, for Eq. 4-6
     caption_kinds: list[str] | None = None  # only captions with these ids (Fluent-Emoji-9: name, keywords)
     landmark_splits: list[str] | None = None  # whose clips may be landmarks of the kernel map; default: train_split
     allow_other_encoders: bool = False  # train `init_from` on features of other networks than it was made for
-    feature_power: float = 1.0  # exponent of the features before they are normalised: 0.5 is the square root
+    feature_power: float | None = 1.0  # exponent of features before normalising, 0.5: root; null: as in `init_from`
     epoch_unit: str = "pairs"  # what an epoch shows once; sentences: in one of `languages`, drawn again each epoch
     normalize_features: bool = False  # by mean and deviation of the training videos; the paper does not
     max_text_length: int = 96  # tokens
@@ -112,6 +118,7 @@ class TrainingRecipe:
     """App. C, "Training and Inference Details"."""
 
     epochs: int = 10  # passes over the training clips
+    patience: int | None = None  # epochs without a better validation score, after which the run ends early
     batch_size: int = 128  # over all processes
     micro_batch_size: int | None = None  # GradCache: the same gradient in less memory
     learning_rate: float = 2e-4  # of Adam
@@ -181,7 +188,10 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     try:
         missing = set(OmegaConf.missing_keys(config))
         if config.data.clips is None:
-            missing |= {f"data.{key}" for key in ("dataset", "features") if config.data[key] is None}
+            dataset = config.data.dataset
+            missing |= {"data.dataset"} if dataset is None else set()
+            if config.data.features is None and (dataset is None or ALIASES.get(dataset, dataset) in known_datasets()):
+                missing.add("data.features")  # those of one's own videos are made
         if missing:
             raise RecipeError(f"{path} gives no value for {', '.join(sorted(missing))}.")
         recipe = cast(Recipe, OmegaConf.to_object(config))
@@ -200,7 +210,8 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
                 setattr(recipe.model, field_name, None)
     for key in ("languages", "validation_languages"):
         try:
-            setattr(recipe.data, key, [canonical_language(language) for language in getattr(recipe.data, key)])
+            if getattr(recipe.data, key) != ALL_LANGUAGES:
+                setattr(recipe.data, key, [canonical_language(language) for language in getattr(recipe.data, key)])
         except PolyvidError as error:
             raise RecipeError(f"{path}, data.{key}: {error}") from None
     _check_numbers(path, recipe)
@@ -251,7 +262,7 @@ def differences(old: Recipe, new: Recipe, ignored: Container[str] = ()) -> list[
     found = []
     for key in _all_keys(Recipe):
         values = [OmegaConf.select(OmegaConf.structured(recipe), key) for recipe in (old, new)]
-        if not OmegaConf.is_dict(values[0]) and values[0] != values[1] and key not in ignored:
+        if not is_dataclass(OmegaConf.get_type(values[0])) and values[0] != values[1] and key not in ignored:
             found.append(f"{key} is {values[0]} there and {values[1]} here")
     return found
 
@@ -262,6 +273,10 @@ def _check_numbers(path: Path, recipe: Recipe) -> None:
     for name in ("epochs", "batch_size", "learning_rate", "gradient_clip", "keep_last", "log_steps", "divergence"):
         if not getattr(training, name) > 0:
             raise RecipeError(f"{path}: training.{name} must be greater than 0, not {getattr(training, name)}.")
+    if training.patience is not None and training.patience < 1:
+        raise RecipeError(f"{path}: training.patience must be at least 1 epoch, or null, not {training.patience}.")
+    if training.patience is not None and recipe.data.validation_split is None:
+        raise RecipeError(f"{path}: training.patience needs data.validation_split, which says what is better.")
     for name in ("num_workers", "warmup_steps", "save_minutes", "max_skipped_steps"):
         if getattr(training, name) < 0:
             raise RecipeError(f"{path}: training.{name} must not be negative, but is {getattr(training, name)}.")
@@ -378,6 +393,6 @@ def _all_keys(section: type | None, prefix: str = "") -> list[str]:
     keys = []
     for name, value in OmegaConf.structured(section)._content.items():
         keys.append(prefix + name)
-        if OmegaConf.is_config(value) and OmegaConf.is_dict(value):
+        if is_dataclass(OmegaConf.get_type(value)):
             keys += _all_keys(OmegaConf.get_type(value), f"{prefix}{name}.")
     return keys

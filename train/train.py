@@ -4,6 +4,7 @@ accelerate launch train/train.py --config vtt_en training.epochs=2
 """
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,6 +22,7 @@ def main(
 
     recipe = load_recipe(config, overrides or [])
 
+    from polyvid.train.data.videos import write_splits
     from polyvid.train.loop.dry_run import describe  # they import torch: late, so that a bad recipe is refused at once
     from polyvid.train.loop.setup import build_trainer
     from polyvid.train.loop.trainer import Stopped
@@ -31,6 +33,8 @@ def main(
     elif trainer.checkpoints.is_finished():
         print(f"{recipe.output_dir} holds the finished model already; delete it to train again.")
     else:
+        if trainer.processes.rank == 0:
+            write_splits(recipe.data, Path(recipe.output_dir))
         try:
             trainer.fit()
         except Stopped as stopped:

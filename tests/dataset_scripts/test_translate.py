@@ -297,4 +297,4 @@ def test_a_multilingual_model_translates_into_a_language_beyond_the_nine(tmp_pat
 def test_only_the_language_is_filled_into_a_models_name(tmp_path):
     """Braces are allowed in names of folders; `str.format` would ask for what is in them."""
     with pytest.raises(FileNotFoundError, match=r"no model at '\./a\{b\}-de'"):
-        translate("vtt", ["de"], tmp_path, tmp_path / "out", model="./a{b}-{language}")
+        translate("vtt", ["de"], data_dir=tmp_path, output_dir=tmp_path / "out", model="./a{b}-{language}")

@@ -1,6 +1,7 @@
 """Loads what a recipe names into memory: videos with their captions, and the features of videos."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,8 +10,9 @@ import numpy as np
 from polyvid.dataset_scripts.benchmark import BenchmarkBuilder
 from polyvid.dataset_scripts.building import find_shards, load_builder, read_shard
 from polyvid.dataset_scripts.features import FEATURES, features_from_row, recorded_encoders
+from polyvid.dataset_scripts.own_data.opening import OwnDataset, known_dataset, open_own
 from polyvid.dataset_scripts.schema import LANGUAGES
-from polyvid.dataset_scripts.translations import Translations
+from polyvid.dataset_scripts.translations import Translations, translated_captions
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.recipe import DataRecipe
 
@@ -22,7 +24,7 @@ def load_videos(
 
     Args:
         data: names the dataset and its options.
-        split: of the protocol.
+        split: of the protocol, or of one's own dataset.
         languages: of the captions. Languages without original captions come from `data.translations`. `"all"`: every
             language with captions, including translations. Default: the languages with original captions.
 
@@ -32,7 +34,9 @@ def load_videos(
     """
     if data.dataset is None:
         raise PolyvidError("data.dataset is missing: it names the videos and their captions.")
-    builder_class = load_builder(data.dataset)
+    if (known := known_dataset(data.dataset)) is None:
+        return _with_kinds(_own_videos(data, split, languages), data)
+    builder_class = load_builder(known)
     options: dict[str, Any] = {}
     if issubclass(builder_class, BenchmarkBuilder):
         if languages == "all":
@@ -44,7 +48,59 @@ def load_videos(
     splits = builder.as_streaming_dataset()
     if split not in splits:
         raise PolyvidError(f"{data.dataset} has no split {split!r}: choose from {' '.join(splits)}.")
-    videos = list(splits[split])
+    return _with_kinds(list(splits[split]), data)
+
+
+def open_dataset(data: DataRecipe) -> OwnDataset | None:
+    """The dataset of a recipe, if it is one's own; None if it is one of this package.
+
+    Raises:
+        FileNotFoundError, PolyvidError: if there is none, or it is wrong; see `open_own`.
+    """
+    if data.dataset is None or known_dataset(data.dataset) is not None:
+        return None
+    return open_own(data.dataset, data.config, data.data_dir, data.columns, data.split_seed)
+
+
+def write_splits(data: DataRecipe, folder: Path) -> None:
+    """Write down which of one's own videos are in which split, as `split.csv`, where nothing but a seed says it."""
+    own = open_dataset(data)
+    if own is not None and own.is_drawn:
+        own.write_splits(folder / "split.csv")
+        print(f"Which video is in which split was drawn, and is written in {folder / 'split.csv'}.")
+
+
+def caption_languages(videos: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Languages with captions, that with the most first."""
+    counts = Counter(caption["language"] for video in videos for caption in video["captions"])
+    return sorted(counts, key=lambda language: (-counts[language], language))
+
+
+def _own_videos(data: DataRecipe, split: str, languages: Sequence[str] | Literal["all"] | None) -> list[dict[str, Any]]:
+    own = open_dataset(data)
+    assert own is not None
+    videos = own.rows(split)
+    written = own.languages
+    if data.translations is not None and languages is not None:
+        wanted = None if languages == "all" else [language for language in languages if language not in written]
+        if wanted is None or wanted:
+            translations = Translations(data.translations, wanted)
+            written += [language for language in translations.languages if language not in written]
+            for video in videos:
+                video["captions"] += [c for _, c in translated_captions(video, translations) if c is not None]
+    if languages is None or languages == "all":
+        return videos
+    if missing := [language for language in languages if language not in written]:
+        raise PolyvidError(
+            f"{own.name} has no captions in {' '.join(missing)}: it has {' '.join(written)}. Set data.languages and "
+            "data.validation_languages to some of these ([all] takes all), or data.translations."
+        )
+    for video in videos:
+        video["captions"] = [caption for caption in video["captions"] if caption["language"] in languages]
+    return videos
+
+
+def _with_kinds(videos: list[dict[str, Any]], data: DataRecipe) -> list[dict[str, Any]]:
     if data.caption_kinds is not None:
         for video in videos:
             video["captions"] = [c for c in video["captions"] if c["caption_id"] in data.caption_kinds]

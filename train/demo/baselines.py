@@ -11,11 +11,11 @@ from polyvid.train.data.videos import VideoFeatures, load_videos
 from polyvid.train.demo.models import recipes_of
 from polyvid.train.loop.frozen_states import FrozenStates
 from polyvid.train.loop.starting_model import build_model
+from polyvid.train.scoring.baselines import LABELS as LABELS
 from polyvid.train.scoring.baselines import PENALTIES, Baseline, captions_of_runs
 from polyvid.train.scoring.sentences import SentenceVectors
 
 Scores = dict[str, dict[str, float]]  # language → {"R@1": percent, ...}
-LABELS = {"ridge": "ridge regression", "kernel_ridge": "RBF kernel ridge regression"}
 
 
 def score_baselines(models: Sequence[str], folder: Path, overrides: Sequence[str] = ()) -> dict[str, dict[str, Scores]]:

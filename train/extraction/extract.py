@@ -8,7 +8,7 @@ import typer
 
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.frame_encoders_mmp import check_encoder
-from polyvid.train.extraction.job import Extraction, Feature, Per, Precision
+from polyvid.train.extraction.job import Extraction, Feature, Per, Precision, decoding_processes
 from polyvid.train.extraction.listing import list_videos
 from polyvid.train.extraction.shards import FeatureShards
 
@@ -50,9 +50,8 @@ def extract(
     read is recorded in OUTPUT/failures.jsonl with the reason. Starts on several GPUs or nodes with `accelerate launch`
     or `torchrun`: each process takes its share of the shards.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    workers = workers if workers is not None else max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1)
+    workers = workers if workers is not None else decoding_processes()
     if processes > num_shards:
         raise PolyvidError(f"{num_shards} shards are too few for {processes} processes: pass --num-shards {processes}.")
     for name in encoder:  # a bad argument fails here, before any network is loaded or downloaded

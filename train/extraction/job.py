@@ -103,6 +103,12 @@ class Extraction:
         output.fill(videos, compute, shards, self.retry_failed)
 
 
+def decoding_processes() -> int:
+    """One fewer than the cores that a process of this launch has to itself."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1)
+
+
 def _describe(encoder: FrameEncoder) -> dict[str, Any]:
     """Exactly what is extracted, for `extraction.json`."""
     precision = str(encoder.dtype).removeprefix("torch.")

@@ -15,6 +15,7 @@ from polyvid.train.data.batches import Batches, CaptionBatches, ClipBatches
 from polyvid.train.data.captions import PivotSampler
 from polyvid.train.data.clips import ClipDataset, ClipSampler
 from polyvid.train.data.collate import MMPCollator
+from polyvid.train.data.own_features import Launch, complete_data
 from polyvid.train.data.videos import VideoFeatures, load_videos
 from polyvid.train.loop.checkpoints import Checkpoints
 from polyvid.train.loop.frozen_states import FrozenStates
@@ -46,6 +47,8 @@ def build_trainer(recipe: Recipe) -> Trainer:
     check_launch(accelerator.num_processes)
     check_sharding(accelerator, data.frozen_states is not None)
     processes = Processes()
+    launch = Launch(processes.rank, processes.count, accelerator.wait_for_everyone)
+    complete_data(data, recipe.model.init_from, launch)
     videos = load_videos(data, data.train_split, data.languages) if data.clips is None else []
     features = VideoFeatures(data.features) if data.features is not None else None
     train_set = _train_set(recipe, videos, features, processes)
@@ -56,6 +59,8 @@ def build_trainer(recipe: Recipe) -> Trainer:
     processor.max_text_length = data.max_text_length
     extractor = processor.feature_extractor
     extractor.max_length = data.max_video_length
+    if data.feature_power is None:
+        data.feature_power = extractor.feature_power
     if recipe.model.init_from is None:
         extractor.feature_power = data.feature_power
     elif extractor.feature_power != data.feature_power:

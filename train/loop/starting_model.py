@@ -5,7 +5,7 @@ from typing import Any
 from transformers import AutoModel, AutoProcessor, AutoTokenizer
 
 from polyvid.dataset_scripts.features import recorded_encoders
-from polyvid.modeling import MMPFeatureExtractor, MMPModel, MMPProcessor
+from polyvid.modeling import MMPConfig, MMPFeatureExtractor, MMPModel, MMPProcessor
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.provenance_mmp import refuse_other_encoders
 from polyvid.train.data.captions import PivotSampler
@@ -30,7 +30,7 @@ def build_model(recipe: ModelRecipe) -> tuple[MMPModel, MMPProcessor]:
         PolyvidError: if the shape of the pre-trained model differs from the recipe.
     """
     model, processor = _new_model(recipe) if recipe.init_from is None else _pretrained_model(recipe.init_from, recipe)
-    for name in SHAPE:
+    for name in (*SHAPE, "freeze_below"):
         if getattr(recipe, name) is None:
             setattr(recipe, name, getattr(model.config, name))
     return model, processor
@@ -131,7 +131,7 @@ def start(
 def _new_model(recipe: ModelRecipe) -> tuple[MMPModel, MMPProcessor]:
     model = MMPModel.from_backbone(
         recipe.backbone,
-        freeze_below=recipe.freeze_below,
+        freeze_below=_last_frozen(recipe, recipe.output_layer),
         lock_text=recipe.lock_text,
         pooler_dropout=recipe.pooler_dropout,
         image_feature_dim=recipe.image_feature_dim,
@@ -141,11 +141,16 @@ def _new_model(recipe: ModelRecipe) -> tuple[MMPModel, MMPProcessor]:
     return model, MMPProcessor(extractor, AutoTokenizer.from_pretrained(recipe.backbone))
 
 
+def _last_frozen(recipe: ModelRecipe, output_layer: int | None) -> int | None:
+    return output_layer if recipe.freeze_below is None else recipe.freeze_below
+
+
 def _pretrained_model(init_from: str, recipe: ModelRecipe) -> tuple[MMPModel, MMPProcessor]:
-    changes = {name: getattr(recipe, name) for name in ("freeze_below", "lock_text", "pooler_dropout")}
+    changes = {name: getattr(recipe, name) for name in ("lock_text", "pooler_dropout")}
     if recipe.image_feature_dim is not None:
         changes["image_feature_dim"] = recipe.image_feature_dim
     try:
+        changes["freeze_below"] = _last_frozen(recipe, MMPConfig.from_pretrained(init_from).output_layer)
         model = AutoModel.from_pretrained(init_from, dtype="float32", **changes)
         processor = AutoProcessor.from_pretrained(init_from)
     except OSError as error:

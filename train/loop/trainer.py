@@ -40,6 +40,8 @@ from polyvid.train.loop.step_log import StepLog
 from polyvid.train.loop.validation import ValidationSet
 from polyvid.train.recipe import Recipe
 
+SELECTING = ("R@1", "R@5", "R@10")  # their sum selects the model (App. C)
+
 
 class Stopped(Exception):
     """The run was asked to stop (SIGTERM or Ctrl-C) and has written a checkpoint."""
@@ -134,7 +136,7 @@ class Trainer:
         ) as bar:
             if self.progress.step == 0 and self.recipe.model.start == "warm" and self.validation_set is not None:
                 self._select(self.processes.from_main(self.validate()))  # training may not improve on the start
-            while self.progress.epoch < self.recipe.training.epochs:
+            while self.progress.epoch < self.recipe.training.epochs and not self._is_exhausted():
                 self._train_epoch(bar)
                 self._finish_epoch()
                 last = self.progress.history[-1]
@@ -198,6 +200,14 @@ class Trainer:
         progress.history.append(entry)
         progress.epoch += 1
         progress.batch_in_epoch = 0
+
+    def _is_exhausted(self) -> bool:
+        """Whether the best epoch lies `training.patience` epochs back. The history says so, also after a resume."""
+        patience = self.recipe.training.patience
+        if patience is None or self.validation_set is None:
+            return False
+        scores = [sum(entry[score] for score in SELECTING) for entry in self.progress.history]
+        return len(scores) - 1 - scores.index(max(scores)) >= patience if scores else False
 
     def _select(self, scores: dict[str, dict[str, float]]) -> None:
         """Keep the weights if they have the best score so far in the first language."""

@@ -23,6 +23,7 @@ PENALTIES: dict[Kind, tuple[float, ...]] = {
     "ridge": (30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5),
     "kernel_ridge": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
 }
+LABELS = {"ridge": "ridge regression", "kernel_ridge": "RBF kernel ridge regression"}
 SMALLEST_EIGENVALUE = 1e-6  # of the sentence vectors' covariance, relative to the largest
 
 
@@ -64,13 +65,12 @@ class Baseline:
         kind: linear ridge regression or RBF kernel ridge regression, both from scikit-learn.
         training: clips and the captions to learn from.
         validation: clips and the captions that choose λ.
-        features: video id → array (seconds, dim), none negative: the outputs of a network that ends in averages of
-            rectified values.
+        features: video id → array (seconds, dim).
         embed: texts → sentence vectors (texts, dim).
 
     Raises:
         ImportError: without scikit-learn (the extra `demo`).
-        PolyvidError: for negative features, or a split without a caption whose clip has features.
+        PolyvidError: for a split without a caption whose clip has features.
     """
 
     def __init__(
@@ -143,20 +143,12 @@ def captions_of_runs(runs: Iterable[tuple[DataRecipe, Videos]]) -> list[dict[str
 
 
 def root_of_means(features: Mapping[str, np.ndarray], video_ids: Sequence[str]) -> np.ndarray:
-    """Square root of the features' mean over seconds: (videos, dim) float64.
+    """Square root of the features' mean over seconds, with its sign: (videos, dim) float64.
 
-    Averages of rectified values have long tails; the root shortens them.
-
-    Raises:
-        PolyvidError: for a negative mean, naming the video.
+    Averages of rectified values have long tails; the root shortens them. `data.feature_power=0.5` does the same.
     """
     means = np.stack([np.asarray(features[video_id], dtype=np.float64).mean(0) for video_id in video_ids])
-    if (negative := (means < 0).any(1)).any():
-        raise PolyvidError(
-            f"The features of video {video_ids[int(negative.argmax())]} are negative in places: the closed-form "
-            "baselines take the square root of features that end in a rectifier, such as EfficientNet-Lite0's."
-        )
-    return np.sqrt(means)
+    return np.sign(means) * np.sqrt(np.abs(means))
 
 
 def median_squared_distance(points: np.ndarray) -> float:

@@ -1,17 +1,19 @@
 """Opens a benchmark for a model: which captions search for which videos, and where the features are."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from polyvid.dataset_scripts.building import find_shards, load_builder
-from polyvid.dataset_scripts.protocols import ALIASES
+from polyvid.dataset_scripts.own_data.opening import known_dataset
 from polyvid.dataset_scripts.schema import LANGUAGES, canonical_language
 from polyvid.modeling import MMPModel
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.paths_mmp import check_local_path
 from polyvid.modeling.provenance_mmp import refuse_other_encoders
-from polyvid.train.data.videos import VideoFeatures, load_videos
+from polyvid.train.data.own_features import FEATURES, features_for
+from polyvid.train.data.videos import VideoFeatures, caption_languages, load_videos, open_dataset
 from polyvid.train.loading import recipe_of
 from polyvid.train.recipe import DataRecipe, Recipe
 
@@ -27,6 +29,7 @@ class OpenedBenchmark:
         protocol: what identifies the benchmark in `results.json`.
         features: video id → array (seconds, width).
         allow_other_encoders: search features of networks that the model was not made for.
+        trained_on: what the model was trained on, if it is this benchmark.
     """
 
     name: str
@@ -36,6 +39,7 @@ class OpenedBenchmark:
     protocol: dict[str, Any]
     features: VideoFeatures
     allow_other_encoders: bool = False
+    trained_on: DataRecipe | None = None
 
     def check_encoders(self, name: str, model: MMPModel) -> None:
         """Checks that the networks which made the features are those that the model was made for.
@@ -68,6 +72,7 @@ def open_benchmark(
     caption_kinds: list[str] | None = None,
     check_counts: bool = True,
     allow_other_encoders: bool = False,
+    columns: Mapping[str, str] | None = None,
 ) -> OpenedBenchmark:
     """Find a benchmark's captions and features.
 
@@ -76,8 +81,9 @@ def open_benchmark(
     Args:
         model: folder or Hub id.
         recipe: default: the one next to the model's weights.
-        benchmark: its name here or in the paper. Default: the recipe's.
-        features: folder of feature shards of its videos.
+        benchmark: its name here or in the paper, or captioned videos of one's own (a folder or Hub id, see
+            `polyvid.dataset_scripts.own_data`). Default: the recipe's.
+        features: folder of feature shards of its videos. Those of one's own are made if it is None.
         protocol: default: the paper's.
         split: the videos to search.
         languages: codes such as `"en,de"`, or `"all"` for every language with captions.
@@ -86,6 +92,7 @@ def open_benchmark(
         caption_kinds: only captions with these ids.
         check_counts: refuse files whose counts differ from the protocol's.
         allow_other_encoders: of the result.
+        columns: of one's own captions, see `DataRecipe`.
 
     Raises:
         PolyvidError, FileNotFoundError: for an unknown benchmark, missing files, or counts that differ from the
@@ -103,8 +110,8 @@ def open_benchmark(
     benchmark = benchmark or (recipe.data.dataset if recipe else None)
     if benchmark is None:
         raise PolyvidError(f"{model} has no recipe that names a benchmark: pass --benchmark.")
-    benchmark = ALIASES.get(benchmark.lower(), benchmark.lower())
-    builder_class = load_builder(benchmark)  # rejects an unknown name before anything else is checked
+    known = known_dataset(benchmark)  # rejects an unknown name before anything else is checked
+    benchmark = known or benchmark
     data = DataRecipe(
         dataset=benchmark,
         config=protocol,
@@ -113,8 +120,10 @@ def open_benchmark(
         check_counts=check_counts,
         features=str(features) if features else None,
         caption_kinds=caption_kinds,
+        columns=dict(columns or {}),
     )
-    if recipe is not None and recipe.data.dataset == benchmark:
+    trained: DataRecipe | None = None
+    if recipe is not None and _is_same(recipe.data.dataset, benchmark):
         trained = recipe.data
         data.features = data.features or trained.features
         data.config = data.config or trained.config
@@ -122,24 +131,68 @@ def open_benchmark(
         if data.translations is None and trained.translations and Path(trained.translations).exists():
             data.translations = trained.translations
         data.caption_kinds = data.caption_kinds or trained.caption_kinds
+        data.columns = data.columns or trained.columns
+        data.split_seed = trained.split_seed
+    name, seed = (recipe.name, recipe.training.seed) if recipe else (Path(model).name, None)
+    if known is None:
+        opened = _open_own(model, data, split, languages, name, seed, allow_other_encoders)
+        return replace(opened, trained_on=trained)
     if data.features is None:
         raise PolyvidError(f"Pass --features: the folder with the features of the videos of {benchmark}.")
     find_shards(data.features)  # what is missing is named before hundreds of thousands of captions are read
     wanted = LANGUAGES if languages == "all" else [canonical_language(code) for code in languages.split(",")]
     videos = load_videos(data, split, "all" if languages == "all" else wanted)
-    builder = builder_class(config_name=data.config)
-    sources: dict[str, set[str]] = {}
-    for video in videos:
-        for caption in video["captions"]:
-            sources.setdefault(caption["language"], set()).add(caption["source"])
+    builder = load_builder(known)(config_name=data.config)
     description = {
         "benchmark": benchmark,
         "protocol": builder.config.name,
         "split": split,
         "source": builder.config.description or builder.info.description,
         "caption_kinds": list(data.caption_kinds) if data.caption_kinds else None,
-        "captions_by": {language: sorted(found) for language, found in sorted(sources.items())},
+        "captions_by": _captions_by(videos),
     }
-    name, seed = (recipe.name, recipe.training.seed) if recipe else (Path(model).name, None)
     found = VideoFeatures(data.features)
-    return OpenedBenchmark(name, seed, videos, list(wanted), description, found, allow_other_encoders)
+    return OpenedBenchmark(name, seed, videos, list(wanted), description, found, allow_other_encoders, trained)
+
+
+def _open_own(
+    model: str, data: DataRecipe, split: str, languages: str, name: str, seed: int | None, allow_other_encoders: bool
+) -> OpenedBenchmark:
+    """One's own captions; where no features are named, they are made of the videos."""
+    own = open_dataset(data)
+    assert own is not None
+    codes = "all" if languages == "all" else [canonical_language(code) for code in languages.split(",")]
+    videos = load_videos(data, split, codes)
+    if data.features is None or _was_made(data.features):
+        data.features = str(features_for(own, model))
+    description = {
+        "benchmark": own.label,
+        "protocol": own.protocol,
+        "split": split,
+        "source": f"Captioned videos of one's own: {own.origin}",
+        "caption_kinds": list(data.caption_kinds) if data.caption_kinds else None,
+        "captions_by": _captions_by(videos),
+    }
+    wanted = caption_languages(videos) if codes == "all" else list(codes)
+    return OpenedBenchmark(name, seed, videos, wanted, description, VideoFeatures(data.features), allow_other_encoders)
+
+
+def _was_made(features: str) -> bool:
+    """Whether a folder was made by `make_features`, or would be: then it is brought up to date."""
+    return Path(features).parent == FEATURES
+
+
+def _is_same(dataset: str | None, other: str) -> bool:
+    if dataset is None:
+        return False
+    here = Path(dataset).exists() and Path(other).exists()
+    return dataset == other or (here and Path(dataset).resolve() == Path(other).resolve())
+
+
+def _captions_by(videos: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Language -> who wrote its captions."""
+    sources: dict[str, set[str]] = {}
+    for video in videos:
+        for caption in video["captions"]:
+            sources.setdefault(caption["language"], set()).add(caption["source"])
+    return {language: sorted(found) for language, found in sorted(sources.items())}

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from polyvid.dataset_scripts.own_data.opening import parse_columns
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.recipe import load_recipe
 from polyvid.train.scoring.benchmark import open_benchmark
@@ -20,10 +21,15 @@ def evaluate(
     ] = None,
     benchmark: Annotated[
         str | None,
-        typer.Option(help="vtt, vatex, m30k, youtube2text, fluent_emoji_9. Default: what it was trained on."),
+        typer.Option(
+            help="vtt, vatex, m30k, youtube2text, fluent_emoji_9; or a folder with metadata.csv, or a Hub id. "
+            "Default: what it was trained on."
+        ),
     ] = None,
     languages: Annotated[str, typer.Option(help="Such as en,de; all: every language with captions.")] = "all",
-    features: Annotated[Path | None, typer.Option(help="Folder of feature shards of the benchmark's videos.")] = None,
+    features: Annotated[
+        Path | None, typer.Option(help="Folder of feature shards; those of your own videos are made.")
+    ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder with the benchmark's official files.")] = None,
     translations: Annotated[
         Path | None, typer.Option(help="Translated captions. Default: the recipe's, if they exist.")
@@ -37,11 +43,17 @@ def evaluate(
     allow_other_encoders: Annotated[
         bool, typer.Option(help="Search features of networks that the model was not made for; results say so.")
     ] = False,
+    column: Annotated[
+        list[str] | None, typer.Option(help="Of your own captions: a column's name, such as en=caption. Repeatable.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The run's name in tables. Default: its recipe's.")] = None,
     output: Annotated[Path | None, typer.Option(help="Default: outputs/results/<name>/<benchmark>.")] = None,
     device: Annotated[str | None, typer.Option(help="Default: cuda if there is one, else cpu.")] = None,
     int8: Annotated[
         bool, typer.Option(help="Also evaluate with texts encoded in int8, to see what that costs in recall.")
+    ] = False,
+    closed_forms: Annotated[
+        bool, typer.Option("--closed-forms", help="Also show regressions fitted on the same training videos.")
     ] = False,
 ) -> None:
     """Search a benchmark with a model in every language: results.json, results.md, ranks.npz and a plot.
@@ -67,7 +79,8 @@ def evaluate(
         caption_kind,
         check_counts,
         allow_other_encoders,
+        parse_columns(column or []),
     )
-    table, folder = measure(model, opened, name, output, device, int8)
+    table, folder = measure(model, opened, name, output, device, int8, closed_forms)
     print(table)
     print(f"Written to {folder}.")

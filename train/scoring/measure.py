@@ -8,6 +8,7 @@ from polyvid.dataset_scripts.locking import locked
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.loading import load_model
 from polyvid.train.scoring.benchmark import OpenedBenchmark
+from polyvid.train.scoring.closed_forms import score_closed_forms
 from polyvid.train.scoring.evaluation import TEXT_TO_VIDEO, count_blank_captions, rank_benchmark
 from polyvid.train.scoring.quantization import quantize_text_tower
 from polyvid.train.scoring.recall_plot import plot_recall
@@ -21,6 +22,7 @@ def measure(
     output: Path | None = None,
     device: str | None = None,
     int8: bool = False,
+    closed_forms: bool = False,
 ) -> tuple[str, Path]:
     """Search a benchmark in both directions, and write `results.json`, `results.md`, `ranks.npz` and `recall.png`.
 
@@ -31,6 +33,7 @@ def measure(
         output: folder for the results. Default: `outputs/results/<name>/<benchmark>`.
         device: default: cuda if there is one, else cpu.
         int8: also search with text encoded in int8.
+        closed_forms: also search by regression, see `score_closed_forms`.
 
     Returns:
         The results as Markdown, and the folder.
@@ -41,6 +44,8 @@ def measure(
         OSError: if the model cannot be loaded or the results cannot be written.
     """
     name = name or opened.name
+    if closed_forms and opened.trained_on is None:
+        raise PolyvidError(f"{model} was not trained on {opened.protocol['benchmark']}: leave out --closed-forms.")
     output = output or RESULTS / name / opened.protocol["benchmark"]
     with locked(output, "polyvid evaluate"):
         loaded, processor = load_model(model, device)
@@ -84,6 +89,10 @@ def measure(
         if quantized is not None:
             ranks_int8 = rank_benchmark(quantized, *search, progress="evaluate int8")
             results["int8"] = {"scores": score_table(ranks_int8, only_with_features=False)}
+        if closed_forms and opened.trained_on is not None:
+            results["closed_forms"] = score_closed_forms(
+                loaded, processor, opened.trained_on, opened.features, opened.videos, list(found[TEXT_TO_VIDEO])
+            )
         table = to_markdown(results)
         write_ranks(output / "ranks.npz", found)
         plot_recall(results, output / "recall.png")

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from polyvid.dataset_scripts.building import atomic_path
+from polyvid.train.scoring.closed_forms import closed_form_lines
 from polyvid.train.scoring.evaluation import TEXT_TO_VIDEO, VIDEO_TO_TEXT, Ranks
 
 RESULTS = Path("outputs/results")
@@ -120,6 +121,8 @@ def to_markdown(results: Mapping[str, Any]) -> str:
                 lines.append(f"| {score} | {cells} |")
     if "int8" in results:
         lines += int8_loss(results["scores"]["all"][TEXT_TO_VIDEO], results["int8"]["scores"][TEXT_TO_VIDEO])
+    if "closed_forms" in results:
+        lines += closed_form_lines(results["scores"]["with_features"][TEXT_TO_VIDEO], results["closed_forms"])
     intervals = [f"{language} {low:.1f}–{high:.1f}" for language, (low, high) in r1_intervals(results).items()]
     return "\n".join([*lines, "", f"95 % bootstrap intervals of text-to-video R@1: {', '.join(intervals)}.", ""])
 

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.recipe import DataRecipe
-from polyvid.train.scoring.baselines import Baseline, SentenceSpace, captions_of_runs
+from polyvid.train.scoring.baselines import Baseline, SentenceSpace, captions_of_runs, root_of_means
 from polyvid.train.scoring.sentences import SentenceVectors
 from tiny import tiny_model, tiny_processor
 
@@ -106,11 +105,9 @@ def test_the_captions_are_those_of_each_run():
     assert [caption["text"] for caption in second["captions"]] == ["ewe", "wool", "Schaf"]
 
 
-def test_negative_features_are_refused(data):
-    training, test, features, embed = data
-    features["v3"] = -features["v3"]
-    with pytest.raises(PolyvidError, match="features of video v3 are negative"):
-        Baseline("ridge", training, test, features, embed)
+def test_negative_features_keep_their_sign_under_the_root():
+    features = {"a": np.array([[4.0, -9.0], [4.0, -9.0]]), "b": np.array([[0.0, -1.0], [2.0, -1.0]])}
+    np.testing.assert_allclose(root_of_means(features, ["a", "b"]), [[2, -3], [1, -1]])
 
 
 def test_a_sentence_vector_is_the_mean_of_the_backbones_output_over_the_tokens():

@@ -1,0 +1,225 @@
+"""`polyvid check`: looks at captioned videos of one's own before any work is done with them.
+
+A problem would make training or scores wrong, and the command ends with exit code 1. A hint is worth a look.
+"""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from tqdm import tqdm
+
+from polyvid.dataset_scripts.own_data.opening import OwnDataset, known_dataset, parse_columns
+from polyvid.dataset_scripts.schema import language_name
+from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.modeling.paths_mmp import is_local_path
+from polyvid.train.data.own_features import Content, videos_at_hand
+from polyvid.train.data.videos import open_dataset
+from polyvid.train.recipe import ALL_LANGUAGES, Recipe, load_recipe
+
+SHOWN = 3  # examples of what was found
+CERTAIN = 0.99  # probability of another language from which a caption is worth a look
+LONG_ENOUGH = 25  # letters from which a language can be told
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found, and whether it would make training or scores wrong."""
+
+    text: str
+    is_problem: bool = False
+
+    def __str__(self) -> str:
+        return f"{'problem' if self.is_problem else 'hint'}: {self.text}"
+
+
+def check(
+    dataset: Annotated[str, typer.Argument(help="A folder with metadata.csv, or a Hub id.")],
+    config: Annotated[str, typer.Option(help="The recipe that you would train by, a file or a name.")] = "own",
+    model: Annotated[
+        str | None, typer.Option(help="The model that training would start from. Default: the recipe's.")
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the videos, if not that of the table.")] = None,
+    column: Annotated[list[str] | None, typer.Option(help="A column's name, such as en=caption. Repeatable.")] = None,
+) -> None:
+    """Look at your captioned videos before training: what is there, missing, broken, twice, too long or mislabelled.
+
+    Reads each video file once and changes nothing. Ends with exit code 1 if something would make training or scores
+    wrong.
+    """
+    if known_dataset(dataset) is not None:
+        raise PolyvidError(f"{dataset} is a dataset of this package; `polyvid coverage` counts its videos.")
+    overrides = [f"data.dataset={dataset}"] + ([f"model.init_from={model}"] if model else [])
+    recipe = load_recipe(config, overrides)
+    recipe.data.columns |= parse_columns(column or [])
+    recipe.data.data_dir = str(data_dir) if data_dir else recipe.data.data_dir
+    own = open_dataset(recipe.data)
+    assert own is not None
+    print(f"{own.origin}: {len(own.videos):,} videos, {sum(len(v.captions) for v in own.videos):,} captions\n")
+    print(to_markdown(own) + "\n")
+    findings = [*check_splits(own, recipe), *check_videos(own), *check_captions(own), *check_lengths(own, recipe)]
+    for finding in sorted(findings, key=lambda finding: not finding.is_problem):
+        print(finding)
+    print("\n" + "\n".join(plan(own, recipe)))
+    if count := sum(finding.is_problem for finding in findings):
+        print(f"\n{count} problem{'s' if count > 1 else ''}: training or scores would be wrong.")
+        raise typer.Exit(1)
+
+
+def to_markdown(own: OwnDataset) -> str:
+    """A table of splits: videos, and captions in each language."""
+    lines = [f"| split | videos | {' | '.join(own.languages)} |", f"| --- | ---: |{' ---: |' * len(own.languages)}"]
+    for split in own.splits:
+        rows = own.rows(split)
+        counts = Counter(caption["language"] for row in rows for caption in row["captions"])
+        cells = " | ".join(f"{counts[language]:,}" for language in own.languages)
+        lines.append(f"| {split} | {len(rows):,} | {cells} |")
+    return "\n".join(lines)
+
+
+def check_splits(own: OwnDataset, recipe: Recipe) -> Iterator[Finding]:
+    """The splits that the recipe needs, the languages in them, and one for tests."""
+    for split, use in ((recipe.data.train_split, "training"), (recipe.data.validation_split, "validation")):
+        if split is not None and split not in own.splits:
+            advice = "" if use == "training" else ", or data.validation_split=null keeps the last model"
+            yield Finding(f"no video is in the split {split!r}, which is for {use}: put some there{advice}.", True)
+    if "test" not in own.splits:
+        yield Finding("no video is in the split 'test': `polyvid evaluate` will need --split.")
+    if recipe.data.languages != ALL_LANGUAGES:
+        if missing := [code for code in recipe.data.languages if code not in own.languages]:
+            yield Finding(f"no caption is in {' '.join(missing)}, which the recipe's data.languages names.", True)
+
+
+def check_videos(own: OwnDataset) -> Iterator[Finding]:
+    """Files that are missing, broken, or the same in two splits; and files that no caption speaks of."""
+    videos = videos_at_hand(own)
+    if missing := [video.file_name or video.video_id for video in own.videos if video.video_id not in videos]:
+        yield Finding(f"{len(missing)} of {len(own.videos)} videos are not there, such as {_some(missing)}.", True)
+    split_of = {video.video_id: video.split for video in own.videos}
+    broken, same = [], defaultdict(list)
+    for name, content in tqdm(videos.items(), desc="check", unit=" videos", leave=False):
+        digest, error = _examined(content)
+        if error is not None:
+            broken.append(f"{name} ({error})")
+        same[digest].append(name)
+    if broken:
+        yield Finding(f"{len(broken)} videos cannot be read, such as {_some(broken)}.", True)
+    twice = [names for names in same.values() if len(names) > 1]
+    across = [names for names in twice if len({split_of[name] for name in names}) > 1]
+    if across:
+        shown = _some([" = ".join(f"{name} ({split_of[name]})" for name in names) for names in across])
+        yield Finding(f"{len(across)} files are in two splits under different names: {shown}.", True)
+    if within := [names for names in twice if names not in across]:
+        yield Finding(f"{len(within)} files are there twice: {_some([' = '.join(names) for names in within])}.")
+
+
+def check_captions(own: OwnDataset) -> Iterator[Finding]:
+    """Captions that appear in two splits, and those that seem to be in another language than they say."""
+    splits_of: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for video in own.videos:
+        for caption in video.captions:
+            splits_of[caption["language"], caption["text"].casefold()].add(str(video.split))
+    across = [text for (_, text), splits in splits_of.items() if len(splits) > 1]
+    if across:
+        yield Finding(f"{len(across)} captions are in two splits, such as {_some([repr(text) for text in across])}.")
+    try:
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+    except ImportError:
+        yield Finding("languages were not compared with the texts: pip install 'polyvid[check]' does that.")
+        return
+    identifier = LanguageIdentifier.from_pickled_model(MODEL_FILE, norm_probs=True)
+    known = set(identifier.nb_classes)
+    for language in own.languages:
+        code = language.split("-")[0]
+        texts = [c["text"] for video in own.videos for c in video.captions if c["language"] == language]
+        if code not in known:
+            continue
+        found, probability = identifier.classify(" ".join(texts[:1000]))
+        if found != code and probability > CERTAIN:
+            yield Finding(f"the captions marked {language} ({language_name(language)}) look like {found}.")
+            continue
+        other = [
+            f"{text!r} ({guess[0]})"
+            for text in texts
+            if len(text) >= LONG_ENOUGH and (guess := identifier.classify(text))[0] != code and guess[1] > CERTAIN
+        ]
+        if other:
+            yield Finding(f"{len(other)} captions marked {language} look like another language: {_some(other)}.")
+
+
+def check_lengths(own: OwnDataset, recipe: Recipe) -> Iterator[Finding]:
+    """Captions that the recipe would cut."""
+    source = recipe.model.init_from or recipe.model.backbone
+    if is_local_path(source) and not Path(source).exists():
+        yield Finding(f"lengths were not compared: there is no model at {source} (--model names another).")
+        return
+    from transformers import AutoTokenizer
+
+    tokenizer, limit = AutoTokenizer.from_pretrained(source), recipe.data.max_text_length
+    texts = [caption["text"] for video in own.videos for caption in video.captions]
+    lengths = [len(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]]
+    if long := [text for text, length in zip(texts, lengths, strict=True) if length > limit]:
+        yield Finding(
+            f"{len(long)} captions are cut to data.max_text_length={limit} tokens (the longest has {max(lengths)}), "
+            f"such as {long[0][:60]!r}."
+        )
+
+
+def plan(own: OwnDataset, recipe: Recipe) -> list[str]:
+    """What the recipe would do, in words."""
+    data, training = recipe.data, recipe.training
+    lines = []
+    if data.train_split in own.splits:
+        languages = own.languages if data.languages == ALL_LANGUAGES else data.languages
+        rows = own.rows(data.train_split)
+        pairs = sum(caption["language"] in languages for row in rows for caption in row["captions"])
+        batches = max(1, -(-pairs // training.batch_size))
+        lines.append(
+            f"Training: {len(rows):,} videos, {pairs:,} captions in {' '.join(languages)}; {batches:,} steps an epoch, "
+            f"at most {training.epochs} epochs."
+        )
+    if data.validation_split in own.splits:
+        lines.append(f"Validation: {len(own.rows(str(data.validation_split))):,} videos after each epoch.")
+    lines.append(f"Start: {recipe.model.init_from or f'a new model around {recipe.model.backbone}'}.")
+    if data.features is not None:
+        lines.append(f"Features: from {data.features}.")
+    else:
+        networks = " + ".join(data.video_encoders or []) or "the networks of the model that it starts from"
+        lines.append(f"Features: made first, by {networks}.")
+    split = f"drawn by data.split_seed={data.split_seed}" if own.is_drawn else "in the table"
+    lines.append(f"Splits: {split}. Output: {recipe.output_dir}.")
+    return lines
+
+
+def _examined(content: Content) -> tuple[str, str | None]:
+    """The digest of a video, and why its first frame cannot be decoded, if so."""
+    import av  # a missing package becomes one line
+
+    try:
+        data: Any = content if isinstance(content, Path) else BytesIO(content())
+        if isinstance(content, Path):
+            with open(content, "rb") as file:
+                digest = hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).hexdigest()  # type: ignore[arg-type]
+        else:
+            digest = hashlib.blake2b(data.getbuffer(), digest_size=16).hexdigest()
+    except OSError as error:
+        return str(content), error.strerror or str(error)
+    try:
+        with av.open(str(data) if isinstance(data, Path) else data) as container:
+            next(container.decode(video=0))
+    except StopIteration:
+        return digest, "it has no frames"
+    except (av.FFmpegError, IndexError) as error:
+        return digest, getattr(error, "strerror", None) or "it has no video stream"
+    return digest, None
+
+
+def _some(items: Sequence[str]) -> str:
+    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+    return ", ".join(items[:SHOWN]) + more
