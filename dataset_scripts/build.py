@@ -25,22 +25,32 @@ from polyvid.dataset_scripts.building import (
     options_of,
 )
 from polyvid.dataset_scripts.locking import lock_path, locked
+from polyvid.dataset_scripts.own_data.building import CONFIG, build_own
+from polyvid.dataset_scripts.own_data.opening import known_dataset, parse_columns
 from polyvid.modeling.errors_mmp import PolyvidError
 
 CONFIGS = re.compile(r"^configs:\n(?:(?:- | ).*\n)*", re.MULTILINE)
 
 
 def build(
-    dataset: Annotated[str, typer.Argument(help="A folder of dataset_scripts/, e.g. multi_howto100m or msrvtt.")],
-    configs: Annotated[list[str], typer.Argument(help="Its configs, e.g. de all (cz means cs).")],
-    data_dir: Annotated[Path, typer.Option(help="Folder with the official files, named in the dataset's card.")],
+    dataset: Annotated[
+        str,
+        typer.Argument(help="A folder of dataset_scripts/, e.g. multi_howto100m or msrvtt; or one with metadata.csv."),
+    ],
+    configs: Annotated[list[str], typer.Argument(help="Its configs, e.g. de all (cz means cs). Your own: default.")],
     output_dir: Annotated[Path, typer.Option(help="Output folder for <config>/*.parquet, README.md and reports/.")],
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder with the official files, named in the dataset's card.")
+    ] = None,
     num_shards: Annotated[
         int | None, typer.Option(min=1, help="Shards per config. Default: enough for about 500 MB each.")
     ] = None,
     num_proc: Annotated[int, typer.Option(min=1, help="Configs to build at the same time.")] = 1,
     option: Annotated[
         list[str] | None, typer.Option(help="Option of the builder as key=value, e.g. languages=en,de.")
+    ] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="Of your own captions: a column's name, such as en=caption. Repeatable.")
     ] = None,
 ) -> None:
     """Build a dataset from its official files, ready for load_dataset and for `polyvid push dataset`.
@@ -49,6 +59,11 @@ def build(
     configs that are missing. Delete <output-dir>/<config> to build it again. What was repaired or skipped is listed
     with reasons and video ids in <output-dir>/reports/<config>.json.
     """
+    if (known := known_dataset(dataset)) is None:
+        return _build_own(dataset, configs, output_dir, data_dir, num_shards, parse_columns(column or []))
+    if data_dir is None:
+        raise PolyvidError(f"Pass --data-dir: the folder with the official files of {known}, which its card names.")
+    dataset = known
     builder_class: Callable[..., DatasetBuilder] = load_builder(dataset)
     make: partial[DatasetBuilder] = partial(builder_class, data_dir=str(data_dir), **parse_options(option or []))
     builders = [make(config_name=config) for config in configs]  # unknown names are refused before any work
@@ -66,6 +81,25 @@ def build(
     for builder in builders:
         state = "built" if builder.config.name in todo else "was already there"
         print(f"{builder.config.name}: {state}, {output_dir / builder.config.name}")
+
+
+def _build_own(
+    dataset: str,
+    configs: list[str],
+    output_dir: Path,
+    data_dir: Path | None,
+    num_shards: int | None,
+    columns: dict[str, str],
+) -> None:
+    """Captioned videos of one's own, with the videos in the rows."""
+    if configs != [CONFIG]:
+        raise PolyvidError(f"Captioned videos of your own have the config {CONFIG!r} alone, not {' '.join(configs)}.")
+    with locked(output_dir, "polyvid build"):
+        if (output_dir / CONFIG).is_dir():
+            print(f"{CONFIG}: was already there, {output_dir / CONFIG}")
+        else:
+            count = build_own(dataset, output_dir, data_dir, columns, num_shards)
+            print(f"{CONFIG}: built, {count:,} videos, {output_dir / CONFIG}")
 
 
 def _remove_leftovers(output_dir: Path) -> None:

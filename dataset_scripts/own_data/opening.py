@@ -57,7 +57,7 @@ class OwnDataset:
 
     @property
     def label(self) -> str:
-        return Path(self.name).resolve().name if Path(self.name).exists() else self.name.replace("/", "--")
+        return shown_name(self.name).replace("/", "--")
 
     @property
     def is_drawn(self) -> bool:
@@ -105,6 +105,11 @@ class OwnDataset:
             writer = csv.writer(file)
             writer.writerow(["video_id", "split"])
             writer.writerows((video.video_id, video.split) for video in self.videos)
+
+
+def shown_name(name: str) -> str:
+    """A dataset's name for others to read: a folder's without its path, else as it is."""
+    return Path(name).resolve().name if is_local_path(name) else name
 
 
 def known_dataset(name: str) -> str | None:

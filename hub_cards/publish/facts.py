@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 import yaml
 from huggingface_hub import DatasetCard
 
-from polyvid.dataset_scripts.building import find_shards
+from polyvid.dataset_scripts.building import find_shards, known_datasets
 from polyvid.dataset_scripts.features import SETTINGS, recorded_encoders
+from polyvid.dataset_scripts.own_data.opening import shown_name
 from polyvid.dataset_scripts.protocols import PROTOCOLS, protocols_of
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.provenance_mmp import Encoders, shown_encoders
@@ -169,6 +170,7 @@ class TrainingData:
 def training_data(data: DataRecipe) -> TrainingData:
     """Counted from the data if they are on this machine, else as the protocol states."""
     videos, captions, config = None, None, data.config
+    is_own = data.dataset is not None and data.dataset not in known_datasets()
     try:
         if data.clips is not None:
             videos = sum(pq.read_metadata(shard).num_rows for shard in find_shards(data.clips, data.train_split))
@@ -176,7 +178,9 @@ def training_data(data: DataRecipe) -> TrainingData:
             rows = load_videos(data, data.train_split, data.languages)
             texts = [caption["language"] for row in rows for caption in row["captions"]]
             videos, captions = len(rows), {code: n for code, n in Counter(texts).items() if code in data.languages}
-    except FileNotFoundError:
+    except (OSError, PolyvidError) as error:
+        if not (is_own or isinstance(error, FileNotFoundError)):
+            raise
         protocols = {p.name: p for p in PROTOCOLS if p.benchmark == data.dataset}
         if data.dataset and protocols and data.check_counts:
             config = config or next(iter(protocols_of(data.dataset)))
@@ -184,7 +188,7 @@ def training_data(data: DataRecipe) -> TrainingData:
             videos = split.videos
             captions = {code: n for code, n in split.captions.items() if code in data.languages and n is not None}
     return TrainingData(
-        data.dataset or PRETRAINING,
+        shown_name(data.dataset) if data.dataset is not None else PRETRAINING,
         config,
         data.train_split,
         data.languages,
@@ -253,7 +257,12 @@ def licenses() -> Mapping[str, Any]:
 
 @cache
 def source_card(dataset: str) -> DatasetCard:
-    """The hand-written card of a dataset of this project, `dataset_scripts/<dataset>/README.md`."""
+    """The hand-written card of a dataset of this project, `dataset_scripts/<dataset>/README.md`.
+
+    Of any other, nothing is known but its name.
+    """
+    if not (dataset_folder(dataset) / "README.md").is_file():
+        return DatasetCard(f"---\n{yaml.safe_dump({'pretty_name': dataset, 'license': 'not stated'})}---\n")
     return DatasetCard.load(dataset_folder(dataset) / "README.md")
 
 

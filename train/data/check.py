@@ -205,7 +205,7 @@ def _examined(content: Content) -> tuple[str, str | None]:
         data: Any = content if isinstance(content, Path) else BytesIO(content())
         if isinstance(content, Path):
             with open(content, "rb") as file:
-                digest = hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).hexdigest()  # type: ignore[arg-type]
+                digest = hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).hexdigest()
         else:
             digest = hashlib.blake2b(data.getbuffer(), digest_size=16).hexdigest()
     except OSError as error:

@@ -42,7 +42,7 @@ class Launch(NamedTuple):
     """The processes of a run: the number of this one, how many there are, and how to wait for the others."""
 
     rank: int
-    count: int
+    processes: int
     wait: Callable[[], object]
 
 
@@ -199,7 +199,7 @@ def _extract(
 ) -> None:
     names = tuple(encoder.name for encoder in encoders)
     job = Extraction(folder, names, NUM_SHARDS, per, workers=decoding_processes(), retry_failed=True)
-    shards = range(launch.rank, NUM_SHARDS, launch.count)
+    shards = range(launch.rank, NUM_SHARDS, launch.processes)
     if all(isinstance(content, Path) for content in videos.values()):
         return job.run(shards, list(encoders), cast(dict[str, Path], dict(videos)))
     for shard in shards:  # one by one, so that few videos lie on the disk twice
@@ -249,5 +249,5 @@ def _contents(path: Path, seen: Mapping[str, Any] | None) -> dict[str, Any]:
     if seen is not None and (seen["bytes"], seen["time"]) == (status.st_size, status.st_mtime_ns):
         return dict(seen)
     with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).hexdigest()  # type: ignore[arg-type]
+        digest = hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).hexdigest()
     return {"bytes": status.st_size, "time": status.st_mtime_ns, "digest": digest}

@@ -201,7 +201,7 @@ def trained_parts(recipe: Recipe) -> str:
             "principal components. Video began as a kernel regression. Both starts go beyond the paper, whose random "
             "start `none.yaml`, `mp.yaml`, `mmp.yaml` and `paper_*.yaml` keep."
         )
-    if model.freeze_below == model.output_layer:
+    if model.freeze_below is None or model.freeze_below == model.output_layer:
         return (
             f"Training changed the projections and the pooling heads; all {model.output_layer} layers of the text "
             "backbone were frozen (`paper_*.yaml` train layers 10–12, as §5.2 does)."

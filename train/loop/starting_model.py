@@ -74,6 +74,7 @@ def normalize_features(
             "data.normalize_features=false, or pre-train with data.normalize_features=true; a model keeps its "
             "statistics."
         )
+    assert data.feature_power is not None  # filled in with that of the model
     statistics = None
     if processes.rank == 0:
         if isinstance(train_set, ClipDataset):
