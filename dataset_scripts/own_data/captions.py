@@ -119,8 +119,10 @@ class _Layout:
         taken = {*renamed.values(), *named.values()}
         self.column_of = {name: name for name in NAMES if name in table.columns and name not in taken} | renamed
         self.languages = dict(named)
+        if "caption" not in self.column_of and "caption_id" in self.column_of and "caption_id" not in renamed:
+            del self.column_of["caption_id"]  # the id of no caption: Indonesian, next to `caption_de`
         for column in table.columns:
-            if column not in taken and column not in NAMES and (language := self._language_of(column)) is not None:
+            if column not in (*taken, *self.column_of) and (language := self._language_of(column)) is not None:
                 self.languages.setdefault(language, column)
         self.shown = [self.column_of[name] for name in ("caption", "captions") if name in self.column_of]
         self.shown += self.languages.values()

@@ -24,7 +24,7 @@ from polyvid.train.data.videos import open_dataset
 from polyvid.train.recipe import ALL_LANGUAGES, Recipe, load_recipe
 
 SHOWN = 3  # examples of what was found
-CERTAIN = 0.99  # probability of another language from which a caption is worth a look
+CERTAIN = 0.97  # probability of another language from which a caption is worth a look
 LONG_ENOUGH = 25  # letters from which a language can be told
 
 
@@ -133,7 +133,7 @@ def check_captions(own: OwnDataset) -> Iterator[Finding]:
     except ImportError:
         yield Finding("languages were not compared with the texts: pip install 'polyvid[check]' does that.")
         return
-    identifier = LanguageIdentifier.from_pickled_model(MODEL_FILE, norm_probs=True)
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
     known = set(identifier.nb_classes)
     for language in own.languages:
         code = language.split("-")[0]
