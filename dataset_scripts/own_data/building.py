@@ -77,8 +77,8 @@ def _size(own: OwnDataset, video: OwnVideo) -> int:
 
 
 def _file(own: OwnDataset, video: OwnVideo) -> Path | Callable[[], bytes]:
-    if video.content is not None:
-        return video.content
+    if video.cell is not None:
+        return video.cell.content
     if video.file_name is None or own.folder is None:
         raise PolyvidError(f"{video.where}: no file is named, which a dataset of videos needs: add a column file_name.")
     if not (path := own.folder / video.file_name).is_file():

@@ -7,6 +7,7 @@ them. A video may have several rows.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -38,6 +39,7 @@ class VideoCell(NamedTuple):
 
     path: str | None
     content: Path | Callable[[], bytes]
+    size: int | None = None  # in bytes, where it is known without reading
 
 
 @dataclass
@@ -49,7 +51,7 @@ class OwnVideo:
         where: the row in which it came first.
         split: as the table says it; None if it does not.
         file_name: of the video, relative to its folder; None if the table names none.
-        content: of the video, where a dataset holds it: its file, or a function that reads its bytes.
+        cell: of the video, where a dataset holds it.
         captions: as in `polyvid.dataset_scripts.schema.CAPTIONS`.
     """
 
@@ -57,7 +59,7 @@ class OwnVideo:
     where: str
     split: str | None
     file_name: str | None
-    content: Path | Callable[[], bytes] | None = None
+    cell: VideoCell | None = None
     captions: list[dict[str, str]] = field(default_factory=list)
 
 
@@ -77,16 +79,18 @@ def read_videos(tables: Iterable[Table], columns: Mapping[str, str] | None = Non
         for where, row in table.rows:
             place = f"{table.name}, {where}"
             video_id, file_name, split = layout.identity(place, row)
-            video = videos.setdefault(video_id, OwnVideo(video_id, place, split, file_name, layout.content(row)))
+            video = videos.setdefault(video_id, OwnVideo(video_id, place, split, file_name, layout.cell(row)))
             if video.split != split:
                 raise PolyvidError(
                     f"{place}: video {video_id!r} is in the split {split!r} here and in {video.split!r} in "
                     f"{video.where}: a video belongs to one split."
                 )
-            if video.file_name != file_name:
+            cell = layout.cell(row)
+            if video.file_name != file_name or (video.cell and cell and video.cell.size != cell.size):
+                shown = f", {video.file_name} and {file_name}" if file_name else ""
                 raise PolyvidError(
-                    f"{place}: two videos have the id {video_id!r}, {video.file_name} and {file_name}: give each an id "
-                    "of its own in a column video_id."
+                    f"{place}: two videos have the id {video_id!r}{shown}: give each an id of its own in a column "
+                    "video_id."
                 )
             captions = list(layout.captions(place, row, video))
             if not captions:
@@ -123,6 +127,11 @@ class _Layout:
             del self.column_of["caption_id"]  # the id of no caption: Indonesian, next to `caption_de`
         for column in table.columns:
             if column not in (*taken, *self.column_of) and (language := self._language_of(column)) is not None:
+                if language in self.languages and language not in named:
+                    raise PolyvidError(
+                        f"{table.name}: the columns {self.languages[language]} and {column} both hold captions in "
+                        f"{language}: leave out one, or give a row for each caption."
+                    )
                 self.languages.setdefault(language, column)
         self.shown = [self.column_of[name] for name in ("caption", "captions") if name in self.column_of]
         self.shown += self.languages.values()
@@ -173,7 +182,7 @@ class _Layout:
                     f"{place}, column {self.column_of['file_name']}: {file_name!r} is not a file below the folder."
                 )
         video_id = self._text(place, row, "video_id") or (file_name and PurePosixPath(file_name).stem)
-        if video_id is None and isinstance(cell := self._cell(row), VideoCell) and cell.path:
+        if video_id is None and (cell := self.cell(row)) is not None and cell.path:
             video_id = PurePosixPath(cell.path).stem
         if video_id is None:
             raise PolyvidError(f"{place}: the row does not say which video it is about: add a column video_id.")
@@ -182,13 +191,10 @@ class _Layout:
             split = split_name(str(self._text(place, row, "split")))
         return video_id, file_name, split
 
-    def content(self, row: Mapping[str, Any]) -> Path | Callable[[], bytes] | None:
-        """The content of a row's video, where the dataset holds it."""
-        cell = self._cell(row)
-        return cell.content if isinstance(cell, VideoCell) else None
-
-    def _cell(self, row: Mapping[str, Any]) -> object:
-        return row.get(self.column_of.get("video", ""))
+    def cell(self, row: Mapping[str, Any]) -> VideoCell | None:
+        """A row's video, where the dataset holds it."""
+        cell = row.get(self.column_of.get("video", ""))
+        return cell if isinstance(cell, VideoCell) else None
 
     def captions(self, place: str, row: Mapping[str, Any], video: OwnVideo) -> Iterator[dict[str, str]]:
         """The captions of a row. Languages of one row are translations of each other, if there is one text of each."""
@@ -257,9 +263,12 @@ class _Layout:
         return text or None
 
 
+_canonical = lru_cache(canonical_language)  # asked for every caption
+
+
 def _language(code: Any, where: str) -> str:
     try:
-        return canonical_language(str(code).strip())
+        return _canonical(str(code).strip())
     except PolyvidError as error:
         raise PolyvidError(f"{where}: {error}") from None
 

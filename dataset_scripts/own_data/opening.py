@@ -258,9 +258,14 @@ def _drawn_split(video_id: str, seed: int) -> str:
 def _load(name: str, config: str | None, columns: Mapping[str, str]) -> list[Table]:
     """The tables of what `load_dataset` reads, one a split. A single split named train says nothing about its rows."""
     from datasets import Video, load_dataset  # takes seconds
+    from datasets.exceptions import DatasetNotFoundError
 
     try:
         found = load_dataset(name, config)
+    except DatasetNotFoundError as error:
+        raise FileNotFoundError(
+            f"{' '.join(str(error).split())} What is private or gated needs `hf auth login`, or HF_TOKEN."
+        ) from error
     except (ValueError, RuntimeError) as error:  # several configs, a script, ...
         raise PolyvidError(f"{name} cannot be loaded as a dataset: {error}") from error
     tables = []
@@ -287,14 +292,15 @@ def _cells(column: pa.ChunkedArray, where: str) -> list[VideoCell | None]:
     """The values of a column of videos: bytes, or a path and bytes of which one is missing."""
     kind = column.type
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return [VideoCell(None, partial(_bytes_at, column, index)) for index in range(len(column))]
+        sizes = pc.binary_length(column).to_pylist()
+        return [VideoCell(None, partial(_bytes_at, column, index), size) for index, size in enumerate(sizes)]
     if not (pa.types.is_struct(kind) and {kind.field(i).name for i in range(kind.num_fields)} >= {"bytes", "path"}):
         raise PolyvidError(f"{where} holds no videos but {kind}.")
     contents = pc.struct_field(column, "bytes")
-    paths, missing = pc.struct_field(column, "path").to_pylist(), contents.is_null().to_pylist()
+    paths, sizes = pc.struct_field(column, "path").to_pylist(), pc.binary_length(contents).to_pylist()
     return [
-        VideoCell(path, Path(path) if nothing and path else partial(_bytes_at, contents, index))
-        for index, (path, nothing) in enumerate(zip(paths, missing, strict=True))
+        VideoCell(path, Path(path) if size is None and path else partial(_bytes_at, contents, index), size)
+        for index, (path, size) in enumerate(zip(paths, sizes, strict=True))
     ]
 
 

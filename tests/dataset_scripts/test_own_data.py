@@ -162,10 +162,21 @@ def test_a_dataset_that_holds_its_videos(tmp_path):
             tmp_path / "data" / f"{split}-00000-of-00001.parquet"
         )
     own = open_own(str(tmp_path), columns={"de": "text"})
-    assert {video.video_id: (video.split, len(video.captions), video.content()) for video in own.videos} == {
+    assert {video.video_id: (video.split, len(video.captions), video.cell.content()) for video in own.videos} == {
         "a": ("train", 2, b"a"),
         "b": ("test", 1, b"b"),
     }
+
+
+def test_different_videos_of_one_name_are_not_taken_for_one(tmp_path):
+    rows = {
+        "video": [{"path": "v.mp4", "bytes": b"one"}, {"path": "v.mp4", "bytes": b"another"}],
+        "de": ["Hund", "Maus"],
+    }
+    features = Features({"video": Video(decode=False), "de": Value("string")})
+    Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "data" / "train-00000-of-00001.parquet")
+    with pytest.raises(PolyvidError, match=r"split train, row 2: two videos have the id 'v': give each an id"):
+        open_own(str(tmp_path))
 
 
 def test_names_of_this_package_win_and_misspelt_ones_are_told(tmp_path, monkeypatch):
@@ -206,6 +217,7 @@ HEAD = "file_name,caption,language,split\n"
         (HEAD + "a.mp4,Hund\n", r"line 2: 2 values for 4 columns"),
         (HEAD + 'a.mp4,"Hund,de,train\n', r"line 2: not valid CSV"),
         ("file_name;caption;language\na.mp4;Hund;de\n", r"one column 'file_name;caption;language'.*by commas"),
+        ("file_name,de,caption_de\na.mp4,x,y\n", r"the columns de and caption_de both hold captions in de"),
         ("file_name,de,de\na.mp4,x,y\n", r"has the column 'de' twice"),
         (HEAD, r"metadata.csv holds no rows"),
         ("", r"metadata.csv holds no rows"),

@@ -109,8 +109,8 @@ def videos_at_hand(own: OwnDataset) -> dict[str, Content]:
     found: dict[str, Content] = {}
     by_id: dict[str, Path] | None = None
     for video in own.videos:
-        if video.content is not None:
-            found[video.video_id] = video.content
+        if video.cell is not None:
+            found[video.video_id] = video.cell.content
         elif own.folder is not None and video.file_name is not None:
             if (path := own.folder / video.file_name).is_file():
                 found[video.video_id] = path

@@ -105,7 +105,7 @@ def test_from_sixty_captioned_clips_to_what_is_on_the_hub(folder, polyvid, monke
             monkeypatch.setattr(constants, name, value)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         polyvid("push", "model", "outputs/clips", "--repo-id", "lab/clips-model")
-        polyvid("push", "dataset", "out/clips", "--repo-id", "lab/clips")
+        polyvid("push", "dataset", "out/clips", "--repo-id", "lab/clips", "--private")
         card = ModelCard(hub.files("models", "lab/clips-model")["README.md"].decode())
         assert "my_folder" in card.text and str(tmp_path) not in card.content
         assert {result.task_type for result in card.data.eval_results}
@@ -120,3 +120,6 @@ def test_from_sixty_captioned_clips_to_what_is_on_the_hub(folder, polyvid, monke
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert "lab/clips: 60 videos, 120 captions" in done.stdout and "Splits: in the table" in done.stdout
+        done = subprocess.run(command, env=environment | {"HF_TOKEN": ""}, capture_output=True, text=True)
+        assert done.returncode == 1 and "needs `hf auth login`, or HF_TOKEN" in done.stderr
+        assert done.stderr.strip().count("\n") == 0
