@@ -1,16 +1,23 @@
 """Captioned videos of one's own: layouts of tables, splits, and what is refused with file, row and column."""
 
 import json
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from benchmark_files import write_small_msrvtt
 from datasets import Dataset, DatasetDict, Features, Value, Video
+from training_data import write_features
 
 from polyvid.dataset_scripts.build import build
+from polyvid.dataset_scripts.coverage import coverage
+from polyvid.dataset_scripts.join import join
 from polyvid.dataset_scripts.own_data.opening import known_dataset, open_own
+from polyvid.dataset_scripts.translate import translate
 from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.train.data.videos import load_videos
+from polyvid.train.recipe import DataRecipe
 
 
 @pytest.fixture
@@ -186,6 +193,33 @@ def test_names_of_this_package_win_and_misspelt_ones_are_told(tmp_path, monkeypa
     assert known_dataset("msrvtt") == "msrvtt" and known_dataset("./msrvtt") is None
     with pytest.raises(PolyvidError, match=r"Unknown dataset 'msrvt'.*metadata.csv.*Did you mean 'msrvtt'\?"):
         known_dataset("msrvt")
+
+
+# --- commands that name a dataset ---------------------------------------------------------------------------------
+
+
+def test_coverage_join_and_translations_take_a_folder(folder, tmp_path, capsys):
+    name = folder("video_id,en,split\nv0,A dog,train\nv1,A cat,train\nv2,A mouse,test\n")
+    write_features(tmp_path / "features", ["v0", "v2"])
+    coverage(name, features=tmp_path / "features")
+    assert "| train | 2 | 1 (50.0 %) | 2 | 1 |" in capsys.readouterr().out
+
+    report = join(Path(name), tmp_path / "features", tmp_path / "joined")
+    assert report["train"]["rows"] == 1 and report["train"]["without_features"] == ["v1"]
+    [row] = pq.read_table(tmp_path / "joined" / "train-00000-of-00001.parquet").to_pylist()
+    assert row["video_id"] == "v0" and row["num_seconds"] == 3 and row["captions"][0]["text"] == "A dog"
+
+    lines = [{"video_id": "v0", "caption_id": "0", "language": "fr", "text": "Un chien", "source": "a-model@1"}]
+    (tmp_path / "fr.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    data = DataRecipe(dataset=name, translations=str(tmp_path / "fr.jsonl"))
+    [dog, cat] = load_videos(data, "train", ["en", "fr"])
+    assert [caption["text"] for caption in dog["captions"]] == ["A dog", "Un chien"] and len(cat["captions"]) == 1
+
+
+def test_a_folder_without_english_has_nothing_to_translate(folder, tmp_path):
+    name = folder("video_id,de\nv0,Hund\n")
+    with pytest.raises(PolyvidError, match="my_folder has no English captions to translate"):
+        translate(name, ["fr"], output_dir=tmp_path / "out")
 
 
 # --- bad input: one line, with file, row and column ---------------------------------------------------------------
