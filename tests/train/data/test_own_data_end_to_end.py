@@ -120,6 +120,7 @@ def test_from_sixty_captioned_clips_to_what_is_on_the_hub(folder, polyvid, monke
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert "lab/clips: 60 videos, 120 captions" in done.stdout and "Splits: in the table" in done.stdout
-        done = subprocess.run(command, env=environment | {"HF_TOKEN": ""}, capture_output=True, text=True)
+        stranger = environment | {"HF_HOME": str(tmp_path / "another"), "HF_TOKEN": ""}
+        done = subprocess.run(command, env=stranger, capture_output=True, text=True)
         assert done.returncode == 1 and "needs `hf auth login`, or HF_TOKEN" in done.stderr
         assert "Traceback" not in done.stderr
