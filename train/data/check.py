@@ -23,6 +23,7 @@ from polyvid.train.data.own_features import Content, videos_at_hand
 from polyvid.train.data.videos import open_dataset
 from polyvid.train.recipe import ALL_LANGUAGES, Recipe, load_recipe
 
+FEW = 30  # videos: fewer tell models apart by chance
 SHOWN = 3  # examples of what was found
 CERTAIN = 0.97  # probability of another language from which a caption is worth a look
 LONG_ENOUGH = 25  # letters from which a language can be told
@@ -91,6 +92,8 @@ def check_splits(own: OwnDataset, recipe: Recipe) -> Iterator[Finding]:
             yield Finding(f"no video is in the split {split!r}, which is for {use}: put some there{advice}.", True)
     if "test" not in own.splits:
         yield Finding("no video is in the split 'test': `polyvid evaluate` will need --split.")
+    elif (count := len(own.rows("test"))) < FEW:
+        yield Finding(f"only {count} videos are for tests: one more that is found changes R@1 by {100 / count:.1f}.")
     if recipe.data.languages != ALL_LANGUAGES:
         if missing := [code for code in recipe.data.languages if code not in own.languages]:
             yield Finding(f"no caption is in {' '.join(missing)}, which the recipe's data.languages names.", True)
