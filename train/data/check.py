@@ -189,7 +189,7 @@ def plan(own: OwnDataset, recipe: Recipe) -> list[str]:
         )
     if data.validation_split in own.splits:
         lines.append(f"Validation: {len(own.rows(str(data.validation_split))):,} videos after each epoch.")
-    lines.append(f"Start: {recipe.model.init_from or f'a new model around {recipe.model.backbone}'}.")
+    lines.append(f"Start: from {recipe.model.init_from or f'a new model around {recipe.model.backbone}'}.")
     if data.features is not None:
         lines.append(f"Features: from {data.features}.")
     else:
