@@ -92,7 +92,7 @@ class OwnDataset:
             if split in (video.split, ALL)
         ]
         if not rows:
-            advice = "data.split_seed draws others" if self.is_drawn else "a column split says so"
+            advice = "data.split_seed draws others" if self.is_drawn and split in SHARES else "a column split says so"
             raise PolyvidError(
                 f"{self.name} has no videos in the split {split!r}: choose from {' '.join([*self.splits, ALL])}, or "
                 f"put some there ({advice})."
