@@ -139,18 +139,19 @@ class _Layout:
         if not {"file_name", "video_id", "video"} & self.column_of.keys():
             raise PolyvidError(
                 f"{table.name} has no column file_name or video_id, which say what video a row is about; it has "
-                f"{listed}. data.columns.video_id=NAME says which column it is."
+                f"{listed}. data.columns.video_id=NAME (or --column video_id=NAME) says which column it is."
             )
         if not self.shown:
             raise PolyvidError(
                 f"{table.name} has no captions: it needs the columns caption and language, a column for each language "
-                f"(such as de and sw), or captions; it has {listed}. data.columns.de=NAME says which column it is."
+                f"(such as de and sw), or captions; it has {listed}. data.columns.de=NAME (or --column de=NAME) says "
+                "that a column is German."
             )
         if "caption" in self.column_of and "language" not in self.column_of:
             column = self.column_of["caption"]
             raise PolyvidError(
                 f"{table.name} has the column {column} but no column language: add it, or say which language all "
-                f"captions are in: data.columns.en={column}."
+                f"captions are in: data.columns.en={column} (or --column en={column})."
             )
 
     def _language_of(self, column: str) -> str | None:
