@@ -1,4 +1,4 @@
-"""What the four benchmark builders share: options, languages, translations and the check of counts.
+"""What the builders of benchmarks share: options, languages, translations and the check of counts.
 
 A benchmark's own file only says how its official files are read (`read_split`). Every row follows
 `polyvid.dataset_scripts.schema.CAPTIONS`.
@@ -14,7 +14,7 @@ import datasets
 
 from polyvid.dataset_scripts.building import LocalBuilder
 from polyvid.dataset_scripts.protocols import Protocol, check_counts, protocols_of
-from polyvid.dataset_scripts.schema import CAPTIONS, LANGUAGES, canonical_language
+from polyvid.dataset_scripts.schema import CAPTIONS, canonical_language, in_table_order
 from polyvid.dataset_scripts.translations import Translations, translated_captions
 from polyvid.modeling.errors_mmp import PolyvidError
 
@@ -27,7 +27,8 @@ class BenchmarkConfig(datasets.BuilderConfig):
     """Options of a benchmark; the config's name is the name of the protocol.
 
     Args:
-        languages: which languages to keep, `"all"` for the nine of the paper; default: those of captions by people.
+        languages: which languages to keep, `"all"` for those of the files and of `translations`; default: those of the
+            files.
         translations: file or folder of translated captions (see `translations.py`), for the languages without.
         splits: which splits to build, if you have only some of the files; default: all of the protocol.
         check_counts: refuse files whose counts differ from the protocol's.
@@ -130,14 +131,15 @@ class BenchmarkBuilder(LocalBuilder, datasets.GeneratorBasedBuilder):
         for row in rows:
             captions = [caption for caption in row["captions"] if caption["language"] in kept]
             captions += [caption for _, caption in self._translated(row, translations) if caption is not None]
-            yield row["video_id"], {"video_id": row["video_id"], "captions": captions}
+            yield row["video_id"], {**row, "captions": captions}
 
     def _kept_languages(self) -> list[str]:
         languages = self.config.languages
         if languages is None:
             return list(self.protocol.languages)
         if languages == "all":
-            return list(LANGUAGES)
+            path = self.config.translations
+            return in_table_order([*self.protocol.languages, *(Translations(path).languages if path else ())])
         languages = languages.replace(",", " ").split() if isinstance(languages, str) else languages
         return [canonical_language(language) for language in languages]
 

@@ -104,6 +104,11 @@ def find_shards(folder: str | os.PathLike[str], split: str = "train") -> list[Pa
     return shards
 
 
+def find_splits(folder: str | os.PathLike[str]) -> list[str]:
+    """The splits that a folder holds shards of; `["train"]` if there are none, for `find_shards` to say so."""
+    return sorted({path.name.rsplit("-", 3)[0] for path in Path(folder).glob("*-*-of-*.parquet")}) or ["train"]
+
+
 def count_rows(folder: str | os.PathLike[str]) -> dict[str, int]:
     """Split -> number of rows of a folder of shards, from the footers of all of them; no row is read.
 
@@ -111,8 +116,7 @@ def count_rows(folder: str | os.PathLike[str]) -> dict[str, int]:
         FileNotFoundError: when there is no shard, or one is missing.
         PolyvidError: when a shard is cut off or is no Parquet; names it.
     """
-    splits = sorted({path.name.rsplit("-", 3)[0] for path in Path(folder).glob("*-*-of-*.parquet")})
-    return {split: sum(map(_rows_of_shard, find_shards(folder, split))) for split in splits or ["train"]}
+    return {split: sum(map(_rows_of_shard, find_shards(folder, split))) for split in find_splits(folder)}
 
 
 def _rows_of_shard(shard: Path) -> int:

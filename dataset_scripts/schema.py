@@ -5,7 +5,7 @@ mean different things: subtitles are timed and noisy, captions describe the whol
 """
 
 import hashlib
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any
 
 import langcodes
@@ -76,6 +76,16 @@ def language_name(language: str) -> str:
     """
     code = canonical_language(language)
     return LANGUAGE_NAMES.get(code) or langcodes.Language.get(code).display_name()
+
+
+def in_table_order(languages: Iterable[str]) -> list[str]:
+    """Each language once, as tables, plots and cards list them: the paper's nine in its order, then by code.
+
+    >>> in_table_order(["pt-BR", "sw", "ar", "en", "sw"])
+    ['en', 'sw', 'ar', 'pt-BR']
+    """
+    found = set(languages)
+    return [code for code in LANGUAGES if code in found] + sorted(found - set(LANGUAGES))
 
 
 def written_captions(video: Mapping[str, Any], languages: Container[str]) -> Iterator[Mapping[str, Any]]:

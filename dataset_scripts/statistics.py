@@ -17,12 +17,13 @@ from tqdm import tqdm
 
 from polyvid.dataset_scripts.building import atomic_path, find_shards, write_json
 from polyvid.dataset_scripts.locking import locked
-from polyvid.dataset_scripts.schema import LANGUAGE_NAMES, LANGUAGES
+from polyvid.dataset_scripts.schema import canonical_language, in_table_order, language_name
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.paths_mmp import check_local_path
 
 VIDEO_BIN, VIDEO_BINS = 50, 100  # Fig. 5: tokens per video in steps of 50, the last bin takes what is beyond 5,000
 SUBTITLE_BINS = 60  # Fig. 6: tokens per subtitle, one by one
+LINES = ("-", "--", ":", "-.")  # the first ten languages have solid lines; with more, colours repeat
 SECTION = re.compile(r"<!-- statistics -->.*?<!-- /statistics -->", re.DOTALL)
 
 
@@ -45,11 +46,11 @@ def statistics(
 
 
 def _write_statistics(dataset_dir: Path, tokenizer: str) -> dict[str, dict]:
-    sources = {language: source for language in LANGUAGES if (source := _source(dataset_dir, language))}
-    if not sources:
+    languages = _languages(dataset_dir)
+    if not languages:
         raise FileNotFoundError(f"{dataset_dir} holds no language of Multi-HowTo100M: run `polyvid build` first.")
     load = cache(partial(_load_tokenizer, tokenizer))
-    counted = {language: _count_once(dataset_dir, language, tokenizer, load) for language in sources}
+    counted = {language: _count_once(dataset_dir, language, tokenizer, load) for language in languages}
     languages_per_video = count_languages_per_video(dataset_dir)
     write_json(dataset_dir / "statistics" / "languages_per_video.json", languages_per_video)
     plot_distributions(counted, dataset_dir / "statistics")
@@ -63,6 +64,21 @@ def _write_statistics(dataset_dir: Path, tokenizer: str) -> dict[str, dict]:
         section = to_markdown(counted, languages_per_video, tokenizer)
         temporary.write_text(SECTION.sub(lambda _: section, text), encoding="utf-8")
     return counted
+
+
+def _languages(dataset_dir: Path) -> list[str]:
+    """Those with a config of their own and those of the config `all`."""
+    found = {folder.name for folder in dataset_dir.iterdir() if folder.is_dir() and folder.name != "all"}
+    if (dataset_dir / "all").is_dir():
+        found |= set(pq.read_schema(find_shards(dataset_dir / "all")[0]).names) - {"video_id"}
+    return in_table_order(name for name in found if _is_language(name))
+
+
+def _is_language(name: str) -> bool:
+    try:
+        return canonical_language(name) == name
+    except PolyvidError:
+        return False
 
 
 def _source(dataset_dir: Path, language: str) -> Path | None:
@@ -152,10 +168,9 @@ def _count_once(dataset_dir: Path, language: str, tokenizer_name: str, load: Cal
 def count_languages_per_video(dataset_dir: Path) -> dict[str, int]:
     """`{"9": number of videos with subtitles in nine languages, ...}`; the paper: "each with subtitles in 7-9"."""
     languages_of: Counter[str] = Counter()
-    for language in LANGUAGES:
-        if _source(dataset_dir, language):
-            for video_ids, _ in _subtitle_lists(dataset_dir, language):
-                languages_of.update(video_ids.to_pylist())
+    for language in _languages(dataset_dir):
+        for video_ids, _ in _subtitle_lists(dataset_dir, language):
+            languages_of.update(video_ids.to_pylist())
     counts = Counter(languages_of.values())
     return {str(number): counts[number] for number in sorted(counts, reverse=True)}
 
@@ -164,14 +179,16 @@ def plot_distributions(counted: dict[str, dict], folder: Path) -> None:
     """`tokens_per_video.png` (Fig. 5) and `tokens_per_subtitle.png` (Fig. 6), a line per language."""
     from matplotlib.figure import Figure  # not pyplot: no display, no global state
 
+    many = len(counted) > 10  # more than there are colours
     for name, step in (("tokens_per_video", VIDEO_BIN), ("tokens_per_subtitle", 1)):
-        figure = Figure(figsize=(7, 4), layout="constrained")
+        figure = Figure(figsize=(9, max(4, 1 + 0.23 * len(counted))) if many else (7, 4), layout="constrained")
         axes = figure.subplots()
-        for language, counts in counted.items():
-            share = np.array(counts[name]) / sum(counts[name])
-            axes.plot(np.arange(len(share)) * step, 100 * share, label=LANGUAGE_NAMES[language], linewidth=1.2)
+        for number, (language, counts) in enumerate(counted.items()):
+            share, line = np.array(counts[name]) / sum(counts[name]), LINES[number // 10 % 4]
+            axes.plot(np.arange(len(share)) * step, 100 * share, line, label=language_name(language), linewidth=1.2)
         axes.set(xlabel=name.replace("_", " "), ylabel=f"% of {name.split('_')[-1]}s", xlim=(0, None), ylim=(0, None))
-        axes.legend(ncols=2, frameon=False)
+        place = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if many else {"ncols": 2}
+        axes.legend(frameon=False, **place)
         axes.spines[["top", "right"]].set_visible(False)
         with atomic_path(folder / f"{name}.png") as temporary:
             figure.savefig(temporary, dpi=150, format="png")
@@ -186,7 +203,7 @@ def to_markdown(counted: dict[str, dict], languages_per_video: dict[str, int], t
     for language, counts in counted.items():
         videos, subtitles, tokens = counts["videos"], counts["subtitles"], counts["tokens"]
         lines.append(
-            f"| {LANGUAGE_NAMES[language]} | {videos:,} | {subtitles:,} | {tokens:,} "
+            f"| {language_name(language)} | {videos:,} | {subtitles:,} | {tokens:,} "
             f"| {tokens / max(videos, 1):.1f} | {tokens / max(subtitles, 1):.1f} |"
         )
     languages = ", ".join(f"{number}: {videos:,}" for number, videos in languages_per_video.items())

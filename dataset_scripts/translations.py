@@ -8,19 +8,22 @@ Three shapes are read, all aligned with the English captions sentence by sentenc
   video's k-th English caption, or, where the English file of the same name is in the folder too
   (`ref_captions_en.json`), of its caption at position k;
 - `*_{language}.json` of MSR-VTT's own shape, `{"sentences": [{"video_id", "sen_id", "caption"}]}`, aligned by `sen_id`.
+
+A language in a file's name is a code such as `de`, `fil`, `pt-BR` or `zh-Hant`. Codes of three letters count only if
+the language is asked for: `all`, `new` and `val` are languages, too.
 """
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from polyvid.dataset_scripts.schema import LANGUAGES, canonical_language
+from polyvid.dataset_scripts.schema import canonical_language, in_table_order
 from polyvid.modeling.errors_mmp import PolyvidError
 
-LANGUAGE_IN_NAME = re.compile(r"(?:^|[._-])([a-z]{2,3})$", re.IGNORECASE)
-
+LANGUAGE_IN_NAME = re.compile(r"(?:^|[._-])([a-z]{2}-(?:[A-Z]{2}|[A-Z][a-z]{3})|[A-Za-z]{2,3})$")
 
 Lists = dict[str, list[str]]  # video -> its captions in order
 
@@ -47,24 +50,21 @@ class Translations:
         if not path.exists():
             raise FileNotFoundError(f"No translations at {path}: give a file or folder written by `polyvid translate`.")
         self.path = path
-        kept = LANGUAGES if languages is None else languages
-        self.by_id: dict[str, dict[tuple[str, str], tuple[str, str]]] = {language: {} for language in kept}
-        self.lists: dict[str, list[tuple[dict[str, list[str]], dict[str, list[str]], str]]] = {
-            language: [] for language in kept
-        }
+        self._wanted = languages
+        self.by_id: defaultdict[str, dict[tuple[str, str], tuple[str, str]]] = defaultdict(dict)
+        self.lists: defaultdict[str, list[tuple[Lists, Lists, str]]] = defaultdict(list)
         files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in (".json", ".jsonl"))
         for file in files:
             if file.suffix == ".jsonl":
                 self._read_lines(file)
             else:
                 self._read_json(file)
-        found = [language for language in kept if self.by_id[language] or self.lists[language]]
-        self.languages = found if languages is None else list(languages)
-        missing = [language for language in self.languages or kept if language not in found]
-        if missing:
-            raise FileNotFoundError(
-                f"No translations into {' '.join(missing)} in {path} ({len(files)} files looked at)."
-            )
+        found = {*self.by_id, *self.lists}
+        self.languages = in_table_order(found) if languages is None else list(languages)
+        missing = [language for language in self.languages if language not in found]
+        if missing or not found:
+            into = " ".join(missing) or "any language"
+            raise FileNotFoundError(f"No translations into {into} in {path} ({len(files)} files looked at).")
 
     def find(
         self, language: str, video_id: str, ids: list[str], text: str, position: int, count: int
@@ -100,7 +100,7 @@ class Translations:
                 try:
                     row = json.loads(line)
                     language = canonical_language(row["language"])
-                    if language in self.by_id:
+                    if self._wanted is None or language in self._wanted:
                         key = (row["video_id"], row["caption_id"])
                         self.by_id[language][key] = (row["text"], row["source"])
                 except (ValueError, KeyError, TypeError) as error:
@@ -112,7 +112,9 @@ class Translations:
             language = canonical_language(match[1]) if match else None
         except PolyvidError:  # a short word that is no language
             language = None
-        if match is None or language not in self.by_id:
+        if match is None or language is None:
+            return
+        if language not in self._wanted if self._wanted is not None else len(match[1]) == 3:
             return
         source = f"file:{file.name}"
         content = read_json(file)

@@ -19,11 +19,11 @@ from huggingface_hub import (
 )
 
 from polyvid.dataset_scripts.building import find_shards
-from polyvid.dataset_scripts.schema import LANGUAGE_NAMES, LANGUAGES
+from polyvid.dataset_scripts.schema import in_table_order, language_name
 from polyvid.hub_cards.publish import facts
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.paths_mmp import is_local_path
-from polyvid.train.scoring.results import RESULTS
+from polyvid.train.scoring.results import MOST_COLUMNS, RESULTS
 
 METRICS = {  # names in results → types in the model index
     "R@1": "recall_at_1",
@@ -32,6 +32,7 @@ METRICS = {  # names in results → types in the model index
     "MedR": "median_rank",
     "MnR": "mean_rank",
     "MRR": "mean_reciprocal_rank",
+    "nDCG@10": "ndcg_at_10",
 }
 WIDGET = ("a dog runs", "ein Hund läuft", "mbwa anakimbia")
 CLIP = "clip"  # the column of our datasets that holds video files
@@ -60,13 +61,13 @@ def model_card(
     runs = facts.stages_of(folder)
     stages = [(run.recipe.name, facts.training_data(run.recipe.data)) for run in runs]
     datasets = list(dict.fromkeys(data.dataset for _, data in stages))
-    trained = [code for code in LANGUAGES if any(code in data.languages for _, data in stages)]
+    trained = in_table_order(code for _, data in stages for code in data.languages)
     backbone = _backbone(runs[0].recipe.model.backbone, folder) if runs else None
     for name in hub_datasets.keys() - {*datasets, *(evaluation.benchmark for evaluation in evaluations)}:
         raise PolyvidError(f"The model in {folder} was neither trained nor evaluated on {name}: {_known(datasets)}")
     restricted = [name for name in datasets if name not in facts.licenses()["open_data"]]
     card_data = ModelCardData(
-        language=trained or None,
+        language=list(dict.fromkeys(code.split("-")[0] for code in trained)) or None,  # the Hub knows no regions
         library_name="transformers",
         pipeline_tag="feature-extraction",
         base_model=backbone["id"] if backbone else None,
@@ -94,7 +95,8 @@ def model_card(
         machine=facts.recorded_machine(folder),
         evaluations=evaluations,
         metrics=list(METRICS),
-        names=LANGUAGE_NAMES,
+        most_columns=MOST_COLUMNS,
+        language_name=language_name,
         cards={name: facts.source_card(name).data for name in datasets},
         bibtex=facts.bibtex(),
     )
@@ -167,7 +169,7 @@ def _model_index(evaluation: facts.Evaluation, hub_datasets: Mapping[str, str]) 
             dataset_split=evaluation.split,
             metric_type=METRICS[metric],
             metric_value=round(value, 4),
-            metric_name=f"{metric} {direction.replace('_', ' ')}, {LANGUAGE_NAMES[language]}",
+            metric_name=f"{metric} {direction.replace('_', ' ')}, {language_name(language)}",
             metric_args={"language": language, "direction": direction},
         )
         for direction, by_language in evaluation.scores.items()

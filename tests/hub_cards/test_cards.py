@@ -105,7 +105,7 @@ def test_the_model_index_holds_every_language_in_both_directions(run, card):
         (result.metric_args["direction"], result.metric_args["language"], result.metric_type): result.metric_value
         for result in card.data.eval_results
     }
-    assert len(found) == 2 * 9 * 6
+    assert len(found) == 2 * 9 * 7
     for direction, by_language in results["scores"]["all"].items():
         assert set(by_language) == set(LANGUAGES)
         for language, scores in by_language.items():

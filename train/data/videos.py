@@ -8,10 +8,10 @@ from typing import Any, Literal
 import numpy as np
 
 from polyvid.dataset_scripts.benchmark import BenchmarkBuilder
-from polyvid.dataset_scripts.building import find_shards, load_builder, read_shard
+from polyvid.dataset_scripts.building import find_shards, find_splits, load_builder, read_shard
 from polyvid.dataset_scripts.features import FEATURES, features_from_row, recorded_encoders
 from polyvid.dataset_scripts.own_data.opening import OwnDataset, known_dataset, open_own
-from polyvid.dataset_scripts.schema import LANGUAGES
+from polyvid.dataset_scripts.schema import in_table_order
 from polyvid.dataset_scripts.translations import Translations, translated_captions
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.recipe import DataRecipe
@@ -110,11 +110,13 @@ def _with_kinds(videos: list[dict[str, Any]], data: DataRecipe) -> list[dict[str
 def _languages_with_captions(builder_class: type[BenchmarkBuilder], data: DataRecipe) -> list[str]:
     written = builder_class(config_name=data.config).protocol.languages
     translated = Translations(data.translations).languages if data.translations is not None else []
-    return [language for language in LANGUAGES if language in (*written, *translated)]
+    return in_table_order([*written, *translated])
 
 
 class VideoFeatures(Mapping):
     """The features of all videos in a folder of shards, held in memory: video id -> float16 (seconds, dim).
+
+    Shards of features alone are one split, `train`; joined with captions they are of every split, and all are read.
 
     Attributes:
         encoders: the networks that made them, see `polyvid.modeling.provenance_mmp`; None if not recorded.
@@ -128,7 +130,7 @@ class VideoFeatures(Mapping):
         self.folder = Path(folder)
         self.encoders = recorded_encoders(folder)
         self._arrays: dict[str, np.ndarray] = {}
-        for shard in find_shards(folder):
+        for shard in (shard for split in find_splits(folder) for shard in find_shards(folder, split)):
             for row in read_shard(shard, list(FEATURES)).to_pylist():
                 self._arrays[row["video_id"]] = features_from_row(row)
 

@@ -4,6 +4,9 @@ from pathlib import Path
 
 from polyvid.train.loop.step_log import read_steps
 
+LINES = ("-", "--", ":", "-.")
+"""The first ten languages have solid lines; with more, colours repeat."""
+
 
 def plot_curves(steps_file: Path, history: list[dict], path: Path) -> None:
     """Write the plot. Does nothing if matplotlib (the `report` extra) is not installed or there are no steps.
@@ -21,7 +24,9 @@ def plot_curves(steps_file: Path, history: list[dict], path: Path) -> None:
     if not steps:
         return
     languages = [name for name in history[-1] if name.startswith("R@1 ")] if history else []
-    figure = Figure(figsize=(10 if languages else 5.5, 4), layout="constrained")
+    many = len(languages) > 10  # more than there are colours
+    height = max(4, 1 + 0.23 * len(languages)) if many else 4
+    figure = Figure(figsize=(10 if languages else 5.5, height), layout="constrained")
     axes = figure.subplots(1, 2 if languages else 1, squeeze=False)[0]
     terms = [name for name in ("loss", "inter", "intra", "cross") if any(name in line for line in steps)]
     for name in terms:
@@ -29,11 +34,12 @@ def plot_curves(steps_file: Path, history: list[dict], path: Path) -> None:
         axes[0].plot(*zip(*_thinned(found), strict=True), label=name)
     axes[0].set(xlabel="step", ylabel="loss", ylim=(0, None))
     axes[0].legend()
-    for name in languages:
-        axes[1].plot([entry["epoch"] for entry in history], [entry[name] for entry in history], label=name[4:])
+    for number, name in enumerate(languages):
+        values = [entry[name] for entry in history]
+        axes[1].plot([entry["epoch"] for entry in history], values, LINES[number // 10 % 4], label=name[4:])
     if languages:
         axes[1].set(xlabel="epoch", ylabel="R@1 on validation (%)", ylim=(0, None))
-        axes[1].legend()
+        axes[1].legend(**{"loc": "center left", "bbox_to_anchor": (1, 0.5)} if many else {})
     figure.savefig(path, dpi=120)
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from polyvid.dataset_scripts.building import find_shards, load_builder
+from polyvid.dataset_scripts.building import find_shards, find_splits, load_builder
 from polyvid.dataset_scripts.own_data.opening import known_dataset
-from polyvid.dataset_scripts.schema import LANGUAGES, canonical_language
+from polyvid.dataset_scripts.schema import canonical_language, in_table_order
 from polyvid.modeling import MMPModel
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.paths_mmp import check_local_path
@@ -139,9 +139,10 @@ def open_benchmark(
         return replace(opened, trained_on=trained)
     if data.features is None:
         raise PolyvidError(f"Pass --features: the folder with the features of the videos of {benchmark}.")
-    find_shards(data.features)  # what is missing is named before hundreds of thousands of captions are read
-    wanted = LANGUAGES if languages == "all" else [canonical_language(code) for code in languages.split(",")]
-    videos = load_videos(data, split, "all" if languages == "all" else wanted)
+    for part in find_splits(data.features):  # before hundreds of thousands of captions are read
+        find_shards(data.features, part)
+    asked = None if languages == "all" else [canonical_language(code) for code in languages.split(",")]
+    videos = load_videos(data, split, asked or "all")
     builder = load_builder(known)(config_name=data.config)
     description = {
         "benchmark": benchmark,
@@ -152,7 +153,8 @@ def open_benchmark(
         "captions_by": _captions_by(videos),
     }
     found = VideoFeatures(data.features)
-    return OpenedBenchmark(name, seed, videos, list(wanted), description, found, allow_other_encoders, trained)
+    wanted = asked or in_table_order(caption_languages(videos))
+    return OpenedBenchmark(name, seed, videos, wanted, description, found, allow_other_encoders, trained)
 
 
 def _open_own(
@@ -173,7 +175,7 @@ def _open_own(
         "caption_kinds": list(data.caption_kinds) if data.caption_kinds else None,
         "captions_by": _captions_by(videos),
     }
-    wanted = caption_languages(videos) if codes == "all" else list(codes)
+    wanted = in_table_order(caption_languages(videos)) if codes == "all" else list(codes)
     return OpenedBenchmark(name, seed, videos, wanted, description, VideoFeatures(data.features), allow_other_encoders)
 
 

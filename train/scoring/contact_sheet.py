@@ -7,6 +7,7 @@ and as an HTML page with the images embedded.
 import base64
 import html
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from matplotlib.image import imsave
 
 from polyvid.dataset_scripts.building import atomic_path
 from polyvid.dataset_scripts.locking import locked
-from polyvid.dataset_scripts.schema import LANGUAGE_NAMES, LANGUAGES
+from polyvid.dataset_scripts.schema import in_table_order, language_name
 from polyvid.modeling import MMPModel, MMPProcessor
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.paths_mmp import check_local_path
@@ -85,8 +86,7 @@ def search_by_own_captions(
     queries = [
         (video_id, language, next(c["text"] for c in by_id[video_id]["captions"] if c["language"] == language))
         for video_id in wanted
-        for language in LANGUAGES
-        if any(caption["language"] == language for caption in by_id[video_id]["captions"])
+        for language in in_table_order(caption["language"] for caption in by_id[video_id]["captions"])
     ]
     index_of = {video["video_id"]: index for index, video in enumerate(videos)}
     names = list(by_id)
@@ -120,7 +120,9 @@ def plot_contact_sheet(
 def write_png(queries: Sequence[Query], videos: Sequence[Mapping[str, Any]], video_id: str, path: Path) -> None:
     """One row per query: its language and text, then the videos found."""
     columns = max(len(query.found) for query in queries)
-    with matplotlib.rc_context({"font.family": _font_families()}):
+    families = _font_families(queries)
+    with matplotlib.rc_context({"font.family": families}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # said already
         figure = Figure(figsize=(2.85 + 1.55 * columns, 1.55 * len(queries)))
         grid = figure.subplots(len(queries), columns + 1, width_ratios=[1.9] + [1] * columns, squeeze=False)
         for row, query in zip(grid, queries, strict=True):
@@ -175,7 +177,7 @@ def write_html(
 def _heading(query: Query, videos: Sequence[Mapping[str, Any]], video_id: str) -> str:
     """The language, and the rank of the target if it is not among the videos shown."""
     is_shown = any(videos[index]["video_id"] == video_id for index, _ in query.found)
-    return LANGUAGE_NAMES[query.language] + ("" if is_shown else f": rank {query.rank}")
+    return language_name(query.language) + ("" if is_shown else f": rank {query.rank}")
 
 
 def contact_sheet(
@@ -271,11 +273,28 @@ def _as_data_url(frame: np.ndarray) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _font_families() -> list[str]:
-    """Matplotlib's default font for Latin and Cyrillic; the one for Chinese comes with the `demo` extra."""
+def _font_families(queries: Sequence[Query]) -> list[str]:
+    """Matplotlib's default font for Latin and Cyrillic, that of the `demo` extra for Chinese, and installed ones for
+    what these two lack."""
     families = ["DejaVu Sans"]
+    fonts = [entry for entry in font_manager.fontManager.ttflist if not entry.name.startswith("Last Resort")]  # boxes
     font = pinned_file(FONT)
     if font is not None:
         font_manager.fontManager.addfont(font)
         families.append(font_manager.FontProperties(fname=font).get_name())
-    return families
+        fonts.insert(0, font_manager.fontManager.ttflist[-1])
+    missing = {character for query in queries for character in query.text if character.isprintable()}
+    for entry in sorted(fonts, key=lambda entry: entry.name not in families):  # stable: those two first
+        if not missing:
+            break
+        known = font_manager.get_font(entry.fname).get_charmap()
+        if covered := {character for character in missing if ord(character) in known}:
+            missing -= covered
+            families.append(entry.name)
+    if missing:
+        languages = dict.fromkeys(language_name(query.language) for query in queries if missing & set(query.text))
+        print(
+            f"No installed font has all letters of {', '.join(languages)}: the PNG shows boxes in their place, "
+            "index.html does not. Install fonts for them, such as Noto."
+        )
+    return list(dict.fromkeys(families))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from polyvid.dataset_scripts.schema import LANGUAGE_NAMES, written_captions
+from polyvid.dataset_scripts.schema import language_name, written_captions
 from polyvid.modeling import MMPModel, MMPProcessor
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.scoring.ranking import ranks_of_targets, retrieval_scores
@@ -33,7 +33,7 @@ class Ranks:
     video_ids: np.ndarray
 
     def scores(self, only_with_features: bool = False) -> dict[str, float]:
-        """`{"queries": number, "R@1": percent, "R@5", "R@10", "MedR", "MnR", "MRR"}`."""
+        """`{"queries": number, "R@1": percent, "R@5", "R@10", "MedR", "MnR", "MRR", "nDCG@10"}`."""
         ranks = self.ranks[self.has_features] if only_with_features else self.ranks
         return {"queries": len(ranks)} | retrieval_scores(ranks)
 
@@ -86,7 +86,7 @@ def rank_benchmark(
         for language, rows in queries.items():
             if not rows:
                 continue
-            bar.set_postfix_str(LANGUAGE_NAMES[language])
+            bar.set_postfix_str(language_name(language))
             of_video = np.array([index for index, _ in rows])
             known = has_features[of_video]
             captioned = np.unique(of_video)

@@ -56,7 +56,7 @@ def measure(
         if not found[TEXT_TO_VIDEO]:
             raise PolyvidError(
                 f"{opened.protocol['benchmark']} {opened.protocol['split']} has no captions in "
-                f"{' '.join(opened.languages)}."
+                f"{' '.join(opened.languages) or 'any language'}."
             )
         missing = [video["video_id"] for video in opened.videos if video["video_id"] not in opened.features]
         results: dict[str, Any] = {

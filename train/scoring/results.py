@@ -2,7 +2,7 @@
 
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -13,13 +13,17 @@ import numpy as np
 import torch
 
 from polyvid.dataset_scripts.building import atomic_path
+from polyvid.dataset_scripts.schema import language_name
 from polyvid.train.scoring.closed_forms import closed_form_lines
 from polyvid.train.scoring.evaluation import TEXT_TO_VIDEO, VIDEO_TO_TEXT, Ranks
 
 RESULTS = Path("outputs/results")
 """Default output folder of `polyvid evaluate`."""
 
-SHOWN = ("R@1", "R@5", "R@10", "MedR", "MnR", "MRR")
+MOST_COLUMNS = 12
+"""Tables with more languages than this have a row, not a column, for each; plots have bars that lie."""
+
+SHOWN = ("R@1", "R@5", "R@10", "MedR", "MnR", "MRR", "nDCG@10")
 
 
 def score_table(found: Mapping[str, Mapping[str, Ranks]], only_with_features: bool) -> dict[str, dict]:
@@ -111,14 +115,12 @@ def to_markdown(results: Mapping[str, Any]) -> str:
     for kind in kinds:
         for direction, scores in results["scores"][kind].items():
             title = direction.replace("_", " ") + (f", {remarks[kind]}" if len(kinds) > 1 else "")
-            languages = list(scores)
-            lines += ["", f"| {title} | {' | '.join(languages)} | mean |", "|---|" + "---:|" * (len(languages) + 1)]
-            lines.append(f"| queries | {' | '.join(str(scores[language]['queries']) for language in languages)} | |")
+            rows = [["queries", *(str(by_score["queries"]) for by_score in scores.values()), ""]]
             for score in SHOWN:
-                values = [scores[language][score] for language in languages]
-                digits = 3 if score == "MRR" else 1
-                cells = " | ".join(f"{value:.{digits}f}" for value in [*values, sum(values) / len(values)])
-                lines.append(f"| {score} | {cells} |")
+                values = [by_score[score] for by_score in scores.values()]
+                digits = 3 if score in ("MRR", "nDCG@10") else 1
+                rows.append([score, *(f"{value:.{digits}f}" for value in [*values, sum(values) / len(values)])])
+            lines += ["", *language_table(title, list(scores), rows)]
     if "int8" in results:
         lines += int8_loss(results["scores"]["all"][TEXT_TO_VIDEO], results["int8"]["scores"][TEXT_TO_VIDEO])
     if "closed_forms" in results:
@@ -129,13 +131,28 @@ def to_markdown(results: Mapping[str, Any]) -> str:
 
 def int8_loss(whole: Mapping[str, Mapping], int8: Mapping[str, Mapping]) -> list[str]:
     """Lines of a table: text-to-video scores in int8 minus those in float32."""
-    lines = ["", f"| text to video, int8 less float32 | {' | '.join(whole)} | mean |"]
-    lines.append("|---|" + "---:|" * (len(whole) + 1))
+    rows = []
     for score in SHOWN[:3]:
         losses = [int8[language][score] - whole[language][score] for language in whole]
         shown = [round(loss, 1) + 0.0 for loss in [*losses, sum(losses) / len(losses)]]  # never -0.0
-        lines.append(f"| {score} | {' | '.join(f'{loss:+.1f}' for loss in shown)} |")
-    return lines
+        rows.append([score, *(f"{loss:+.1f}" for loss in shown)])
+    return ["", *language_table("text to video, int8 less float32", list(whole), rows)]
+
+
+def language_table(title: str, languages: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table with a column for each language and the mean; for many languages, with a row for each.
+
+    Args:
+        title: of the first column.
+        languages: codes.
+        rows: the name of a score, its values by language, and their mean.
+    """
+    head = [title, *languages, "mean"]
+    if len(languages) > MOST_COLUMNS:
+        names = [title, *(f"{language_name(code)} ({code})" for code in languages), "mean"]
+        head, *rows = (list(cells) for cells in zip(names, *rows, strict=True))
+    lines = [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
+    return [*lines, *(f"| {' | '.join(cells).rstrip()} |" for cells in rows)]
 
 
 def r1_intervals(results: Mapping[str, Any]) -> dict[str, tuple[float, float]]:

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.train.scoring.text_video_retrieval.ranks import gains_at_10
 
 BLOCK = 4 << 20
 """Random numbers drawn at a time."""
 
 
 def per_query_score(ranks: np.ndarray, score: str) -> np.ndarray:
-    """The value per query whose mean is `R@k` (percent), `MRR` or `MnR`.
+    """The value per query whose mean is `R@k` (percent), `MRR`, `nDCG@10` or `MnR`.
 
     Raises:
         PolyvidError: for a score that is not a mean over queries, such as MedR.
@@ -25,9 +26,11 @@ def per_query_score(ranks: np.ndarray, score: str) -> np.ndarray:
         return 100.0 * (ranks <= int(score[2:]))
     if score == "MRR":
         return 1.0 / ranks
+    if score == "nDCG@10":
+        return gains_at_10(ranks)
     if score == "MnR":
         return ranks.astype(float)
-    raise PolyvidError(f"{score!r} is not a mean over queries: choose R@1, R@5, R@10, MRR or MnR.")
+    raise PolyvidError(f"{score!r} is not a mean over queries: choose R@1, R@5, R@10, MRR, nDCG@10 or MnR.")
 
 
 def bootstrap_interval(

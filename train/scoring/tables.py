@@ -13,7 +13,7 @@ import yaml
 
 from polyvid.dataset_scripts.building import atomic_path
 from polyvid.dataset_scripts.locking import locked
-from polyvid.dataset_scripts.schema import LANGUAGES
+from polyvid.dataset_scripts.schema import LANGUAGES, in_table_order
 from polyvid.modeling.errors_mmp import PolyvidError
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
@@ -129,7 +129,7 @@ def beyond_the_tables(results: Results) -> Table | None:
     }
     rows = []
     for key, found in sorted(results.items()):
-        for language in found[0]["scores"]["all"]["text_to_video"]:
+        for language in in_table_order(found[0]["scores"]["all"]["text_to_video"]):
             if (*key, language) not in shown:
                 values = [measured(found, f"{language} {score}") for score in ("R@1", "R@5", "R@10")]
                 rows.append(Row([*key, language], [mean(value) for value in values]))

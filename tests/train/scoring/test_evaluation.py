@@ -112,7 +112,7 @@ def test_scores_of_the_demo_are_those_of_text_to_video(benchmark):
     videos, features = benchmark
     scores = evaluate_retrieval(tiny_model(), tiny_processor(), videos, features, ["de"])
     assert scores["de"]["queries"] == 6
-    assert set(scores["de"]) == {"queries", "R@1", "R@5", "R@10", "MedR", "MnR", "MRR"}
+    assert set(scores["de"]) == {"queries", "R@1", "R@5", "R@10", "MedR", "MnR", "MRR", "nDCG@10"}
 
 
 def test_blank_captions_are_no_queries_in_evaluation_validation_and_training(benchmark):

@@ -1,6 +1,6 @@
 """The metric against a naive implementation, and what ties, many captions, blocks and collapsed models do to it."""
 
-from math import comb
+from math import comb, log2
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +58,7 @@ def test_scores_by_hand():
         "MedR": 3.0,
         "MnR": 6.75,
         "MRR": pytest.approx((1 + 1 / 2 + 1 / 4 + 1 / 20) / 4),
+        "nDCG@10": pytest.approx((1 + 1 / log2(3) + 1 / log2(5)) / 4),
     }
 
 
@@ -148,7 +149,7 @@ def test_the_evaluate_module_equals_sorting_where_there_are_no_ties(metric):
     ranks = np.array([list(np.argsort(-row)).index(r) + 1 for row, r in zip(similarity, right, strict=True)])
     scores = metric.compute(predictions=similarity.tolist(), references=right.tolist())
     assert scores == retrieval_scores(ranks)
-    assert list(scores) == ["R@1", "R@5", "R@10", "MedR", "MnR", "MRR"]
+    assert list(scores) == ["R@1", "R@5", "R@10", "MedR", "MnR", "MRR", "nDCG@10"]
 
 
 def test_the_evaluate_module_counts_ties_against_the_model_and_takes_batches(metric):

@@ -45,11 +45,25 @@ def recall_at_k(ranks: np.ndarray, at: Sequence[int] = RECALL_AT) -> dict[str, f
     return {f"R@{k}": 100 * float(np.mean(ranks <= k)) for k in at}
 
 
+def gains_at_10(ranks: np.ndarray) -> np.ndarray:
+    """Of each query 1 / log2(1 + rank), 0 from the eleventh place on.
+
+    >>> gains_at_10(np.array([1, 3, 10, 11])).round(3).tolist()
+    [1.0, 0.5, 0.289, 0.0]
+    """
+    return np.where(ranks <= 10, 1 / np.log2(1.0 + ranks), 0.0)
+
+
 def retrieval_scores(ranks: np.ndarray, at: Sequence[int] = RECALL_AT) -> dict[str, float]:
     """`R@1 R@5 R@10` in percent (higher is better), `MedR` and `MnR`, the median and mean rank (lower is better), and
-    `MRR`, the mean reciprocal rank between 0 and 1."""
+    `MRR` and `nDCG@10` between 0 and 1: the means of 1 / rank, and of 1 / log2(1 + rank) among the first ten, else 0.
+
+    There is one right candidate for each query, or only the best counts, so that the ideal gain is 1: this is the score
+    that MTEB reports.
+    """
     return recall_at_k(ranks, at) | {
         "MedR": float(np.median(ranks)),
         "MnR": float(np.mean(ranks)),
         "MRR": float(np.mean(1 / ranks)),
+        "nDCG@10": float(np.mean(gains_at_10(ranks))),
     }

@@ -1,4 +1,4 @@
-"""Text-to-video retrieval for `evaluate`: recall at 1, 5 and 10, median and mean rank, mean reciprocal rank."""
+"""Text-to-video retrieval for `evaluate`: recall at 1, 5 and 10, median and mean rank, MRR, nDCG@10."""
 
 from collections.abc import Sequence
 
@@ -20,13 +20,13 @@ Args:
     references: for each query the index of its right candidate.
 
 Returns:
-    R@1, R@5, R@10 (percent), MedR, MnR (ranks from 1), MRR (0 to 1).
+    R@1, R@5, R@10 (percent), MedR, MnR (ranks from 1), MRR and nDCG@10 (0 to 1).
 
 Example:
 
     >>> metric = evaluate.load("train/scoring/text_video_retrieval")
     >>> metric.compute(predictions=[[0.9, 0.1], [0.8, 0.3]], references=[0, 1])
-    {'R@1': 50.0, 'R@5': 100.0, 'R@10': 100.0, 'MedR': 1.5, 'MnR': 1.5, 'MRR': 0.75}
+    {'R@1': 50.0, 'R@5': 100.0, 'R@10': 100.0, 'MedR': 1.5, 'MnR': 1.5, 'MRR': 0.75, 'nDCG@10': 0.8154648767857288}
 """
 
 CITATION = """\
