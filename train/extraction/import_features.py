@@ -2,7 +2,6 @@
 
 import csv
 import math
-import pickle
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,28 +10,12 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from polyvid.dataset_scripts.pickles import load_pickle
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.video_reading_mmp import VideoError
 from polyvid.train.extraction.shards import FORMAT, FeatureShards, Jobs, Results
 
 Loaders = dict[str, Callable[[], np.ndarray]]
-
-# All that pickled arrays need. Any other name in a pickle could run code.
-HARMLESS = {
-    ("collections", "OrderedDict"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
-    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
-    ("_codecs", "encode"),
-}
-
-
-class _ArraysOnly(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in HARMLESS:
-            raise pickle.UnpicklingError(f"it holds {module}.{name}; only dicts, lists and numpy arrays are read")
-        return super().find_class(module, name)
 
 
 def open_source(path: Path) -> Loaders:
@@ -52,11 +35,7 @@ def open_source(path: Path) -> Loaders:
     elif not path.is_file():
         raise FileNotFoundError(f"No folder of .npy, .pkl or .h5 at {path}.")
     elif path.suffix in (".pkl", ".pickle"):
-        try:
-            with open(path, "rb") as file:
-                arrays = _ArraysOnly(file, encoding="latin1").load()  # many were written by Python 2
-        except (pickle.UnpicklingError, EOFError, AttributeError) as error:
-            raise PolyvidError(f"Cannot read {path}: {error}.") from None
+        arrays = load_pickle(path, encoding="latin1")  # many were written by Python 2
         if not isinstance(arrays, dict):
             raise PolyvidError(f"{path} holds a {type(arrays).__name__}, not a dict of video ids with an array each.")
         loaders = {str(video_id): partial(np.asarray, array) for video_id, array in arrays.items()}

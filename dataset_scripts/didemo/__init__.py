@@ -1,0 +1,1 @@
+"""DiDeMo: official JSON files in, rows with one paragraph for each video out."""

@@ -1,0 +1,1 @@
+"""Crossmodal-3600: the official lines of captions in 36 languages in, rows of captions out."""
