@@ -74,6 +74,7 @@ class _Callable:
     """Something a pickle may call, but not change."""
 
     __slots__ = ("_function",)
+    _function: Callable[..., Any]
 
     def __init__(self, function: Callable[..., Any]):
         object.__setattr__(self, "_function", function)

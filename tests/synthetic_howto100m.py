@@ -26,6 +26,8 @@ WORDS = {
     "vi": "bây giờ chúng ta sẽ thêm một ít nước và trộn đều".split(),
     "sw": "sasa tutaongeza maji kidogo na kuchanganya hadi laini".split(),
     "es": "ahora vamos a añadir un poco de agua y mezclar mañana".split(),
+    "hi": "अब हम थोड़ा पानी डालेंगे और मिलाएंगे".split(),
+    "pt-BR": "agora vamos adicionar um pouco de água e misturar até ficar macio".split(),
 }
 MISSING = 0.1  # share of the videos that a language other than English lacks
 

@@ -124,14 +124,16 @@ class C2KD(BenchmarkBuilder):
         for language in languages:
             code = OTHER_CODES.get(language, language)
             if self.config.name == "rudder":
-                found = entry.get("captions", {}).get(language, [])
+                if not isinstance(entry.get("captions"), dict):
+                    raise PolyvidError(f"{where}: there is no dict of captions, only {_keys(entry)}.")
+                found = entry["captions"].get(language, [])
             else:
                 start = "caption" if split == "train" or self.config.name == "youcook2" else "eval_caption"
                 key = next((f"{start}_{c}" for c in (language, code) if f"{start}_{c}" in entry), None)
                 if key is None:
                     raise PolyvidError(f"{where}: there is no {start}_{language}, only {_keys(entry)}.")
                 found = entry[key]
-            for number, text in enumerate([found] if isinstance(found, str) else found):
+            for number, text in enumerate(found if isinstance(found, list | tuple) else [found]):
                 if not isinstance(text, str):
                     raise PolyvidError(f"{where}: its {language} caption is a {type(text).__name__}, not text.")
                 caption_id = f"{language}{number}" if self.config.name == "vatex" else str(number)

@@ -27,6 +27,7 @@ from polyvid.dataset_scripts.build import build
 from polyvid.dataset_scripts.features import features_from_row
 from polyvid.dataset_scripts.join import join
 from polyvid.dataset_scripts.multi_howto100m.subtitle_json import SUBTITLES
+from polyvid.dataset_scripts.schema import LANGUAGES
 
 PARTS = ["ingestion", "languages", "sampling"]
 MEAN_SECONDS = 390  # HowTo100M: 6.5 minutes a video
@@ -75,7 +76,7 @@ def read_clips_naively(folder: Path) -> int:
     for row in load_dataset("parquet", data_files=files, split="train", streaming=True):
         features = features_from_row(row)
         start = rng.integers(len(features))
-        language = rng.choice([name for name in synthetic.WORDS if row[name]["text"]])
+        language = rng.choice([name for name in LANGUAGES if row[name]["text"]])
         subtitles = row[language]
         near = [t for t, s in zip(subtitles["text"], subtitles["start"], strict=True) if start <= s < start + 128]
         count += len(features[start : start + 128]) > 0 and bool(near or subtitles["text"])

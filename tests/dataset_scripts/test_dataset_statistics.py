@@ -71,6 +71,15 @@ def test_card_has_the_statistics(release, tokenizer, tmp_path, configs):
         assert Image.open(tmp_path / picture).size[0] > 500
 
 
+def test_languages_beyond_the_papers_are_counted_and_come_last(tokenizer, tmp_path):
+    release = synthetic.write_release(tmp_path / "release", 12, ("pt-BR", "hi", "en"))
+    options = ["languages=pt-BR,hi,en"]
+    build("multi_howto100m", ["all"], data_dir=release, output_dir=tmp_path / "built", num_shards=2, option=options)
+    statistics(tmp_path / "built", tokenizer=tokenizer)
+    card = (tmp_path / "built" / "README.md").read_text(encoding="utf-8").split("<!-- statistics -->")[1]
+    assert re.findall(r"^\| ([^|]+) \| \d", card, re.MULTILINE) == ["English", "Hindi", "Portuguese (Brazil)"]
+
+
 def test_counting_again_counts_only_what_changed(release, tokenizer, tmp_path, capsys):
     build("multi_howto100m", ["en"], data_dir=release, output_dir=tmp_path)
     statistics(tmp_path, tokenizer=tokenizer)

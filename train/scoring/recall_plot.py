@@ -39,7 +39,8 @@ def recall_figure(results: Mapping[str, Any]) -> Figure:
         axes.set_xticks(range(len(languages)), names)
         axes.set_ylabel("recall (%)")
     axes.set_title(f"{results['name']} on {results['protocol']['benchmark']}, text to video")
-    axes.legend(frameon=False, **{"loc": "center left", "bbox_to_anchor": (1, 0.5)} if many else {})
+    place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if many else {}
+    axes.legend(frameon=False, **place)
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     return figure
