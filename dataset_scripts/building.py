@@ -109,6 +109,15 @@ def find_splits(folder: str | os.PathLike[str]) -> list[str]:
     return sorted({path.name.rsplit("-", 3)[0] for path in Path(folder).glob("*-*-of-*.parquet")}) or ["train"]
 
 
+def all_shards(folder: str | os.PathLike[str]) -> list[Path]:
+    """The shards of all splits. Features alone are one split; joined with captions they are of several.
+
+    Raises:
+        FileNotFoundError: as `find_shards`.
+    """
+    return [shard for split in find_splits(folder) for shard in find_shards(folder, split)]
+
+
 def count_rows(folder: str | os.PathLike[str]) -> dict[str, int]:
     """Split -> number of rows of a folder of shards, from the footers of all of them; no row is read.
 

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from polyvid.dataset_scripts.building import find_shards, read_shard, write_json
+from polyvid.dataset_scripts.building import all_shards, read_shard, write_json
 from polyvid.dataset_scripts.locking import locked
 from polyvid.dataset_scripts.own_data.opening import known_dataset, open_splits, parse_columns
 
@@ -65,9 +65,7 @@ def feature_video_ids(folder: str | os.PathLike) -> set[str]:
         FileNotFoundError: if the folder holds no shards.
     """
     return {
-        video_id
-        for shard in find_shards(folder)
-        for video_id in read_shard(shard, ["video_id"])["video_id"].to_pylist()
+        video_id for shard in all_shards(folder) for video_id in read_shard(shard, ["video_id"])["video_id"].to_pylist()
     }
 
 

@@ -11,6 +11,7 @@ from newer_benchmark_files import NINE, features, write_c2kd
 
 from polyvid.dataset_scripts.build import build
 from polyvid.dataset_scripts.building import find_shards, load_builder, read_shard
+from polyvid.dataset_scripts.coverage import feature_video_ids
 from polyvid.dataset_scripts.features import FEATURES, features_from_row
 from polyvid.dataset_scripts.schema import LANGUAGES
 from polyvid.modeling.errors_mmp import PolyvidError
@@ -85,6 +86,7 @@ def test_training_reads_captions_from_the_pack_and_features_from_what_was_built(
         videos = load_videos(data, split, ["en", "sw"])
         assert all(found[video["video_id"]].shape[1] == 6 for video in videos)
     assert len(found) == 4 + 3
+    assert feature_video_ids(tmp_path / "msrvtt") == set(found)  # what `polyvid coverage` counts
 
 
 def test_videos_without_features_are_left_out_and_reported(pack, tmp_path):

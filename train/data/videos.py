@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from polyvid.dataset_scripts.benchmark import BenchmarkBuilder
-from polyvid.dataset_scripts.building import find_shards, find_splits, load_builder, read_shard
+from polyvid.dataset_scripts.building import all_shards, load_builder, read_shard
 from polyvid.dataset_scripts.features import FEATURES, features_from_row, recorded_encoders
 from polyvid.dataset_scripts.own_data.opening import OwnDataset, known_dataset, open_own
 from polyvid.dataset_scripts.schema import in_table_order
@@ -130,7 +130,7 @@ class VideoFeatures(Mapping):
         self.folder = Path(folder)
         self.encoders = recorded_encoders(folder)
         self._arrays: dict[str, np.ndarray] = {}
-        for shard in (shard for split in find_splits(folder) for shard in find_shards(folder, split)):
+        for shard in all_shards(folder):
             for row in read_shard(shard, list(FEATURES)).to_pylist():
                 self._arrays[row["video_id"]] = features_from_row(row)
 

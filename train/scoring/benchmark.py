@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from polyvid.dataset_scripts.building import find_shards, find_splits, load_builder
+from polyvid.dataset_scripts.building import all_shards, load_builder
 from polyvid.dataset_scripts.own_data.opening import known_dataset
 from polyvid.dataset_scripts.schema import canonical_language, in_table_order
 from polyvid.modeling import MMPModel
@@ -139,8 +139,7 @@ def open_benchmark(
         return replace(opened, trained_on=trained)
     if data.features is None:
         raise PolyvidError(f"Pass --features: the folder with the features of the videos of {benchmark}.")
-    for part in find_splits(data.features):  # before hundreds of thousands of captions are read
-        find_shards(data.features, part)
+    all_shards(data.features)  # what is missing is named before hundreds of thousands of captions are read
     asked = None if languages == "all" else [canonical_language(code) for code in languages.split(",")]
     videos = load_videos(data, split, asked or "all")
     builder = load_builder(known)(config_name=data.config)
