@@ -150,7 +150,7 @@ def eval_results(evaluation: facts.Evaluation, repo_id: str, dataset_id: str, fi
             value=round(scores["R@1"], 4),
             source_url=f"https://huggingface.co/{repo_id}/blob/main/{file}",
             source_name="results",
-            notes=f"R@1 in percent, {direction.replace('_', ' ')}, {LANGUAGE_NAMES[language]}, {evaluation.split}",
+            notes=f"R@1 in percent, {direction.replace('_', ' ')}, {language_name(language)}, {evaluation.split}",
         )
         for direction, by_language in evaluation.scores.items()
         for language, scores in by_language.items()
