@@ -23,7 +23,8 @@ from polyvid.dataset_scripts.schema import in_table_order, language_name
 from polyvid.hub_cards.publish import facts
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.paths_mmp import is_local_path
-from polyvid.train.scoring.results import MOST_COLUMNS, RESULTS
+from polyvid.train.scoring.language_table import MOST_COLUMNS
+from polyvid.train.scoring.results import RESULTS
 
 METRICS = {  # names in results → types in the model index
     "R@1": "recall_at_1",

@@ -8,6 +8,7 @@ from polyvid.modeling import MMPModel, MMPProcessor
 from polyvid.train.data.videos import load_videos
 from polyvid.train.recipe import DataRecipe
 from polyvid.train.scoring.baselines import LABELS, PENALTIES, Baseline, captions_of_runs
+from polyvid.train.scoring.language_table import language_table
 from polyvid.train.scoring.sentences import SentenceVectors
 
 Scores = dict[str, dict[str, float]]  # language → {"R@1": percent, ...}
@@ -49,11 +50,11 @@ def score_closed_forms(
 
 def closed_form_lines(model: Mapping[str, Mapping[str, float]], found: Mapping[str, Scores]) -> list[str]:
     """Lines of a table: text-to-video R@1 and R@5 of the model and the baselines, by language."""
-    lines = []
+    lines: list[str] = []
     for score in ("R@1", "R@5"):
-        lines += ["", f"| text to video, {score} | {' | '.join(model)} | mean |", "|---|" + "---:|" * (len(model) + 1)]
+        rows = []
         for label, scores in (("this model", model), *((LABELS[kind], scores) for kind, scores in found.items())):
             values = [scores[language][score] for language in model]
-            cells = " | ".join(f"{value:.1f}" for value in [*values, sum(values) / len(values)])
-            lines.append(f"| {label} | {cells} |")
+            rows.append([label, *(f"{value:.1f}" for value in [*values, sum(values) / len(values)])])
+        lines += ["", *language_table(f"text to video, {score}", list(model), rows)]
     return [*lines, "", "The regressions go from a video's mean features to the mean sentence vector of its captions."]

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from polyvid.dataset_scripts.building import atomic_path
 from polyvid.dataset_scripts.schema import language_name
 from polyvid.train.scoring.evaluation import TEXT_TO_VIDEO
-from polyvid.train.scoring.results import MOST_COLUMNS, SHOWN, r1_intervals
+from polyvid.train.scoring.language_table import MOST_COLUMNS
+from polyvid.train.scoring.results import SHOWN, r1_intervals
 
 
 def plot_recall(results: Mapping[str, Any], path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -13,15 +13,12 @@ import numpy as np
 import torch
 
 from polyvid.dataset_scripts.building import atomic_path
-from polyvid.dataset_scripts.schema import language_name
 from polyvid.train.scoring.closed_forms import closed_form_lines
 from polyvid.train.scoring.evaluation import TEXT_TO_VIDEO, VIDEO_TO_TEXT, Ranks
+from polyvid.train.scoring.language_table import language_table
 
 RESULTS = Path("outputs/results")
 """Default output folder of `polyvid evaluate`."""
-
-MOST_COLUMNS = 12
-"""Tables with more languages than this have a row, not a column, for each; plots have bars that lie."""
 
 SHOWN = ("R@1", "R@5", "R@10", "MedR", "MnR", "MRR", "nDCG@10")
 
@@ -137,22 +134,6 @@ def int8_loss(whole: Mapping[str, Mapping], int8: Mapping[str, Mapping]) -> list
         shown = [round(loss, 1) + 0.0 for loss in [*losses, sum(losses) / len(losses)]]  # never -0.0
         rows.append([score, *(f"{loss:+.1f}" for loss in shown)])
     return ["", *language_table("text to video, int8 less float32", list(whole), rows)]
-
-
-def language_table(title: str, languages: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table with a column for each language and the mean; for many languages, with a row for each.
-
-    Args:
-        title: of the first column.
-        languages: codes.
-        rows: the name of a score, its values by language, and their mean.
-    """
-    head = [title, *languages, "mean"]
-    if len(languages) > MOST_COLUMNS:
-        names = [title, *(f"{language_name(code)} ({code})" for code in languages), "mean"]
-        head, *rows = (list(cells) for cells in zip(names, *rows, strict=True))
-    lines = [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
-    return [*lines, *(f"| {' | '.join(cells).rstrip()} |" for cells in rows)]
 
 
 def r1_intervals(results: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
