@@ -6,5 +6,5 @@ as a table, JSON or a page. `commands` are `polyvid index` and `polyvid search`.
 The user's own videos: `sources` finds them, `collection` keeps their index up to date, `frames` extracts features with
 the networks of a model; `results`, `page` and `player` show what was found. Folders of features: `indexing` embeds them
 and can be resumed. `metadata` reads the table and the filters of a search; `faiss_engine` and `lance_engine` are found
-by `VideoIndex` through the entry points `polyvid.index_engines`.
+by `VideoIndex` through the entry points `polyvid.index_engines`. `lance_embeddings` lends a model to tables of LanceDB.
 """
