@@ -7,7 +7,7 @@ THREADS ?= 1
 MINUTES ?= 60
 SEED ?= 0
 
-.PHONY: demo demo-seeds app docs test test-fast test-all attack lint types browser wheel check-tag test-lowest test-newest test-setting clean
+.PHONY: demo demo-seeds app docs test test-fast test-all attack lint types browser wheel check-tag test-ecosystem test-lowest test-newest test-setting clean
 
 # A marker file stands for each extra that is installed; it is out of date when a pin or the package changed.
 $(VENV)/has-%: pyproject.toml setup.py constraints.txt
@@ -67,6 +67,14 @@ wheel: $(VENV)/has-test
 check-tag:
 	test "$(TAG)" = "v$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)"
 
+# Other libraries that load our models, and notebooks: some of them are not among the packages of `make test`.
+ECOSYSTEM := tests/hub_cards/test_mteb.py tests/hub_cards/test_notebooks.py tests/modeling/test_sentence_transformer.py \
+	tests/train/search/test_lance_embeddings.py
+test-ecosystem:
+	$(PYTHON) -m venv .venv-ecosystem
+	.venv-ecosystem/bin/python -m pip install --quiet -c constraints.txt -e '.[test,mteb,notebooks]'
+	.venv-ecosystem/bin/python -m pytest $(ECOSYSTEM) $(PYTEST)
+
 # The lowest versions that pyproject.toml allows, and the newest there are. Both in environments of their own.
 test-lowest: browser
 	$(PYTHON) -m venv .venv-lowest
@@ -85,4 +93,4 @@ test-setting: $(VENV)/has-test browser
 	ATEN_CPU_CAPABILITY=$(CPU) OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -p randomly $(PYTEST)
 
 clean:
-	rm -rf $(VENV) .venv-lowest .venv-newest build dist outputs *.egg-info
+	rm -rf $(VENV) .venv-lowest .venv-newest .venv-ecosystem build dist outputs *.egg-info

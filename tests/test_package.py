@@ -19,7 +19,8 @@ pytestmark = pytest.mark.slow
 
 # Read in the checkout or on the Hub, never by the package.
 NOT_SHIPPED = tuple(
-    f"polyvid/hub_cards/{name}" for name in ("docs/", "mkdocs", "results/ablation/", "space/screenshot.png")
+    f"polyvid/hub_cards/{name}"
+    for name in ("docs/", "mkdocs", "results/ablation/", "space/screenshot.png", "notebooks/", "mteb/README.md")
 )
 
 
@@ -85,8 +86,14 @@ def test_it_holds_every_file_of_the_package_that_git_knows(wheel):
 # Programs of a Space, next to which their own copies of what they import are put.
 SPACE = tuple(f"polyvid.hub_cards.space.{name}" for name in ("app", "render", "search", "watch"))
 ALONE = (*SPACE, "polyvid.train.scoring.text_video_retrieval.")
-if find_spec("sentence_transformers") is None:  # of an extra; it is imported by that library alone
-    ALONE += ("polyvid.modeling.sentence_transformer_mmp",)
+ALONE += tuple(  # what only makes sense within a library that is missing here
+    module
+    for library, module in (
+        ("sentence_transformers", "polyvid.modeling.sentence_transformer_mmp"),
+        ("mteb", "polyvid.hub_cards.mteb."),
+    )
+    if find_spec(library) is None
+)
 
 
 def test_every_module_can_be_imported_from_it(installed):

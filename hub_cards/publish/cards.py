@@ -64,8 +64,10 @@ def model_card(
     datasets = list(dict.fromkeys(data.dataset for _, data in stages))
     trained = in_table_order(code for _, data in stages for code in data.languages)
     backbone = _backbone(runs[0].recipe.model.backbone, folder) if runs else None
+    own = {name: name for name in datasets if "/" in name}  # a dataset that was trained on from the Hub
     for name in hub_datasets.keys() - {*datasets, *(evaluation.benchmark for evaluation in evaluations)}:
         raise PolyvidError(f"The model in {folder} was neither trained nor evaluated on {name}: {_known(datasets)}")
+    hub_datasets = own | dict(hub_datasets)
     restricted = [name for name in datasets if name not in facts.licenses()["open_data"]]
     card_data = ModelCardData(
         language=list(dict.fromkeys(code.split("-")[0] for code in trained)) or None,  # the Hub knows no regions
