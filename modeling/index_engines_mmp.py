@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 import torch
-from transformers.utils import logging
 
 from .errors_mmp import PolyvidError
 from .index_rows_mmp import Condition, VideoRows
 from .index_vectors_mmp import StoredVectors
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 ENTRY_POINTS = "polyvid.index_engines"
 """The group of entry points under which a package declares its engines: `name = "package.module:EngineClass"`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping
 from io import BufferedReader
@@ -13,11 +14,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from transformers.utils import logging
 
 from .errors_mmp import PolyvidError
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 FORMAT = "mmp_video_index"
 """The entry of the safetensors metadata. There is only one: several would be written in any order, and the same index

@@ -6,16 +6,18 @@ import hashlib
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as F
 
 from .errors_mmp import PolyvidError
-from .modeling_mmp import MMPModel
 from .paths_mmp import check_local_path, is_local_path
-from .processing_mmp import MMPProcessor
 from .provenance_mmp import Encoders, checked_encoders, differing_keys, refuse_other_encoders
+
+if TYPE_CHECKING:
+    from .modeling_mmp import MMPModel
+    from .processing_mmp import MMPProcessor
 
 PROBE = "a person talks to the camera"
 SAME = 0.99
@@ -141,6 +143,15 @@ class Maker:
         self.check(model, processor)
         return model, processor
 
+    def read_with(self, model: Any, processor: Any) -> None:
+        """Takes a model that is loaded already.
+
+        Raises:
+            PolyvidError: if it is not the one that made the index.
+        """
+        self.check(model, processor)
+        self._model, self._processor = model, processor
+
     def check(self, model: MMPModel, processor: MMPProcessor) -> None:
         """
         Raises:
@@ -174,11 +185,15 @@ def load_towers(
     """
     loaded: Any = model  # a model of another copy of this code is one, too
     if isinstance(model, str | os.PathLike):
+        from .modeling_mmp import MMPModel  # seconds, which an index that is given its model does without
+
         check_local_path(model, "model")
         loaded = MMPModel.from_pretrained(model, dtype="float32").eval()
     if processor is None:
         if not loaded.name_or_path:
             raise PolyvidError("Pass the processor too: the model was not loaded from a folder that has one.")
+        from .processing_mmp import MMPProcessor
+
         processor = MMPProcessor.from_pretrained(loaded.name_or_path)
     return loaded, processor
 

@@ -14,15 +14,16 @@ computed with is left out, because it changes features only in their last digits
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
-from transformers.utils import logging
 
 from .errors_mmp import PolyvidError
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 Encoders = list[dict[str, Any]]
 """One record for each network, in the order in which their vectors are concatenated."""
@@ -130,7 +131,7 @@ def refuse_other_encoders(
     """
     if encoders is None or expected is None:
         silent = what if encoders is None else expected_by
-        logger.warning_once(
+        warn_once(
             f"{silent} does not say which networks made its features: that {what} fits {expected_by} is not checked."
         )
         return
@@ -146,4 +147,10 @@ def refuse_other_encoders(
     )
     if not allow:
         raise PolyvidError(f"{message}: {advice}")
-    logger.warning_once(f"{message}. This was allowed.")
+    warn_once(f"{message}. This was allowed.")
+
+
+@cache
+def warn_once(message: str) -> None:
+    """Warns, the first time in a process; as in transformers, whose import takes seconds that a search does without."""
+    logger.warning(message)

@@ -7,10 +7,9 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub import HfApi, hf_hub_download
 from torch.nn import functional as F
 
 from .errors_mmp import PolyvidError
@@ -20,12 +19,13 @@ from .index_file_mmp import read_index_file, write_index_file
 from .index_maker_mmp import Maker, load_towers
 from .index_rows_mmp import Texts, VideoRows, conditions
 from .index_vectors_mmp import StoredVectors, check_storage
-from .modeling_mmp import MMPModel
 from .moments_mmp import nearest_moments, window_lengths, windows
 from .paths_mmp import is_local_path
-from .processing_mmp import MMPProcessor
 from .provenance_mmp import Encoders, shown_encoders
-from .video_sources_mmp import is_video
+
+if TYPE_CHECKING:
+    from .modeling_mmp import MMPModel
+    from .processing_mmp import MMPProcessor
 
 EXACT_UP_TO = 1_000_000
 """Rows to which `engine="auto"` stays exact: a scan of a million by 256 takes about 0.1 CPU seconds."""
@@ -186,6 +186,8 @@ class VideoIndex:
         progress: bool,
     ) -> VideoIndex:
         """An exact index of features; the arguments are those of `build`, and the lengths of the windows."""
+        from .video_sources_mmp import is_video  # it imports PyAV
+
         model, processor = maker.towers()
         named = features if isinstance(features, Mapping) else dict(enumerate(features))
         names, videos = _unique(named), list(named.values())
@@ -368,6 +370,27 @@ class VideoIndex:
                 found += self.engine.nearest(part, k, filters)
         return found[0] if isinstance(query, str) or (isinstance(query, torch.Tensor) and query.ndim == 1) else found
 
+    def towers(self) -> tuple[MMPModel, MMPProcessor]:
+        """The model that reads queries and its processor, loaded when first needed.
+
+        Raises:
+            PolyvidError: if it is unknown, or not the model that made the index.
+            OSError: if it is not where the index says.
+        """
+        return self._maker.towers()
+
+    def read_queries_with(self, model: Any, processor: Any) -> None:
+        """Takes this model instead of loading the one that made the index.
+
+        Args:
+            model: what has `encode_texts(texts, processor)`, `config` and `name_or_path` as the model has.
+            processor: its processor, or what has a `tokenizer` as that has.
+
+        Raises:
+            PolyvidError: if it is not the model that made the index.
+        """
+        self._maker.read_with(model, processor)
+
     def check_model(self, model: MMPModel, processor: MMPProcessor) -> None:
         """Checks that `model` made the index: the answers of another one would mean nothing.
 
@@ -419,6 +442,8 @@ class VideoIndex:
         """
         name, file = os.fspath(path), Path(path)
         if not is_local_path(path):
+            from huggingface_hub import hf_hub_download  # it imports clients of the network
+
             file = Path(hf_hub_download(name, FILE, repo_type="dataset", revision=revision))
         try:
             tensors, about = read_index_file(file, verify)
@@ -447,6 +472,8 @@ class VideoIndex:
         Raises:
             OSError: what the Hub answers, for example to a wrong token.
         """
+        from huggingface_hub import HfApi  # it imports clients of the network
+
         api = HfApi(token=token)
         api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
         if revision is not None:

@@ -13,7 +13,7 @@ from polyvid.dataset_scripts.building import shard_name, write_shard
 from polyvid.dataset_scripts.features import FEATURES, features_to_row, recorded_encoders, rows_to_table
 from polyvid.dataset_scripts.join import join
 from polyvid.hub_cards.publish.cards import model_card
-from polyvid.modeling import MMPConfig, MMPModel, VideoIndex
+from polyvid.modeling import MMPConfig, MMPModel, VideoIndex, provenance_mmp
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.provenance_mmp import digest_of_weights
 from polyvid.train.cli import main
@@ -35,6 +35,7 @@ def warnings(monkeypatch):
     """What is warned of; each text once, as `warning_once` does."""
     said = {}
     monkeypatch.setattr(logging.logging.Logger, "warning_once", lambda self, text: said.setdefault(text), raising=False)
+    monkeypatch.setattr(provenance_mmp, "warn_once", said.setdefault)
     return said
 
 

@@ -17,8 +17,8 @@ import numpy as np
 from tqdm import tqdm
 
 from polyvid.dataset_scripts.locking import locked
-from polyvid.modeling import VideoIndex
 from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.modeling.video_index_mmp import VideoIndex
 from polyvid.train.search.sources import Source
 
 MOMENT_SECONDS = (16,)

@@ -2,23 +2,25 @@
 
 import os
 import sys
+import unicodedata
 import webbrowser
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from polyvid.modeling import VideoIndex
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.moments_mmp import window_lengths
 from polyvid.modeling.paths_mmp import check_local_path
-from polyvid.train.loading import load_model
+from polyvid.modeling.video_index_mmp import VideoIndex
 from polyvid.train.search.collection import Collection, Settings, open_collection
 from polyvid.train.search.metadata import parse_range, parse_where, read_metadata
 from polyvid.train.search.player import play as play_video
 from polyvid.train.search.results import as_json as json_line
 from polyvid.train.search.results import table, with_paths
 from polyvid.train.search.sources import Source, find_source
+from polyvid.train.search.text_tower import compare_tower, known_tower
+from polyvid.train.search.trained_on import trained_on_drawings
 
 
 def index(
@@ -77,6 +79,7 @@ def index(
     If it is stopped, the same command resumes.
     """
     from polyvid.dataset_scripts.building import find_shards
+    from polyvid.train.loading import load_model
     from polyvid.train.search.indexing import change_index, index_features  # seconds that a search has no use for
 
     *features, output = paths
@@ -119,6 +122,15 @@ def index(
 def _summary(output: Path, index: VideoIndex) -> str:
     rows = "moments" if "start" in index.engine.kinds else "videos"
     return f"{output}: {len(index):,} {rows}, engine {index.engine.name}."
+
+
+def parse_lengths(text: str | None) -> tuple[int, ...] | None:
+    """The value of `--moment-seconds`.
+
+    Raises:
+        PolyvidError: if it is not a list of lengths.
+    """
+    return None if text is None else window_lengths([_seconds(length) for length in text.split(",")])
 
 
 def _seconds(text: str) -> int:
@@ -184,26 +196,39 @@ def search(
     for text in query:
         if not text.strip():
             raise PolyvidError("The query is empty: say what to look for.")
+        if any(unicodedata.category(character) == "Cs" for character in text):
+            raise PolyvidError(f"The query {text[:40]!r} is not valid Unicode: it holds half of a surrogate pair.")
     source = find_source(target)
     if source is None and (html or open_page or play or index or encoder or moment_seconds or retry_failed):
         raise PolyvidError(f"{target} is an index, which does not say where its videos are: this option needs VIDEOS.")
     if source is None:
         check_local_path(target, "video index")  # before the model is loaded
-        opened = VideoIndex.load(target, *(load_model(model) if model else ()))
+        towers: tuple[Any, ...] = ()
+        if model:
+            from polyvid.train.loading import load_model  # seconds that a search in a warm index has no use for
+
+            towers = load_model(model)
+        opened = VideoIndex.load(target, *towers)
     else:
-        lengths = None if moment_seconds is None else window_lengths([_seconds(n) for n in moment_seconds.split(",")])
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         decoding = max(1, cores - 1) if workers is None else workers
-        settings = Settings(model, tuple(encoder) if encoder else None, lengths, device, decoding)
+        settings = Settings(model, tuple(encoder) if encoder else None, parse_lengths(moment_seconds), device, decoding)
         found = open_collection(source, index or source.index_path(), settings, retry_failed)
         opened = found.index
-        _say(source, found)
+        say_what_was_done(source, found)
     filters = parse_where(where or [], opened.engine.kinds)
     span = None if seconds is None else parse_range("--seconds", seconds, float)
+    tower = known_tower(opened) if source or not model else None
+    if tower:
+        opened.read_queries_with(tower, tower)
+    else:
+        import polyvid.train.loading  # noqa: F401 (it tells transformers of our classes)
     answers = opened.search(query, k, lang, filters, span, one_per_video, max_overlap)
     results = [
         (text, with_paths(hits, source.files) if source else hits) for text, hits in zip(query, answers, strict=True)
     ]
+    if warning := trained_on_drawings(opened.made_by):
+        print(warning, file=sys.stderr)
     for text, hits in results:
         print(json_line(text, hits) if as_json else table(text, hits))
     if html or open_page:
@@ -219,9 +244,11 @@ def search(
         if not 1 <= play <= len(hits):
             raise PolyvidError(f"--play {play}: the hits have ranks 1 to {len(hits)}.")
         print(play_video(Path(hits[play - 1]["path"]), hits[play - 1].get("start", 0)), file=sys.stderr)
+    if not tower:
+        compare_tower(opened)  # the next search need not load the model
 
 
-def _say(source: Source, found: Collection) -> None:
+def say_what_was_done(source: Source, found: Collection) -> None:
     """What was done, and what could not be read, to stderr."""
     for video_id, reason in found.failures.items():
         print(f"not read: {source.files[video_id]}: {reason}", file=sys.stderr)

@@ -7,17 +7,15 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
-from transformers import CLIPVisionConfig, CLIPVisionModel
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from video_files import write_video
+from video_models import save_models
 
 from polyvid.modeling import MMPModel, MMPProcessor, TextToVideoRetrievalPipeline, VideoIndex
 from polyvid.train import cli
 from polyvid.train.search import collection, player
 from polyvid.train.search.frames import LoadedEncoders, load_encoders
 from polyvid.train.search.sources import find_source
-from tiny import tiny_model, tiny_processor
+from tiny import tiny_model
 
 QUERY = "der hund läuft"
 
@@ -26,19 +24,7 @@ QUERY = "der hund läuft"
 def models(tmp_path_factory):
     """A small image network, a model that was made for its features and one of which that is not known."""
     folder = tmp_path_factory.mktemp("models")
-    torch.manual_seed(0)
-    config = CLIPVisionConfig(
-        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16
-    )
-    CLIPVisionModel(config).save_pretrained(folder / "network")
-    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(
-        folder / "network"
-    )
-    silent = tiny_model(video_feature_dim=16)
-    records = load_encoders(silent, [str(folder / "network")]).records
-    for name, encoders in (("model", records), ("silent", None)):
-        tiny_model(video_feature_dim=16, video_encoders=encoders).save_pretrained(folder / name)
-        tiny_processor(feature_size=16).save_pretrained(folder / name)
+    save_models(folder)
     return folder
 
 
