@@ -8,6 +8,7 @@ import gradio as gr
 from decoding import VideoError
 from fastapi.middleware import Middleware
 from limits import MAX_QUERY_CHARACTERS, MAX_UPLOAD_BYTES, SESSIONS_KEPT, WAITING_REQUESTS, RequestLimits
+from look import theme
 from render import Page, notice
 from search import LANGUAGES, MODELS, Demo
 
@@ -151,25 +152,9 @@ def _models(model: str) -> tuple[str, ...]:
 
 def main() -> None:
     """Serve the page; GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say where, as for every Gradio app."""
-    sans = ["Inter", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "Noto Sans CJK SC", "sans-serif"]
-    theme = gr.themes.Base(
-        primary_hue="green", neutral_hue="slate", radius_size="lg", font=sans, font_mono=["monospace"]
-    )
-    theme.set(
-        button_primary_background_fill="#1b7837",
-        button_primary_background_fill_hover="#155f2c",
-        button_primary_background_fill_dark="#1b7837",
-        button_primary_background_fill_hover_dark="#238f44",
-        button_primary_text_color="white",
-        checkbox_background_color_selected="#1b7837",
-        checkbox_border_color_selected="#1b7837",
-        color_accent="#1b7837",
-        body_text_color_subdued="#556070",
-        body_text_color_subdued_dark="#a3adba",
-    )
     gr.set_static_paths([FOLDER / "clips"])
     App(Demo(FOLDER)).blocks().launch(
-        theme=theme,
+        theme=theme(),
         css_paths=FOLDER / "style.css",
         footer_links=[],
         max_file_size=MAX_UPLOAD_BYTES,

@@ -31,7 +31,9 @@ from polyvid.train.data.videos import VideoFeatures
 HERE = Path(__file__).parent
 PACKAGE = HERE.parents[1]
 DATASET = PACKAGE / "dataset_scripts" / "fluent_emoji_9"
-APP_FILES = [HERE / name for name in ("app.py", "limits.py", "render.py", "search.py", "watch.py", "style.css")]
+APP_FILES = [
+    HERE / name for name in ("app.py", "limits.py", "look.py", "render.py", "search.py", "watch.py", "style.css")
+]
 APP_FILES += [
     HERE / "README.md",
     HERE / "requirements.txt",

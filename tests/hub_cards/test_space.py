@@ -110,7 +110,7 @@ def space(demo_dir, tmp_path_factory):
 def app(space):
     """The app as the built folder runs it, without its page."""
     sys.path.insert(0, str(space))
-    modules = ("app", "render", "search", "decoding", "watch", "limits")
+    modules = ("app", "render", "search", "decoding", "watch", "limits", "look")
     try:
         module = importlib.import_module("app")
         yield module.App(importlib.import_module("search").Demo(space))
@@ -130,7 +130,17 @@ def shown(page):
 
 def test_a_built_folder_holds_what_the_app_needs_and_nothing_of_the_training(space, demo_dir):
     assert {path.name for path in space.iterdir()} == {
-        *("README.md", "requirements.txt", "app.py", "search.py", "render.py", "decoding.py", "watch.py", "limits.py"),
+        *(
+            "README.md",
+            "requirements.txt",
+            "app.py",
+            "search.py",
+            "render.py",
+            "decoding.py",
+            "watch.py",
+            "limits.py",
+            "look.py",
+        ),
         *(
             "style.css",
             "LICENSE-animations",

@@ -19,12 +19,13 @@ READY = "ready"  # a worker's first message; if it dies after this, the video is
 
 
 def decode_videos(
-    videos: Sequence[tuple[str, str | Path]], views: list[View], workers: int
+    videos: Sequence[tuple[str, str | Path]], views: list[View], workers: int, limits: tuple[int, int] | None = None
 ) -> Iterator[Window | VideoEnd]:
     """Yields the windows of all videos, several videos at a time, each video followed by its `VideoEnd`.
 
     A broken video ends with an error. So does one that kills its worker (FFmpeg crashes, memory runs out); the worker
-    is replaced and the run continues. `workers=0` decodes in this process, one video after another.
+    is replaced and the run continues. `workers=0` decodes in this process, one video after another. `limits` are the
+    processor seconds and the bytes of address space that each worker may take.
     """
     if workers == 0:
         for video_id, path in videos:
@@ -41,7 +42,7 @@ def decode_videos(
                 worker[0].close()  # the worker exits when its pipe closes
                 worker[1].wait()
             return
-        connection, process = worker or _start_worker(views)
+        connection, process = worker or _start_worker(views, limits)
         video_id, path = waiting.popleft()
         try:
             connection.send((video_id, path))
@@ -81,15 +82,19 @@ def decode_videos(
             process.wait()
 
 
-def _start_worker(views: list[View]) -> tuple[Connection, subprocess.Popen[bytes]]:
+def _start_worker(
+    views: list[View], limits: tuple[int, int] | None = None
+) -> tuple[Connection, subprocess.Popen[bytes]]:
     """A fresh interpreter that imports only this file.
 
     `multiprocessing` would either fork, which copies the locks of torch's threads and the CUDA state, or import the
     main script again, which takes seconds and half a gigabyte per worker.
     """
     ours, theirs = Pipe()
-    code = f"from polyvid.train.extraction.pool import work; work({theirs.fileno()})"
+    code = f"from polyvid.train.extraction.pool import work; work({theirs.fileno()}, {limits})"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    if limits is not None:
+        environment |= {"OPENBLAS_NUM_THREADS": "1"}  # each thread takes address space
     process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[theirs.fileno()], env=environment)
     theirs.close()
     try:
@@ -99,9 +104,15 @@ def _start_worker(views: list[View]) -> tuple[Connection, subprocess.Popen[bytes
     return ours, process
 
 
-def work(file_descriptor: int) -> None:
+def work(file_descriptor: int, limits: tuple[int, int] | None = None) -> None:
     """The worker: decodes the videos it receives. A thread feeds the pipe, so decoding continues while it is full."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and then closes the pipe
+    if limits is not None:
+        import resource  # not on Windows
+
+        resource.setrlimit(resource.RLIMIT_CPU, (limits[0], limits[0]))
+        if sys.platform == "linux":  # elsewhere the system refuses or ignores it
+            resource.setrlimit(resource.RLIMIT_AS, (limits[1], limits[1]))
     connection = Connection(file_descriptor)
     ready: Queue = Queue(PREFETCH)
 

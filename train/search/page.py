@@ -41,11 +41,11 @@ def _entry(hit: dict[str, Any]) -> dict[str, Any]:
         "moment": moment(hit),
         # The fragment makes browsers start, and stop, at these seconds.
         "address": f"{path.resolve().as_uri()}#t={start}" + (f",{end}" if end is not None else ""),
-        "picture": _thumbnail(path, (start + end) / 2 if end is not None else 0.0),
+        "picture": thumbnail(path, (start + end) / 2 if end is not None else 0.0),
     }
 
 
-def _thumbnail(path: Path, second: float) -> str:
+def thumbnail(path: Path, second: float) -> str:
     """A frame near this second, as the address of a JPEG in itself; "" if there is none."""
     import av
 
