@@ -7,9 +7,8 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
-from threading import Thread
 from typing import Annotated
 
 import typer
@@ -27,6 +26,7 @@ from polyvid.dataset_scripts.building import (
 from polyvid.dataset_scripts.locking import lock_path, locked
 from polyvid.dataset_scripts.own_data.building import CONFIG, build_own
 from polyvid.dataset_scripts.own_data.opening import known_dataset, parse_columns
+from polyvid.dataset_scripts.workers import end_with_parent
 from polyvid.modeling.errors_mmp import PolyvidError
 
 CONFIGS = re.compile(r"^configs:\n(?:(?:- | ).*\n)*", re.MULTILINE)
@@ -72,7 +72,7 @@ def build(
         todo = [builder.config.name for builder in builders if not _is_built(builder, output_dir)]
         jobs = partial(_build_config, make, output_dir=output_dir, num_shards=num_shards)
         if num_proc > 1 and len(todo) > 1:
-            with ProcessPoolExecutor(num_proc, get_context("spawn"), initializer=_end_with_parent) as pool:
+            with ProcessPoolExecutor(num_proc, get_context("spawn"), initializer=end_with_parent) as pool:
                 list(pool.map(jobs, todo))
         else:
             for name in todo:
@@ -142,17 +142,6 @@ def _build_config(make: partial[DatasetBuilder], name: str, output_dir: Path, nu
             convert_config(make(config_name=name), output_dir, num_shards)
         finally:  # may be deleted, as only workers of the run that holds the folder's lock wait for it
             lock_path(folder.resolve()).unlink(missing_ok=True)
-
-
-def _end_with_parent() -> None:
-    """Let a worker end when the command itself is killed: nobody would wait for what it builds."""
-    Thread(target=_wait_for_parent, daemon=True).start()
-
-
-def _wait_for_parent() -> None:
-    if (parent := parent_process()) is not None:
-        parent.join()
-        os._exit(1)
 
 
 def parse_options(options: list[str]) -> dict[str, object]:

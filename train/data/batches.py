@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
+from polyvid.dataset_scripts.workers import end_with_parent
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.data.captions import PivotSampler
 from polyvid.train.data.clips import ClipDataset
@@ -274,13 +275,14 @@ def _loader(dataset: Dataset, **options: Any) -> DataLoader:
     return DataLoader(
         dataset,
         generator=torch.Generator(),
-        worker_init_fn=_leave_signals_to_the_trainer,
+        worker_init_fn=_serve_the_trainer,
         pin_memory=torch.cuda.is_available(),
         **options,
     )
 
 
-def _leave_signals_to_the_trainer(worker: int) -> None:
-    """Ignore Ctrl-C, which reaches every process: the trainer still needs the batches it requested."""
+def _serve_the_trainer(worker: int) -> None:
+    """Ignore Ctrl-C, which reaches every process: the trainer still needs the batches it requested. End with it."""
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -19,6 +19,7 @@ import typer
 
 from polyvid.dataset_scripts.building import write_json
 from polyvid.dataset_scripts.schema import LANGUAGES
+from polyvid.dataset_scripts.workers import end_with_parent
 from polyvid.train.demo.models import CONTROL, STAGES, Start, recipes_of
 from polyvid.train.demo.report import seeds_table
 from polyvid.train.demo.run import OUTPUT, SEEDS, prepare
@@ -115,7 +116,8 @@ def main(
     """Train every model with several seeds on several splits, a split on each core; keep all scores in one file."""
     prepare()
     scores = FOLDER / "scores"
-    with ProcessPoolExecutor(min(len(splits), os.cpu_count() or 1), mp_context=get_context("spawn")) as pool:
+    context, processes = get_context("spawn"), min(len(splits), os.cpu_count() or 1)
+    with ProcessPoolExecutor(processes, context, initializer=end_with_parent) as pool:
         for job in [pool.submit(run_split, split, seeds, start, scores) for split in splits]:
             job.result()
     known = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from launching import Launch
@@ -61,8 +62,10 @@ def test_a_run_that_is_killed_twice_and_stopped_equals_one_that_is_not(recipe, p
     for number, after in ((signal.SIGKILL, 2), (signal.SIGKILL, 4), (signal.SIGTERM, 6)):
         run = launch(folder, recipe, output, processes, training__save_minutes=0, **workers)
         run.wait_until(lambda after=after: num_steps(output) >= after)
+        started = [child for rank in run.ranks for child in psutil.Process(rank.pid).children(recursive=True)]
         run.signal(number)
         codes = run.wait()
+        assert psutil.wait_procs(started, timeout=60)[1] == [], "processes that outlive the run"
         assert set(codes) == {130 if number == signal.SIGTERM else -signal.SIGKILL}, run.said()[-3000:]
     assert "the same command resumes from there" in run.said()
     assert_same(finish(launch(folder, recipe, output, processes, **workers), output), whole)
