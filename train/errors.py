@@ -59,6 +59,8 @@ def explain(error: BaseException) -> str | None:
         return _joined(str(error))  # what was given as a model is none
     if type(error).__name__ == "SafetensorError" and "os error" in str(error):  # the system's, such as a full disk
         return _joined(f"Weights cannot be written or read ({error}).")
+    if type(error).__name__ == "SafetensorError" and "deserializ" in str(error):  # it does not say which file
+        return _joined(f"Weights are damaged or cut off ({error}): `polyvid verify` on their folder names the file.")
     if isinstance(error, pickle.UnpicklingError) and raised_in(error, ("torch",)):
         return "The weights are a pickle with more than tensors in it, which could run any program: not read."
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):

@@ -1,16 +1,20 @@
 """Which errors become one line, and what it says."""
 
 import json
+import resource
 import subprocess
 import sys
 
 import pytest
 import requests
+import torch
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, StrictDataclassFieldValidationError
+from safetensors.torch import save_file
 from transformers import AutoModel
 
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.errors import EXTRAS, explain
+from tiny import tiny_model
 
 
 class Refused(PolyvidError):
@@ -115,6 +119,32 @@ def _not_found() -> RepositoryNotFoundError:
 def test_a_folder_that_is_no_model_is_one_line(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     assert explain(raised(AutoModel.from_pretrained, tmp_path)).startswith(f"Unrecognized model in {tmp_path}")
+
+
+def test_weights_that_the_system_does_not_write_are_one_line(tmp_path):
+    """safetensors has an error of its own for a full disk; here files may not be larger than a megabyte."""
+    _, most = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, most))
+    try:
+        error = raised(save_file, {"weights": torch.zeros(1 << 19)}, tmp_path / "model.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert type(error).__name__ == "SafetensorError"
+    assert explain(error).startswith("Weights cannot be written or read (") and "os error 27" in explain(error)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_weights_that_were_cut_are_one_line(tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    line = explain(raised(AutoModel.from_pretrained, tmp_path))
+    assert line.startswith("Weights are damaged or cut off (") and "`polyvid verify` on their folder" in line
+
+
+def test_tensors_that_no_file_can_hold_are_a_defect_of_the_program(tmp_path):
+    shared = torch.zeros(4)
+    assert explain(raised(save_file, {"a": shared, "b": shared}, tmp_path / "x.safetensors")) is None
 
 
 def test_every_extra_that_is_named_exists():
