@@ -14,6 +14,7 @@ import numpy as np
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from polyvid.dataset_scripts.building import write_json
+from polyvid.dataset_scripts.locking import locked
 from polyvid.dataset_scripts.schema import LANGUAGES
 from polyvid.train.data.videos import VideoFeatures, load_videos
 from polyvid.train.demo.baselines import score_baselines
@@ -52,6 +53,12 @@ class Stages:
 
 
 def main() -> None:
+    with locked(OUTPUT, "polyvid demo"):  # two at once would train on each other's checkpoints
+        run()
+
+
+def run() -> None:
+    """All stages, one after the other."""
     stage = prepare()
     for name in MODELS:
         for config, overrides in stages_of(name, OUTPUT):

@@ -4,12 +4,14 @@ import statistics
 
 import numpy as np
 import pytest
+from lock_holder import held_elsewhere
 
 from polyvid.dataset_scripts.building import write_json
+from polyvid.dataset_scripts.locking import LockedError
 from polyvid.dataset_scripts.schema import LANGUAGES
 from polyvid.train.demo.models import STAGES, recipes_of, stages_of
 from polyvid.train.demo.report import recall_table, seeds_table, summary_table
-from polyvid.train.demo.run import best_found_clip
+from polyvid.train.demo.run import OUTPUT, best_found_clip, main
 from polyvid.train.demo.seeds import collect
 from polyvid.train.scoring.evaluation import Ranks
 
@@ -93,3 +95,10 @@ def test_both_starts_train_on_the_same_clips_and_captions(name, tmp_path):
         assert (warm.model.start, random.model.start) == ("warm", "random")
         for key in ("train_split", "validation_split", "languages", "caption_kinds", "features"):
             assert getattr(warm.data, key) == getattr(random.data, key)
+
+
+def test_a_second_demo_in_one_folder_is_refused_and_names_the_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with held_elsewhere(tmp_path / OUTPUT) as first, pytest.raises(LockedError, match=rf"process {first.pid} on "):
+        main()
+    assert not (tmp_path / OUTPUT).exists()

@@ -5,8 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
+from lock_holder import held_elsewhere
 from results_files import results_file, write_results
 
+from polyvid.dataset_scripts.locking import LockedError
 from polyvid.dataset_scripts.schema import LANGUAGES
 from polyvid.train.scoring.tables import find_results, published_tables, table_to_markdown, tables
 
@@ -133,6 +135,17 @@ def test_cells_the_paper_leaves_empty_are_shown(tmp_path, capsys):
     assert "| Ours-Full | 24.0 | 24.5 | +0.5 |" in printed
     assert "| vtt_en | msvd | standard | zh | 15.2 | 40.0 | 50.0 |" in printed
     assert "| vtt_en | msvd | standard | en |" not in printed
+
+
+def test_a_file_that_another_command_writes_is_left_alone(tmp_path):
+    write_results(tmp_path, results_file("vtt_en", "msrvtt", "1k-A", {"en": {"R@1": 1.0, "R@5": 2.0, "R@10": 3.0}}))
+    output = tmp_path / "tables.md"
+    output.write_text("earlier")
+    with held_elsewhere(output) as first, pytest.raises(LockedError, match=rf"process {first.pid} on "):
+        tables(tmp_path, output=output)
+    assert output.read_text() == "earlier"
+    tables(tmp_path, output=output)
+    assert output.read_text().startswith("# The paper's tables")
 
 
 def test_what_cannot_be_tabulated_is_refused(tmp_path):
