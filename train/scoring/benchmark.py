@@ -96,7 +96,7 @@ def open_benchmark(
 
     Raises:
         PolyvidError, FileNotFoundError: for an unknown benchmark, missing files, or counts that differ from the
-            protocol's.
+            protocol's; for a model from the Hub whose recipe names files outside the working folder.
     """
     check_local_path(model, "model")
     for path, what in (
@@ -106,6 +106,7 @@ def open_benchmark(
     ):
         if path is not None:
             check_local_path(path, what)
+    is_strangers, is_named = recipe is None and not Path(model).exists(), benchmark is not None
     recipe = recipe or recipe_of(model)
     benchmark = benchmark or (recipe.data.dataset if recipe else None)
     if benchmark is None:
@@ -125,6 +126,8 @@ def open_benchmark(
     trained: DataRecipe | None = None
     if recipe is not None and _is_same(recipe.data.dataset, benchmark):
         trained = recipe.data
+        if is_strangers:
+            _refuse_paths_outside(model, trained, data, is_named)
         data.features = data.features or trained.features
         data.config = data.config or trained.config
         data.data_dir = data.data_dir or trained.data_dir
@@ -197,3 +200,17 @@ def _captions_by(videos: list[dict[str, Any]]) -> dict[str, list[str]]:
         for caption in video["captions"]:
             sources.setdefault(caption["language"], set()).add(caption["source"])
     return {language: sorted(found) for language, found in sorted(sources.items())}
+
+
+def _refuse_paths_outside(model: str, trained: DataRecipe, given: DataRecipe, is_named: bool) -> None:
+    """The recipe of a model from the Hub says what it was trained on, not which files of this machine are read."""
+    names = ("features", "data_dir", "translations")
+    paths = {name: getattr(trained, name) for name in names if not getattr(given, name)}
+    if not is_named and trained.dataset is not None and Path(trained.dataset).exists():
+        paths["benchmark"] = trained.dataset
+    for name, path in paths.items():
+        if path and not Path(path).resolve().is_relative_to(Path.cwd().resolve()):
+            raise PolyvidError(
+                f"The recipe of {model} names {path}, outside the working folder, where a model from the Hub may not "
+                f"choose files: pass --{name.replace('_', '-')}."
+            )

@@ -19,6 +19,7 @@ from polyvid.train.data.captions import PivotSampler
 from polyvid.train.data.videos import load_videos
 from polyvid.train.loop.validation import ValidationSet
 from polyvid.train.recipe import DataRecipe, load_recipe, save_recipe
+from polyvid.train.scoring import benchmark as benchmarks
 from polyvid.train.scoring.compare import compare
 from polyvid.train.scoring.evaluate import evaluate
 from polyvid.train.scoring.evaluation import count_blank_captions, evaluate_retrieval, rank_benchmark
@@ -278,6 +279,27 @@ def test_a_misspelt_model_is_not_looked_for_on_the_hub(msvd, tmp_path, monkeypat
     monkeypatch.setattr("socket.create_connection", lambda *_: pytest.fail("asked the network"))
     with pytest.raises(FileNotFoundError, match="There is no model at '.*/modell0'"):
         run(msvd, tmp_path / "none", model="modell0")
+
+
+@pytest.mark.parametrize("option", ["features", "data_dir", "translations", "dataset"])
+def test_the_recipe_of_a_model_from_the_hub_reads_nothing_outside_the_working_folder(tmp_path, monkeypatch, option):
+    """It came with the model, from a stranger. What it names inside, and what the user names, is read."""
+    (tmp_path / "private").mkdir()
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    recipe = load_recipe(CONFIGS / "vtt_en.yaml", [f"data.{option}={tmp_path / 'private'}"])
+    monkeypatch.setattr(benchmarks, "recipe_of", lambda model: recipe)
+    flag = "--benchmark" if option == "dataset" else f"--{option.replace('_', '-')}"
+    with pytest.raises(PolyvidError, match=f"recipe of lab/mmp names .*private, outside the working .* pass {flag}"):
+        evaluate("lab/mmp")
+    (tmp_path / "work" / "link").symlink_to(tmp_path / "private")
+    setattr(recipe.data, option, "link")
+    with pytest.raises(PolyvidError, match="names link, outside the working folder"):
+        evaluate("lab/mmp")
+    if option != "dataset":
+        named = {"features": tmp_path / "private"} | {option: tmp_path / "private"}
+        with pytest.raises(FileNotFoundError, match="No train-.*.parquet in .*private"):  # the user may name any
+            evaluate("lab/mmp", **named)
 
 
 def test_a_recipe_that_ships_says_where_its_model_is(tmp_path, monkeypatch):
