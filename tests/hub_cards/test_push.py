@@ -281,6 +281,21 @@ def test_what_the_package_did_not_write_is_named_and_needs_include(hub, model, p
     assert code == 1 and "--include *.docx matches no file in" in error
 
 
+@pytest.mark.parametrize("kind", ["dataset", "space"])
+def test_what_lies_in_a_dataset_or_a_space_is_left_out_too(hub, dataset, push, tmp_path, kind):
+    folder = dataset
+    if kind == "space":
+        (folder := tmp_path / "app").mkdir()
+        (folder / "README.md").write_text("---\nsdk: gradio\n---\n")
+        (folder / "app.py").write_text("")
+    for name in (".env", "server.key", "passwords.txt"):
+        (folder / name).write_text("secret")
+    code, said, _ = push(kind, folder, "--repo-id", "lab/thing")
+    assert code == 0 and "Left out (--include sends them): .env, passwords.txt, server.key" in said
+    files = hub.files(f"{kind}s", "lab/thing")
+    assert "README.md" in files and not any(b"secret" in content for content in files.values())
+
+
 @pytest.mark.parametrize("kind", ["model", "dataset", "space"])
 def test_a_link_to_a_file_outside_is_refused(hub, dataset, push, tmp_path, kind):
     (tmp_path / "passwords.json").write_text("{}")
