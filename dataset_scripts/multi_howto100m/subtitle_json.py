@@ -108,7 +108,7 @@ def _parsed(path: Path, known: "_KnownIds", report: RepairReport) -> Iterator[tu
     for block, offset, is_last in _blocks(path):
         if waiting:
             block, offset = waiting + block, start
-        body = block if is_last else block.rstrip().removesuffix(b",")
+        body = block if is_last else block[: block.rindex(b",")]
         try:
             table = _parse_fast(body)
             count = len(table)
@@ -182,7 +182,11 @@ def _parse_fast(block: bytes) -> pa.Table:
     first = FIRST_VIDEO.match(block)
     if first is None:
         raise pa.ArrowInvalid("the block does not begin with a video")
-    lines, seams = NEXT_VIDEO.subn(rb']}\n{"video_id":\1,', b'{"video_id":' + first[1] + b"," + block[first.end() :])
+    parts = NEXT_VIDEO.split(block)  # what is between the seams, and after each the id that stands in it
+    seams = len(parts) // 2
+    parts[1::2] = [b']}\n{"video_id":%b,' % video_id for video_id in parts[1::2]]
+    parts[0] = b'{"video_id":%b,%b' % (first[1], parts[0][first.end() :])
+    lines = b"".join(parts)
     if AFTER_OBJECT.search(lines):
         raise pa.ArrowInvalid("something follows an object")
     table = pa.json.read_json(
@@ -259,12 +263,13 @@ def _has_fault(table: pa.Table) -> np.ndarray:
     columns = [table[name].combine_chunks() for name in COLUMNS]
     lengths = np.stack([pc.fill_null(pc.list_value_length(column), -1).to_numpy() for column in columns])
     fault = (lengths[0] < 1) | (lengths != lengths[0]).any(axis=0)
-    rows = np.repeat(
-        np.arange(len(table)), np.where(fault, 0, lengths[0])
-    )  # row of each subtitle, faulty rows left out
-    keep = pa.array(~fault)
-    text, start, end = (column.filter(keep).flatten() for column in columns)
-    blank = pc.fill_null(pc.equal(pc.binary_length(pc.utf8_trim_whitespace(text)), 0), True)
+    # The row of each subtitle, faulty rows left out.
+    rows = np.repeat(np.arange(len(table)), np.where(fault, 0, lengths[0]))
+    if fault.any():
+        keep = pa.array(~fault)
+        columns = [column.filter(keep) for column in columns]
+    text, start, end = (column.flatten() for column in columns)
+    blank = pc.fill_null(pc.or_(pc.equal(pc.binary_length(text), 0), pc.utf8_is_space(text)), True)
     start, end = (pc.fill_null(times, math.nan).to_numpy() for times in (start, end))
     wrong = blank.to_numpy(zero_copy_only=False) | ~((start >= 0) & (end >= start) & (end < math.inf))
     wrong[1:] |= (start[1:] < start[:-1]) & (rows[1:] == rows[:-1])
