@@ -13,10 +13,11 @@ KILLS = int(os.environ.get("POLYVID_ATTACK_KILLS", "20" if MINUTES else "3"))
 """So many of each command at least, however short the time."""
 
 SHARES = {  # minutes of an hour
-    "subtitles": 5,
-    "shards": 5,
+    "subtitles": 4,
+    "shards": 4,
     "indexes damaged": 6,
-    "indexes forged": 4,
+    "indexes forged": 3,
+    "faiss forged": 3,
     "kill train": 8,
     "kill extract": 5,
     "kill commands": 12,

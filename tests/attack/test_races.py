@@ -1,28 +1,52 @@
 """Two writing commands on one folder at the same time: both end with their files whole, or one is refused in one line.
 
 In the bounded form those that once destroyed each other's work; in the long form every pair in turn, while time lasts.
+
+`polyvid demo` and `demo-app` are not raced, because they take minutes: tests of their own say that a second one is
+refused. `ablate` is raced where its runs have their results; what trains them is `train`. `search` writes an index as
+`index` does, and `verify`, `compare` and an evaluation without `--output` write nothing.
 """
 
 import itertools
 import random
 import re
 import time
+from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from budget import MINUTES, rounds, seed_of
-from writing_commands import LOCKED, WRITING, Started, command, contents, prepare
+from hub_server import HubServer
+from writing_commands import DONE, LOCKED, PUSHES, WRITING, Started, command, contents, prepare, use_hub
 
 pytestmark = pytest.mark.slow
-PAIRS = list(itertools.combinations_with_replacement(WRITING, 2))
+PAIRS = list(itertools.combinations_with_replacement([*WRITING, *PUSHES], 2))
 BOUNDED = [("build", "build"), ("build", "statistics"), ("join", "join"), ("extract", "join"), ("index", "index")]
+BOUNDED += [("tables", "tables"), ("statistics", "push dataset")]
 REFUSALS = "|".join(
     [LOCKED, "was extracted with ", "holds features of ", "holds more than features", "was joined with features of "]
+    + [DONE, "is sending files to "]
 )
 """What a command may say that does not do its work."""
 SHARED = ("out/README.md",)  # written by `build` and added to by `statistics`
+
+
+@dataclass
+class Alone:
+    """What a command does in a folder that was prepared for two.
+
+    Attributes:
+        code: its exit code; 1 if what the other one finds there is nothing that it can work on.
+        files: what it leaves, by path.
+        sent: the names of what a push sends.
+    """
+
+    code: int | None
+    files: dict[str, bytes]
+    sent: set[str]
 
 
 @pytest.fixture(scope="module")
@@ -30,46 +54,81 @@ def case(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("races") / "case"
 
 
+def start(name: str, inputs: Path, case: Path, hub: HubServer | None, number: int = 0) -> Started:
+    changes = [use_hub(hub, case.parent)] if hub is not None and name in PUSHES else []
+    return Started(command(name, inputs, case / "out"), case.with_name(f"log{number}"), *changes)
+
+
+def server(*names: str) -> HubServer | nullcontext[None]:
+    return HubServer() if set(names) & set(PUSHES) else nullcontext()
+
+
+def repository(hub: HubServer, name: str) -> dict[str, bytes]:
+    kind, what = f"{name.split()[1]}s", {"push dataset": "alice/data", "push model": "alice/model"}[name]
+    return hub.files(kind, what) if (kind, what) in hub.repositories else {}
+
+
 @pytest.fixture(scope="module")
 def alone(inputs, case):
-    """The files that a command leaves, in a folder that was prepared for two."""
-
     @cache
-    def run(name: str, prepared: tuple[str, ...]) -> dict[str, bytes]:
+    def run(name: str, prepared: tuple[str, ...]) -> Alone:
         prepare(prepared, inputs, case / "out")
         before = contents(case)
-        started = Started(command(name, inputs, case / "out"), case.with_name("log"))
-        assert started.wait() == 0, started.said()
-        return {path: content for path, content in contents(case).items() if before.get(path) != content}
+        with server(name) as hub:
+            started = start(name, inputs, case, hub)
+            code = started.wait()
+            sent = set(repository(hub, name)) if hub is not None else set()
+        assert code == 0 or is_one_line(code, started), started.said()
+        found = contents(case)
+        return Alone(code, {path: content for path, content in found.items() if before.get(path) != content}, sent)
 
     return run
+
+
+def is_one_line(code: int | None, run: Started) -> bool:
+    return code == 1 and "Traceback" not in run.said() and run.last_line().startswith("error: ")
 
 
 def race(inputs: Path, case: Path, alone, names: tuple[str, str], delay: float) -> int:
     """Start both, one `delay` seconds after the other; how many did their work."""
     story = f"{' + '.join(names)}, {delay:.2f} s apart"
+    expected = [alone(name, tuple(sorted(names))) for name in names]
     prepare(names, inputs, case / "out")
-    started = []
-    for number, name in enumerate(names):
-        started.append(Started(command(name, inputs, case / "out"), case.with_name(f"log{number}")))
-        if number == 0:
-            started[0].wait_for_start()
-            time.sleep(delay)
-    codes = [one.wait() for one in started]
+    before, started = contents(case), []
+    with server(*names) as hub:
+        for number, name in enumerate(names):
+            started.append(start(name, inputs, case, hub, number))
+            if number == 0:
+                started[0].wait_for_start()
+                time.sleep(delay)
+        codes = [one.wait() for one in started]
+        sent = [repository(hub, name) if hub is not None and name in PUSHES else {} for name in names]
     found = contents(case)
     for path in case.rglob("*"):
         assert not path.name.endswith((".incomplete", ".part", ".parts", ".unfinished")), f"{story}: {path}"
         if path.suffix == ".parquet":
             pq.read_table(path)
-    for name, code, one in zip(names, codes, started, strict=True):
+    for number, (code, one) in enumerate(zip(codes, started, strict=True)):
         if code == 0:
-            for path, content in alone(name, tuple(sorted(names))).items():
-                assert found.get(path) == content or path in SHARED, f"{story}: {path} of {name} is not whole"
+            for path, content in expected[number].files.items():
+                assert found.get(path) == content or path in SHARED, f"{story}: {path} of {names[number]} is not whole"
+            check_sent(sent[number], expected[number].sent, before, found, f"{story}: {names[number]}")
         else:
-            assert code == 1 and "Traceback" not in one.said(), f"{story}: {one.said()}"
-            assert re.search(f"^error: .*({REFUSALS})", one.last_line()), f"{story}: {one.last_line()}"
-    assert 0 in codes, f"{story}: {[one.last_line() for one in started]}"
+            assert is_one_line(code, one), f"{story}: {one.said()}"
+            if expected[number].code == 0:
+                assert re.search(f"^error: .*({REFUSALS})", one.last_line()), f"{story}: {one.last_line()}"
+            assert sent[number].keys() <= {".gitattributes"} or names[0] == names[1], f"{story}: a part was sent"
+    if any(one.code == 0 for one in expected):
+        assert 0 in codes, f"{story}: {[one.last_line() for one in started]}"
     return codes.count(0)
+
+
+def check_sent(sent: dict[str, bytes], names: set[str], before: dict[str, bytes], found: dict[str, bytes], story: str):
+    """All that a push sends when nobody else works there, each file as it was before the other command or after it."""
+    assert names <= sent.keys(), f"{story}: {sorted(names - sent.keys())} not sent"
+    for path, content in sent.items():
+        known = [files[f"out/{path}"] for files in (before, found) if f"out/{path}" in files]
+        assert not known or content in known or path == "README.md", f"{story}: {path} is not whole"
 
 
 @pytest.mark.parametrize("names", BOUNDED, ids=" + ".join)

@@ -3,9 +3,10 @@
 A process is forked from a server that has imported everything, so a start takes a tenth of a second. A command writes
 to the folder `out` of a case, or to a file in it; the path of a case is part of what some commands write, so a case
 that is compared with another one has the same path. `contents` is what a run has left there, but for locks and the time
-of day.
+of day. A push writes to no folder: it reads `out`, holds its lock, and fills a repository of a server.
 """
 
+import json
 import os
 import re
 import shutil
@@ -13,13 +14,19 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import official_keys
 import torch
+import yaml
 from benchmark_files import write_test_pairs
+from hub_server import HubServer
 from launching import CONTEXT
+from matplotlib.image import imsave
 from published import write_model
+from results_files import results_file
 from training_data import CONFIGS, VIDEO_DIM, overrides, write_everything
 from transformers import BartConfig, BartForConditionalGeneration
 from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
@@ -31,7 +38,10 @@ from polyvid.modeling.modeling_r2plus1d import PREPROCESSING, R2Plus1DModel
 from tiny import tiny_model, tiny_processor
 
 LOCKED = r"is being written by `polyvid [\w-]+` \(process \d+ on \S+, since [^)]+\): wait until that run has ended, or "
-BUILT = ("statistics",)  # commands that add to what `polyvid build` has written
+DONE = "exists and is not empty"
+"""How `convert-backbone`, which never replaces a folder, says that its work was done before."""
+BUILT = ("statistics", "push dataset")  # what they read is in `out`, where `polyvid build` has written it
+TOKEN = "hf_alice" + "a" * 30
 TIMES = re.compile(rb'"date": "[^"]*"')
 
 
@@ -58,7 +68,23 @@ def write_inputs(folder: Path) -> Path:
     write_translator(folder / "translator")
     build("multi_howto100m", ["de", "fr"], data_dir=folder / "raw", output_dir=folder / "built", num_shards=2)
     write_model(folder / "trained", counted=False)
+    checkpoint = official_keys.random_checkpoint(official_keys.s3d_howto100m())
+    torch.save({key: value for key, value in checkpoint.items() if "text_" not in key}, folder / "s3d_howto100m.pth")
+    (folder / "clips").mkdir()
+    for number in (9, 11):  # those of the benchmark's test list
+        imsave(folder / "clips" / f"video{number}.png", np.full((8, 8, 3), number, np.uint8))
+    grid = {"base": str(CONFIGS / "vtt_en.yaml"), "output": "results", "runs": {"paper": {}}, "tables": {}}
+    (folder / "grid.yaml").write_text(yaml.safe_dump(grid))
+    write_results(folder / "results")
     return folder
+
+
+def write_results(folder: Path) -> None:
+    """Those of the run that is in the grid: nothing is left to train."""
+    recalls = {language: {"R@1": 20.0, "R@5": 40.0, "R@10": 50.0} for language in ("en", "de", "fr")}
+    path = folder / "paper" / "seed_0" / "results.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(results_file("paper", "msrvtt", "1k-A", recalls)))
 
 
 def write_translator(folder: Path) -> None:
@@ -76,7 +102,8 @@ def write_translator(folder: Path) -> None:
 def command(name: str, inputs: Path, out: Path) -> list[str]:
     """The arguments of `polyvid` that make it write to `out`."""
     train = overrides(inputs, "vtt_en", out, training__epochs=1)
-    evaluate = ["--features", inputs / "msrvtt_features", "--data-dir", inputs / "msrvtt", "--no-check-counts"]
+    evaluate: list[str | Path] = ["--features", inputs / "msrvtt_features", "--data-dir", inputs / "msrvtt"]
+    evaluate.append("--no-check-counts")
     arguments: dict[str, list[str | Path]] = {
         "build": ["multi_howto100m", "de", "fr", "--data-dir", inputs / "raw", "--output-dir", out]
         + ["--num-shards", "2"],
@@ -92,6 +119,11 @@ def command(name: str, inputs: Path, out: Path) -> list[str]:
         "index": [inputs / "clip_features", out / "videos.safetensors", "--model", inputs / "model"],
         "coverage": ["vtt", "--data-dir", inputs / "pairs", "--features", inputs / "msrvtt_features", "--split", "test"]
         + ["--output", out / "coverage.json"],
+        "convert-backbone": [inputs / "s3d_howto100m.pth", out],
+        "tables": [inputs / "results", "--output", out / "tables.md"],
+        "contact-sheet": ["video9", "--model", inputs / "model", "--clips", inputs / "clips", "--output", out]
+        + ["--benchmark", "vtt", *evaluate],
+        "ablate": [inputs / "grid.yaml", "--output", out],
         "push dataset": [out, "--repo-id", "alice/data"],
         "push model": [out, "--repo-id", "alice/model"],
     }
@@ -99,15 +131,35 @@ def command(name: str, inputs: Path, out: Path) -> list[str]:
 
 
 WRITING = ("build", "statistics", "translate", "regions", "extract", "import-features", "join", "train", "evaluate")
-WRITING += ("index", "coverage")
+WRITING += ("index", "coverage", "convert-backbone", "tables", "contact-sheet", "ablate")
+PUSHES = ("push dataset", "push model")
 
 
 def prepare(names: Iterable[str], inputs: Path, out: Path) -> None:
-    """A new folder of a case, with what the commands add to."""
+    """A new folder of a case, with what the commands read or add to."""
     shutil.rmtree(out.parent, ignore_errors=True)
     out.parent.mkdir(parents=True)
-    if any(name in (*BUILT, "push dataset") for name in names):
+    if any(name in BUILT for name in names):
         shutil.copytree(inputs / "built", out)
+    if "push model" in names:
+        shutil.copytree(inputs / "trained", out, dirs_exist_ok=True)
+    if "ablate" in names:
+        write_results(out)
+
+
+def use_hub(hub: HubServer, home: Path) -> Callable[[], None]:
+    """A change for `Started`, by which alice's pushes go to this server, in place of the Hub."""
+    hub.add_user("alice", TOKEN)
+    return partial(_use_hub, hub.endpoint, str(home))
+
+
+def _use_hub(endpoint: str, home: str) -> None:
+    """As the environment would, had it been set before huggingface_hub was imported."""
+    from huggingface_hub import constants
+
+    constants.ENDPOINT, constants.HF_HUB_DISABLE_XET = endpoint, True
+    constants.HF_HOME, constants.HF_TOKEN_PATH = home, os.path.join(home, "token")
+    os.environ["HF_TOKEN"] = TOKEN
 
 
 class Started:

@@ -3,7 +3,7 @@
     python tests/benchmarks/space.py outputs/demo/space --clients 30 --seconds 20
 
 Every client asks one query after another through the API, as programs do, for the given time; every tenth query is one
-of 20 MB, which must be refused. Prints answers, refusals, times and the memory of the server before and after.
+of 20 MB, which must be refused. Prints answers, refusals, times and the memory of the server before, after and between.
 """
 
 import argparse
@@ -103,6 +103,7 @@ def main() -> None:
                     "queue_full": full,
                     "failures": failures[:3],
                     "server_mib": [round(value / 2**20) for value in (memory[0], max(memory), memory[-1])],
+                    "server_mib_every_10_s": [round(value / 2**20) for value in memory[::10]],
                 },
                 indent=1,
             )
