@@ -201,19 +201,14 @@ class MMPInputModule(InputModule):
     def _features(self, videos: list[Any], names: list[str]) -> list[Any]:
         """Features for what are videos. Frames come with their rate, which may differ from one to the next."""
         rates = [_rate_of(video) for video in videos]
-        videos = [video["array"] if rate is not None else video for video, rate in zip(videos, rates, strict=True)]
-        plain = [row for row, rate in enumerate(rates) if rate is None]
-        for row, features in zip(plain, self._seen(videos, names, plain, None), strict=True):
-            videos[row] = features
-        for row, rate in enumerate(rates):
-            if rate is not None:
-                [videos[row]] = self._seen(videos, names, [row], rate)
-        return videos
-
-    def _seen(self, videos: list[Any], names: list[str], rows: list[int], rate: float | None) -> list[Any]:
-        chosen = [videos[row] for row in rows]
-        features: list[Any] = self.model.to_features(chosen, self.processor, [names[row] for row in rows], rate)
-        return features
+        found = [video if rate is None else video["array"] for video, rate in zip(videos, rates, strict=True)]
+        for rate in dict.fromkeys(rates):
+            rows = [row for row, other in enumerate(rates) if other == rate]
+            chosen, chosen_names = [found[row] for row in rows], [names[row] for row in rows]
+            features = self.model.to_features(chosen, self.processor, chosen_names, rate)
+            for row, made in zip(rows, features, strict=True):
+                found[row] = made
+        return found
 
 
 def _rate_of(video: Any) -> float | None:
