@@ -9,6 +9,7 @@ from pathlib import Path
 from .errors_mmp import PolyvidError
 
 HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?", re.ASCII)
+VIDEO_SUFFIXES = tuple(".3gp .avi .flv .gif .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv".split())
 FILE_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".json", ".yaml")
 
 

@@ -16,6 +16,7 @@ from huggingface_hub import snapshot_download
 from transformers import AutoModel, AutoProcessor, PreTrainedModel
 
 from .errors_mmp import PolyvidError
+from .paths_mmp import VIDEO_SUFFIXES
 from .video_encoders_mmp import FOLDER
 from .video_sources_mmp import is_video
 
@@ -24,8 +25,6 @@ try:  # transformers looks for packages outside of `try` only, and models must l
     from sentence_transformers.base.modules import InputModule
 except ImportError as error:
     raise ImportError("This needs sentence-transformers 6: pip install -U 'sentence-transformers>=6'") from error
-
-VIDEO_SUFFIXES = tuple(".3gp .avi .flv .gif .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv".split())
 
 
 class MMPInputModule(InputModule):

@@ -4,8 +4,7 @@ import os
 from pathlib import Path
 
 from polyvid.modeling.errors_mmp import PolyvidError
-
-VIDEO_SUFFIXES = set(".3gp .avi .flv .gif .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv".split())
+from polyvid.modeling.paths_mmp import VIDEO_SUFFIXES
 
 
 def list_videos(source: str | os.PathLike[str]) -> dict[str, Path]:

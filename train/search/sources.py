@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from polyvid.modeling.errors_mmp import PolyvidError
-from polyvid.modeling.paths_mmp import is_local_path
-from polyvid.train.extraction.listing import VIDEO_SUFFIXES, list_videos, printable
+from polyvid.modeling.paths_mmp import VIDEO_SUFFIXES, is_local_path
+from polyvid.train.extraction.listing import list_videos, printable
 
 MAGIC = re.compile(r"[*?\[]")
 
