@@ -53,6 +53,7 @@ class _FluentEmoji9(AbsTaskRetrieval):
 
     abstask_prompt = ""
     config = "split_0"
+    data_loaded: bool = False
 
     def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
         if self.data_loaded:
