@@ -1,5 +1,8 @@
 """The contrastive objectives of the paper (§3.2, §3.3, Eq. 1-6) and the triplet losses it is compared with (Table 3).
 
+Two terms go beyond the paper and need no video: `align`, a contrastive loss between translations, and `teach`, the
+distance to a frozen teacher's embedding of the English sentence.
+
 Everything here is a function of embeddings and knows nothing of models. Read it in this order: `MMPObjective` (which
 pairs make which term), `FORMS` (what one pair of embedding matrices costs), `_gather` (how the batches of several
 processes become one).
@@ -28,8 +31,18 @@ TERMS = {
     ),
     # Eq. 6
     "cross": (("text_given_video_embeds", "pivot_given_video_embeds"),),
+    # Beyond the paper. Translations of one sentence are each other's positives; no video takes part.
+    "align": (("text_embeds", "pivot_embeds"),),
+    # Teacher learning, as M-CLIP has it (Carlsson et al., 2022): embeddings of a sentence in any language are drawn to
+    # what a frozen teacher makes of it in English.
+    "teach": (("text_embeds", "teacher_embeds"), ("pivot_embeds", "teacher_embeds")),
 }
 """The pairs of embeddings whose losses are summed into each term."""
+
+PAPER_TERMS = ("inter", "intra", "cross")
+FORM_OF_TERM = {"teach": "squared"}  # all others have the objective's own form
+TEACHER_EMBEDS = "teacher_embeds"
+"""Comes with the batch, not from the model: a constant without gradient."""
 
 
 def nce_loss(
@@ -103,6 +116,9 @@ class MMPObjective:
     the sum of the losses of those of its pairs (`TERMS`) whose two embeddings are given; a term without any is left
     out. So the outputs decide: no noised views, no `intra`; no pivot language, no `cross`.
 
+    `align` and `teach` compare texts with texts. `align` has the same form as the other terms, between a sentence and
+    its translation. `teach` is the squared distance of unit vectors, ‖a - b‖² = 2 - 2 cos(a, b), to a teacher's.
+
     In a job of several processes the pairs of all of them are gathered with gradient and are each other's negatives.
     A process gets the share of its own rows, scaled so that the *mean* over processes is the loss of the global batch:
     DDP, which averages gradients, then yields exactly the gradient of one process with the whole batch, even if the
@@ -112,7 +128,8 @@ class MMPObjective:
         form: `"joint"` (Eq. 2), `"symmetric"`, `"triplet_hard"` or `"triplet_all"`; see `nce_loss`, `triplet_loss`.
         temperature: > 0, for the NCE forms.
         margin: >= 0, for the triplet forms.
-        terms: which terms to compute, of `inter`, `intra`, `cross`; Table 3 leaves some out.
+        terms: which terms to compute, of `inter`, `intra`, `cross`, `align`, `teach`; Table 3 leaves some out.
+        weights: factors of terms in the sum, 1 by default. The terms themselves are returned without them.
         mask_same_video: two rows that show the same video are not each other's negatives (needs `video_index`). Off
             by default, as in the paper, where such rows are rare (1.2 pairs in a batch of 128 from VTT's 6,513 videos)
             and because we saw no gain beyond noise: trained on 700 emoji clips in three languages, one seed, mean
@@ -132,11 +149,12 @@ class MMPObjective:
         form: str = "joint",
         temperature: float = 0.1,
         margin: float = 0.2,
-        terms: tuple[str, ...] = ("inter", "intra", "cross"),
+        terms: tuple[str, ...] = PAPER_TERMS,
         mask_same_video: bool = False,
         gather: bool = True,
         raise_non_finite: bool = True,
         group: dist.ProcessGroup | None = None,
+        weights: Mapping[str, float] | None = None,
     ):
         if form not in FORMS:
             raise PolyvidError(f"Unknown form of the objective {form!r}: choose from {', '.join(FORMS)}.")
@@ -150,6 +168,9 @@ class MMPObjective:
         self.scale = margin if form.startswith("triplet") else temperature
         self.mask_same_video, self.gather = mask_same_video, gather
         self.raise_non_finite, self.group = raise_non_finite, group
+        self.weights = {term: weight for term, weight in (weights or {}).items() if weight != 1}
+        if unknown := sorted(set(self.weights) - set(TERMS)):
+            raise PolyvidError(f"There is no term {unknown[0]!r} to weight: choose from {', '.join(TERMS)}.")
 
     def __call__(self, outputs: Mapping[str, Tensor], video_index: Tensor | None = None) -> dict[str, Tensor]:
         """The terms of one batch.
@@ -199,15 +220,19 @@ class MMPObjective:
 
             ours, theirs = dict(zip(embeds, own, strict=True)), dict(zip(embeds, everyone, strict=True))
 
-            def loss(a: str, b: str) -> Tensor:
+            def loss(form: str, a: str, b: str) -> Tensor:
                 rows, columns = ours[a] @ theirs[b].T, ours[b] @ theirs[a].T  # s(a_i, b_j), s(a_j, b_i)
                 negatives = torch.stack([rows, columns]).masked_fill(ignored, float("-inf"))
-                losses = FORMS[self.form](rows.diagonal(start), negatives, self.scale)  # (batch,)
+                losses = (FORMS | {"squared": _squared})[form](rows.diagonal(start), negatives, self.scale)  # (batch,)
                 # The mean of this over processes is the mean of the losses over the global batch.
                 return losses.sum() * (len(sizes or [1]) / everyone.shape[1])
 
-            terms = {term: _sum(loss(a, b) for a, b in present) for term, present in pairs.items()}
-            return terms | {"loss": _sum(terms.values())}
+            terms = {
+                term: _sum(loss(FORM_OF_TERM.get(term, self.form), a, b) for a, b in present)
+                for term, present in pairs.items()
+            }
+            weighted = (value * self.weights[term] if term in self.weights else value for term, value in terms.items())
+            return terms | {"loss": _sum(weighted)}
 
 
 class NonFiniteEmbeddingsError(ArithmeticError):
@@ -252,6 +277,10 @@ def _triplet_hard(pairs: Tensor, negatives: Tensor, margin: float) -> Tensor:
 
 def _triplet_all(pairs: Tensor, negatives: Tensor, margin: float) -> Tensor:
     return F.relu(margin + negatives - pairs[:, None]).sum(dim=(0, 2))
+
+
+def _squared(pairs: Tensor, negatives: Tensor, _: float) -> Tensor:
+    return 2 - 2 * pairs
 
 
 FORMS = {"joint": _joint, "symmetric": _symmetric, "triplet_hard": _triplet_hard, "triplet_all": _triplet_all}

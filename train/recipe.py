@@ -89,6 +89,8 @@ class DataRecipe:
     validation_languages: list[str] = field(default_factory=lambda: ["en"])  # the first selects (App. D.1)
     languages: list[str] = field(default_factory=lambda: ["en"])  # of captions or subtitles, or [all]; see `epoch_unit`
     pivots: bool = False  # triples (x, v, y) with captions in two languages, for Eq. 4-6
+    texts_only: bool = False  # captions without their videos, for the terms align and teach; beyond the paper
+    parallel_texts: str | None = None  # with texts_only: a table of translations instead of a dataset's captions
     caption_kinds: list[str] | None = None  # only captions with these ids (Fluent-Emoji-9: name, keywords)
     landmark_splits: list[str] | None = None  # whose clips may be landmarks of the kernel map; default: train_split
     allow_other_encoders: bool = False  # train `init_from` on features of other networks than it was made for
@@ -107,6 +109,10 @@ class ObjectiveRecipe:
 
     form: str = "joint"  # of the loss between two views: joint (Eq. 2), symmetric, triplet_hard, triplet_all
     terms: list[str] = field(default_factory=lambda: ["inter", "intra", "cross"])  # cross: only with pivot captions
+    # Beyond the paper, between texts: align (NCE between translations), teach (distance to a teacher's English).
+    align_weight: float = 1.0  # of the term align in the sum
+    teach_weight: float = 1.0  # of the term teach in the sum
+    teacher: str | None = None  # of the term teach: folder or Hub id of an MMP model; null: the model as it starts
     temperature: float = 0.1  # of the softmax in Eq. 2
     margin: float = 0.2  # of the triplet forms
     mask_same_video: bool = True  # captions of one video are not each other's negatives; the paper keeps them
@@ -187,7 +193,9 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
 
     try:
         missing = set(OmegaConf.missing_keys(config))
-        if config.data.clips is None:
+        if config.data.texts_only:
+            missing |= {"data.dataset"} if config.data.dataset is None and config.data.parallel_texts is None else set()
+        elif config.data.clips is None:
             dataset = config.data.dataset
             missing |= {"data.dataset"} if dataset is None else set()
             if config.data.features is None and (dataset is None or ALIASES.get(dataset, dataset) in known_datasets()):
@@ -215,6 +223,7 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         except PolyvidError as error:
             raise RecipeError(f"{path}, data.{key}: {error}") from None
     _check_numbers(path, recipe)
+    _check_terms(path, recipe)
     return recipe
 
 
@@ -303,6 +312,39 @@ def _check_numbers(path: Path, recipe: Recipe) -> None:
         raise RecipeError(f"{path}: data.epoch_unit must be {' or '.join(EPOCH_UNITS)}, not {recipe.data.epoch_unit}.")
     if not recipe.data.validation_languages:
         raise RecipeError(f"{path}: data.validation_languages is empty; the first of them selects the model.")
+
+
+def _check_terms(path: Path, recipe: Recipe) -> None:
+    """Refuse terms of the objective that these data cannot give."""
+    objective, data, model = recipe.objective, recipe.data, recipe.model
+    for name in ("align_weight", "teach_weight"):
+        if not getattr(objective, name) > 0:
+            raise RecipeError(
+                f"{path}: objective.{name} must be greater than 0, not {getattr(objective, name)}; objective.terms "
+                "decides which terms there are."
+            )
+    of_texts = [term for term in ("align", "teach") if term in objective.terms]
+    if of_texts and not data.pivots:
+        raise RecipeError(f"{path}: objective.terms={of_texts[0]} needs translations: set data.pivots=true.")
+    if "teach" in of_texts and "en" not in data.languages and data.languages != ALL_LANGUAGES:
+        raise RecipeError(f"{path}: objective.terms=teach needs en in data.languages: it is what the teacher reads.")
+    if of_texts and model.lock_text:
+        raise RecipeError(f"{path}: objective.terms={of_texts[0]} trains the text tower: set model.lock_text=false.")
+    if data.parallel_texts is not None and not data.texts_only:
+        raise RecipeError(f"{path}: data.parallel_texts has no videos: it needs data.texts_only=true.")
+    if not data.texts_only:
+        return
+    if data.clips is not None:
+        raise RecipeError(f"{path}: data.texts_only needs captions: subtitles of clips are no translations. Set one.")
+    if not of_texts:
+        raise RecipeError(f"{path}: data.texts_only needs align or teach in objective.terms.")
+    if extra := [term for term in objective.terms if term in ("inter", "cross")]:
+        raise RecipeError(f"{path}: objective.terms={extra[0]} needs videos, which data.texts_only leaves out.")
+    if data.validation_split is not None and (data.dataset is None or data.features is None):
+        raise RecipeError(
+            f"{path}: data.validation_split searches videos, so it needs data.dataset and data.features; null keeps "
+            "the last model."
+        )
 
 
 def _with_bases(path: Path) -> list[tuple[Path, DictConfig]]:

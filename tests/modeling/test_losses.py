@@ -200,6 +200,35 @@ def test_the_triplet_rows_of_table_3_use_the_triplet_loss_in_every_term():
     assert terms["intra"] > 0
 
 
+def test_align_is_the_loss_between_translations():
+    views = some_views("text_embeds", "pivot_embeds")
+    expected = joint_by_the_book(views["text_embeds"], views["pivot_embeds"], range(6)).item()
+    terms = MMPObjective(terms=("align",))(views)
+    assert list(terms) == ["align", "loss"] and terms["align"].item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_teach_is_the_squared_distance_of_unit_vectors_to_the_teachers():
+    views = some_views("text_embeds", "pivot_embeds", "teacher_embeds")
+    student, pivot, teacher = (
+        [row / math.sqrt(sum(x * x for x in row)) for row in views[name].numpy()] for name in views
+    )
+    expected = sum(
+        sum((x - y) ** 2 for x, y in zip(a, b, strict=True))
+        for rows in (student, pivot)
+        for a, b in zip(rows, teacher, strict=True)
+    )
+    terms = MMPObjective(terms=("teach",))(views)
+    assert terms["teach"].item() == pytest.approx(expected / 6, abs=1e-6)
+
+
+def test_weights_are_factors_of_terms_in_the_sum():
+    views = some_views("text_embeds", "pivot_embeds", "teacher_embeds", "video_embeds")
+    terms = MMPObjective(terms=("inter", "align", "teach"), weights={"align": 0.25, "teach": 2.0})(views)
+    assert terms["loss"].item() == pytest.approx((terms["inter"] + 0.25 * terms["align"] + 2 * terms["teach"]).item())
+    with pytest.raises(ValueError, match="There is no term 'aling' to weight"):
+        MMPObjective(weights={"aling": 2.0})
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("form", FORMS)
 def test_non_finite_embeddings_are_reported_with_term_and_row(bad, form):

@@ -18,6 +18,10 @@ def recipe_file(tmp_path):
 
 
 COMPLETE = "name: x\noutput_dir: out\ndata: {dataset: fluent_emoji_9, features: f}\n"
+TEXTS = (
+    "name: x\noutput_dir: out\nobjective: {terms: [align]}\n"
+    "data: {texts_only: true, parallel_texts: t.tsv, pivots: true, languages: [en, de], validation_split: null}\n"
+)
 
 
 def test_defaults_are_the_papers_values_for_fine_tuning(recipe_file):
@@ -67,6 +71,16 @@ def test_a_saved_recipe_reads_back_equal(recipe_file, tmp_path):
         (COMPLETE, ["data.max_text_length=2"], "data.max_text_length must be at least 3 tokens, not 2"),
         (COMPLETE, ["data.max_video_length=0"], "data.max_video_length must be at least 1 second, not 0"),
         (COMPLETE, ["data.noise_cycle=0"], "data.noise_cycle must be at least 1 epoch, or null, not 0"),
+        (COMPLETE, ["objective.terms=[align]"], "objective.terms=align needs translations: set data.pivots=true"),
+        (TEXTS, ["data.languages=[de,fr]", "objective.terms=[teach]"], "teach needs en in data.languages"),
+        (TEXTS, ["model.lock_text=true"], "align trains the text tower: set model.lock_text=false"),
+        (TEXTS, ["objective.terms=[align,inter]"], "inter needs videos, which data.texts_only leaves out"),
+        (TEXTS, ["objective.terms=[intra]"], "data.texts_only needs align or teach in objective.terms"),
+        (TEXTS, ["objective.align_weight=0"], "objective.align_weight must be greater than 0, not 0.0"),
+        (COMPLETE, ["data.parallel_texts=t.tsv"], "data.parallel_texts has no videos: it needs data.texts_only=true"),
+        (TEXTS, ["data.parallel_texts=null"], "gives no value for data.dataset"),
+        (TEXTS, ["data.validation_split=validation"], "it needs data.dataset and data.features; null keeps"),
+        (TEXTS, ["data.clips=somewhere"], "subtitles of clips are no translations|pivots needs captions"),
         (COMPLETE, ["model.backbone=[a"], r"Command line, model.backbone=\[a"),
     ],
 )

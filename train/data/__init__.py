@@ -4,7 +4,7 @@ In: captioned videos (`dataset_scripts`) and feature shards, or shards of subtit
 of padded tensors with their masks, for any number of processes, in an order that depends only on (seed, epoch) and can
 resume at any batch.
 
-`videos` and `statistics` load what a recipe names; `captions` and `clips` draw training rows from it; `collate` turns
-rows into a batch and adds the noise of Eq. 3; `batches` combines these for one process. Nothing here depends on a
-model.
+`videos`, `parallel` and `statistics` load what a recipe names; `captions` and `clips` draw training rows from it;
+`collate` turns rows into a batch and adds the noise of Eq. 3; `batches` combines these for one process. Nothing here
+depends on a model.
 """

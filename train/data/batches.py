@@ -159,6 +159,8 @@ class CaptionBatches:
         pass
 
     def summary(self) -> list[str]:
+        if self.rows.features is None:
+            return [f"{len(self.rows):,} pairs of translations an epoch, without videos"]
         lines = [f"{len(self.rows):,} {'triples' if self.rows.pivots else 'pairs'} of text and video an epoch"]
         if left_out := self.rows.videos_without_features:
             lines.append(f"{len(left_out):,} videos without features are left out, such as {left_out[0]}")

@@ -39,11 +39,13 @@ class PivotSampler(Dataset):
     Args:
         videos: rows of `polyvid.dataset_scripts.schema.CAPTIONS`.
         features: video id -> array (seconds, video_feature_dim). Missing videos are left out and listed in
-            `videos_without_features`.
+            `videos_without_features`. None: texts alone, whose rows have no `video_features`.
         languages: of the captions to use.
         epoch_unit: what an epoch shows once: `"pairs"` (of sentence and language) or `"sentences"`.
         pivots: triples instead of pairs. Sentences without a partner in another language are left out.
         seed: for all random draws.
+        with_english: rows also have `english_text`, the sentence in English, for a teacher. Sentences without are left
+            out.
 
     Items are rows for `MMPCollator`: `video_id`, `language`, `text`, `video_features` and, for triples,
     `pivot_language` and `pivot_text`.
@@ -56,11 +58,12 @@ class PivotSampler(Dataset):
     def __init__(
         self,
         videos: Iterable[Mapping[str, Any]],
-        features: Mapping[str, Any],
+        features: Mapping[str, Any] | None,
         languages: Sequence[str] = ("en",),
         pivots: bool = False,
         epoch_unit: str = "pairs",
         seed: int = 0,
+        with_english: bool = False,
     ):
         if epoch_unit not in EPOCH_UNITS:
             raise PolyvidError(f"Unknown epoch_unit {epoch_unit!r}: choose from {' '.join(EPOCH_UNITS)}.")
@@ -68,6 +71,8 @@ class PivotSampler(Dataset):
         if pivots and len(self.languages) < 2:
             raise PolyvidError(f"Triples need captions in two languages or more, not only in {self.languages[0]}.")
         self.features, self.pivots, self.seed = features, pivots, seed
+        # Read from the dataset even where no row is to be in English.
+        self._english: dict[tuple[int, int], str] | None = {} if with_english else None
         self.video_ids: list[str] = []
         self.videos_without_features: list[str] = []
         # Per video and language: a bit set of the sentences available, and where their texts begin. All texts share one
@@ -78,14 +83,19 @@ class PivotSampler(Dataset):
         chunks: list[pa.Array] = []
         num_texts = 0
         for video in videos:
-            if video["video_id"] not in features:
+            if features is not None and video["video_id"] not in features:
                 self.videos_without_features.append(video["video_id"])
                 continue
-            texts, num_sentences = self._texts_of(video)
+            texts, numbers = self._texts_of(video)
+            if self._english is not None:
+                english = {numbers.get(c["caption_id"]): c["text"] for c in written_captions(video, ["en"])}
+                self._english |= {(len(self.video_ids), n): text for n, text in english.items() if n is not None}
             bits = [sum(1 << sentence for sentence in by_sentence) for by_sentence in texts]
             flat = [by_sentence[sentence] for by_sentence in texts for sentence in sorted(by_sentence)]
             starts = itertools.accumulate((len(by_sentence) for by_sentence in texts), initial=num_texts)
-            for sentence in range(num_sentences):
+            for sentence in range(len(numbers)):
+                if self._english is not None and (len(self.video_ids), sentence) not in self._english:
+                    continue
                 choices = self._choices(bits, sentence)
                 shown = choices if epoch_unit == "pairs" else choices and [ANY]
                 anchors += [(len(self.video_ids), sentence, language) for language in shown]
@@ -97,7 +107,8 @@ class PivotSampler(Dataset):
         if not anchors:
             raise PolyvidError(
                 f"No {'triples' if pivots else 'pairs'} in {' '.join(self.languages)}: of {len(self.video_ids)} videos "
-                f"with features ({len(self.videos_without_features)} have none), none has such captions."
+                f"with features ({len(self.videos_without_features)} have none), none has such captions"
+                + (" and the same sentence in English, which the teacher reads." if with_english else ".")
             )
         self._texts = pa.concat_arrays(chunks)
         self._anchors = np.array(anchors, dtype=np.int32)
@@ -123,8 +134,11 @@ class PivotSampler(Dataset):
             "video_id": video_id,
             "language": self.languages[language],
             "text": self._text(video, language, sentence),
-            "video_features": self.features[video_id],
         }
+        if self.features is not None:
+            row["video_features"] = self.features[video_id]
+        if self._english is not None:
+            row["english_text"] = self._english[video, sentence]
         if self.pivots:
             number, partner = _draw(number, self._partner_languages(bits, language, sentence))
             sentences = [sentence] if _aligned(bits[language], bits[partner]) else _sentences(bits[partner])
@@ -133,8 +147,13 @@ class PivotSampler(Dataset):
             row["pivot_text"] = self._text(video, partner, partner_sentence)
         return row
 
-    def _texts_of(self, video: Mapping[str, Any]) -> tuple[list[dict[int, str]], int]:
-        """Per language, sentence number -> text. Sentences are numbered in order of first appearance."""
+    @property
+    def english_texts(self) -> list[str]:
+        """All that rows have as `english_text`, each once."""
+        return list(dict.fromkeys((self._english or {}).values()))
+
+    def _texts_of(self, video: Mapping[str, Any]) -> tuple[list[dict[int, str]], dict[str, int]]:
+        """Per language, sentence number -> text; and caption id -> sentence number, in order of first appearance."""
         numbers: dict[str, int] = {}
         texts: list[dict[int, str]] = [{} for _ in self.languages]
         for caption in written_captions(video, self.languages):
@@ -146,7 +165,7 @@ class PivotSampler(Dataset):
                     "an id must identify one sentence."
                 )
             by_sentence[sentence] = caption["text"]
-        return texts, len(numbers)
+        return texts, numbers
 
     def _choices(self, bits: list[int], sentence: int) -> list[int]:
         """The languages the sentence can be shown in."""

@@ -26,7 +26,10 @@ class MMPCollator:
       replaced by the tokenizer's mask token, and each second by a zero vector, with probability `mask_ratio`.
       Special tokens and padding are unchanged, and each view keeps at least one token or second: an all-zero video
       would have no direction, and its gradient would be unbounded. Attention masks are those of the clean views;
-    - `video_index` `(batch,)` int64: equal if and only if two rows show the same video, in any process.
+    - `video_index` `(batch,)` int64: equal if and only if two rows show the same video, in any process;
+    - with `teacher`, `teacher_embeds` `(batch, embed_dim)`: what the teacher makes of a row's `english_text`.
+
+    Rows without `video_features`, all of a batch, are texts alone; the batch then has no videos either.
 
     The noise depends only on (seed, epoch, row), not on the batch or process. A row is identified by its video,
     language and text.
@@ -37,6 +40,7 @@ class MMPCollator:
         max_video_length: in seconds; longer videos are truncated (App. C: 128 and 36).
         mask_ratio: 0 <= ratio < 1 (§3.2: 5 %).
         seed: for the noise.
+        teacher: English text → embedding `(embed_dim,)`, for rows with `english_text`.
 
     Raises:
         PolyvidError: for a ratio outside [0, 1) or a tokenizer without a mask token; when called, for a row with
@@ -50,6 +54,7 @@ class MMPCollator:
         max_video_length: int = 36,
         mask_ratio: float = 0.05,
         seed: int = 0,
+        teacher: Mapping[str, np.ndarray] | None = None,
     ):
         if not 0 <= mask_ratio < 1:
             raise PolyvidError(f"mask_ratio must be at least 0 and less than 1, but is {mask_ratio}.")
@@ -57,6 +62,7 @@ class MMPCollator:
             raise PolyvidError("This tokenizer has no mask token to noise text with; use mask_ratio=0 (no intra term).")
         self.processor, self.mask_ratio, self.seed = processor, mask_ratio, seed
         self.max_text_length, self.max_video_length = max_text_length, max_video_length
+        self.teacher = teacher
         self._special_ids = torch.tensor(processor.tokenizer.all_special_ids)
         self.epoch = 0
 
@@ -68,8 +74,11 @@ class MMPCollator:
         pivots = [row.get("pivot_text") is not None for row in rows]
         if any(pivots) and not all(pivots):
             raise PolyvidError(f"Video {rows[pivots.index(False)]['video_id']} has no pivot_text, but others do.")
+        needed = ["video_id", "language", "text"]
+        if any(row.get("video_features") is not None for row in rows):
+            needed.append("video_features")
         for row in rows:
-            if missing := [key for key in ("video_id", "language", "text", "video_features") if row.get(key) is None]:
+            if missing := [key for key in needed if row.get(key) is None]:
                 raise PolyvidError(f"The row of video {row.get('video_id', '(no id)')} lacks {', '.join(missing)}.")
         try:
             batch = self._processed(rows, with_pivots=all(pivots))
@@ -81,13 +90,16 @@ class MMPCollator:
                     raise PolyvidError(f"The row of video {row['video_id']} ({row['language']}): {error}") from error
             raise
         batch["video_index"] = torch.tensor([_digest(row["video_id"]) >> 1 for row in rows])
+        if self.teacher is not None:
+            embeds = np.stack([self.teacher[row["english_text"]] for row in rows])
+            batch["teacher_embeds"] = torch.from_numpy(embeds)
         return batch | self._noised(batch, rows) if self.mask_ratio else batch
 
     def _processed(self, rows: Sequence[Mapping[str, Any]], with_pivots: bool) -> dict[str, Tensor]:
         lengths = {"max_text_length": self.max_text_length, "max_video_length": self.max_video_length}
         batch = self.processor(
             text=[row["text"] for row in rows],
-            videos=[row["video_features"] for row in rows],
+            videos=[row["video_features"] for row in rows] if "video_features" in rows[0] else None,
             return_tensors="pt",
             **lengths,
         )
@@ -107,6 +119,8 @@ class MMPCollator:
             real, special = batch[f"{prefix}attention_mask"].bool(), torch.isin(ids, self._special_ids)
             chosen = self._choose(real, real & ~special, generators)
             noisy[f"noisy_{prefix}input_ids"] = ids.masked_fill(chosen, self.processor.tokenizer.mask_token_id)
+        if "video_mask" not in batch:
+            return noisy
         seconds = batch["video_mask"].bool()
         chosen = self._choose(seconds, seconds, generators)
         noisy["noisy_video_features"] = batch["video_features"].masked_fill(chosen[:, :, None], 0.0)

@@ -24,6 +24,7 @@ from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.frame_encoders_mmp import FrameEncoder, check_encoder
 from polyvid.modeling.provenance_mmp import KEYS, Encoders
 from polyvid.modeling.video_encoders_mmp import VideoEncoders
+from polyvid.train.data.parallel import load_parallel_texts
 from polyvid.train.data.videos import caption_languages, load_videos, open_dataset
 from polyvid.train.extraction.job import Extraction, Per, decoding_processes
 from polyvid.train.extraction.listing import list_videos
@@ -61,10 +62,11 @@ def complete_data(data: DataRecipe, init_from: str | None, launch: Launch = ALON
         PolyvidError: if there are neither features nor videos, or nothing says which networks to use.
     """
     if data.clips is None and data.languages == ALL_LANGUAGES:
-        data.languages = caption_languages(load_videos(data, data.train_split, "all"))
+        texts = load_parallel_texts(data.parallel_texts) if data.parallel_texts is not None else None
+        data.languages = caption_languages(load_videos(data, data.train_split, "all") if texts is None else texts)
     if data.validation_split is not None and data.validation_languages == ALL_LANGUAGES:
         data.validation_languages = caption_languages(load_videos(data, data.validation_split, "all"))
-    if data.clips is not None or data.features is not None or (own := open_dataset(data)) is None:
+    if data.clips is not None or data.features is not None or data.texts_only or (own := open_dataset(data)) is None:
         return
     videos = videos_at_hand(own)
     if data.video_encoders:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from polyvid.modeling.losses_mmp import TERMS
 from polyvid.train.loop.step_log import read_steps
 
 LINES = ("-", "--", ":", "-.")
@@ -28,7 +29,7 @@ def plot_curves(steps_file: Path, history: list[dict], path: Path) -> None:
     height = max(4, 1 + 0.23 * len(languages)) if many else 4
     figure = Figure(figsize=(10 if languages else 5.5, height), layout="constrained")
     axes = figure.subplots(1, 2 if languages else 1, squeeze=False)[0]
-    terms = [name for name in ("loss", "inter", "intra", "cross") if any(name in line for line in steps)]
+    terms = [name for name in ("loss", *TERMS) if any(name in line for line in steps)]
     for name in terms:
         found = [(line["step"], line[name]) for line in steps if line.get(name) is not None]
         axes[0].plot(*zip(*_thinned(found), strict=True), label=name)

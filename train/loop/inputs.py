@@ -27,5 +27,9 @@ def check_inputs(recipe: Recipe) -> None:
         check_local_path(Path(data.data_dir), "folder of official files")
     if data.features is not None:
         find_shards(data.features)
+    if data.parallel_texts is not None:
+        check_local_path(Path(data.parallel_texts), "table of parallel texts")
+    if recipe.objective.teacher is not None:
+        check_local_path(recipe.objective.teacher, "teacher")
     if data.clips is not None:
         find_shards(data.clips, data.train_split)

@@ -1,8 +1,10 @@
 """Builds a trainer from a recipe: loads data, model and processor, and assembles the parts of the loop."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import LoggerType, set_seed
@@ -16,6 +18,7 @@ from polyvid.train.data.captions import PivotSampler
 from polyvid.train.data.clips import ClipDataset, ClipSampler
 from polyvid.train.data.collate import MMPCollator
 from polyvid.train.data.own_features import Launch, complete_data
+from polyvid.train.data.parallel import load_parallel_texts
 from polyvid.train.data.videos import VideoFeatures, load_videos
 from polyvid.train.loop.checkpoints import Checkpoints
 from polyvid.train.loop.frozen_states import FrozenStates
@@ -24,6 +27,7 @@ from polyvid.train.loop.processes import Processes, check_launch, check_sharding
 from polyvid.train.loop.repository import ModelRepository
 from polyvid.train.loop.starting_model import build_model, normalize_features, record_encoders, start
 from polyvid.train.loop.step_log import StepLog
+from polyvid.train.loop.teachers import english_teacher
 from polyvid.train.loop.trainer import Trainer
 from polyvid.train.loop.validation import ValidationSet
 from polyvid.train.recipe import DataRecipe, ObjectiveRecipe, Recipe
@@ -49,7 +53,7 @@ def build_trainer(recipe: Recipe) -> Trainer:
     processes = Processes()
     launch = Launch(processes.rank, processes.count, accelerator.wait_for_everyone)
     complete_data(data, recipe.model.init_from, launch)
-    videos = load_videos(data, data.train_split, data.languages) if data.clips is None else []
+    videos = _captioned(data)
     features = VideoFeatures(data.features) if data.features is not None else None
     train_set = _train_set(recipe, videos, features, processes)
     validation_set = _validation_set(data, features)
@@ -68,11 +72,12 @@ def build_trainer(recipe: Recipe) -> Trainer:
             f"{recipe.model.init_from} has feature_power={extractor.feature_power}, but the recipe sets "
             f"data.feature_power={data.feature_power}: set it to the model's."
         )
-    if data.normalize_features and extractor.feature_mean is None:
+    if data.normalize_features and extractor.feature_mean is None and (features is not None or data.clips is not None):
         normalize_features(recipe, processor, train_set, features, processes)
-    if features is not None and data.clips is None:
+    if data.clips is None:
         start(recipe, model, processor, videos, features)
-    return assemble(recipe, model, processor, train_set, validation_set, accelerator, processes)
+    teacher = english_teacher(recipe, model, processor, train_set) if "teach" in recipe.objective.terms else None
+    return assemble(recipe, model, processor, train_set, validation_set, accelerator, processes, teacher)
 
 
 def assemble(
@@ -83,6 +88,7 @@ def assemble(
     validation_set: ValidationSet | None = None,
     accelerator: Accelerator | None = None,
     processes: Processes | None = None,
+    teacher: Mapping[str, np.ndarray] | None = None,
 ) -> Trainer:
     """Assemble the parts of the loop around a model and its data.
 
@@ -93,6 +99,7 @@ def assemble(
         train_set: pairs or triples in memory, or clips to stream.
         validation_set: None keeps the last model.
         accelerator, processes: new ones by default.
+        teacher: English text → embedding, for the term `teach`.
 
     Raises:
         PolyvidError: if there are too few data for one batch.
@@ -103,7 +110,9 @@ def assemble(
     set_seed(training.seed, device_specific=True)  # for dropout, which must differ between processes
     model.config.temperature = recipe.objective.temperature  # used by `return_loss` and `logits_...`
     model.config.mask_ratio = recipe.objective.mask_ratio
-    batches = _batches(recipe, processor, train_set, processes)
+    batches = _batches(recipe, processor, train_set, processes, teacher)
+    if data.texts_only:
+        freeze_video_tower(model)
     # Fused, because it can be told on the device to skip a step, so the host need not wait.
     optimizer = torch.optim.Adam(parameter_groups(model, training.learning_rate), fused=True)
     total_steps = batches.steps(0) * training.epochs
@@ -141,6 +150,22 @@ def parameter_groups(model: MMPModel, learning_rate: float) -> list[dict[str, An
     return [{"params": parameters, "lr": learning_rate * factor} for factor, parameters in groups.items()]
 
 
+def freeze_video_tower(model: MMPModel) -> None:
+    """For texts without videos: what no batch reaches has no gradient, which DDP would wait for."""
+    for name in ("video_projection", "image_projection", "video_pooler"):
+        if hasattr(model, name):
+            getattr(model, name).requires_grad_(False)
+
+
+def _captioned(data: DataRecipe) -> list[dict[str, Any]]:
+    """What captions are trained on: rows of `polyvid.dataset_scripts.schema.CAPTIONS`; none for streamed clips."""
+    if data.clips is not None:
+        return []
+    if data.parallel_texts is not None:
+        return load_parallel_texts(data.parallel_texts)
+    return load_videos(data, data.train_split, data.languages)
+
+
 def _train_set(
     recipe: Recipe, videos: list[dict[str, Any]], features: VideoFeatures | None, processes: Processes
 ) -> PivotSampler | ClipDataset:
@@ -149,9 +174,11 @@ def _train_set(
         sampler = ClipSampler(data.languages, seed, data.max_video_length)
         shards = find_shards(data.clips, data.train_split)
         return ClipDataset(shards, sampler, processes.rank, processes.count)
-    if features is None:
+    if features is None and not data.texts_only:
         raise PolyvidError("data.features is missing: captions need the features of their videos.")
-    return PivotSampler(videos, features, data.languages, data.pivots, data.epoch_unit, seed)
+    shown = None if data.texts_only else features
+    with_english = "teach" in recipe.objective.terms
+    return PivotSampler(videos, shown, data.languages, data.pivots, data.epoch_unit, seed, with_english)
 
 
 def _validation_set(data: DataRecipe, features: VideoFeatures | None) -> ValidationSet | None:
@@ -165,11 +192,15 @@ def _validation_set(data: DataRecipe, features: VideoFeatures | None) -> Validat
 
 
 def _batches(
-    recipe: Recipe, processor: MMPProcessor, train_set: PivotSampler | ClipDataset, processes: Processes
+    recipe: Recipe,
+    processor: MMPProcessor,
+    train_set: PivotSampler | ClipDataset,
+    processes: Processes,
+    teacher: Mapping[str, np.ndarray] | None = None,
 ) -> Batches:
     training, data = recipe.training, recipe.data
     limits = (data.max_text_length, data.max_video_length)
-    collator = MMPCollator(processor, *limits, recipe.objective.mask_ratio, training.seed)
+    collator = MMPCollator(processor, *limits, recipe.objective.mask_ratio, training.seed, teacher)
     if isinstance(train_set, ClipDataset):
         return ClipBatches(train_set, collator, training.batch_size, training.num_workers)
     return CaptionBatches(
@@ -194,4 +225,5 @@ def _objective(recipe: ObjectiveRecipe, processes: Processes) -> MMPObjective:
         recipe.mask_same_video,
         raise_non_finite=False,  # handled on the device, see `Trainer.training_step`
         group=processes.group,
+        weights={"align": recipe.align_weight, "teach": recipe.teach_weight},
     )

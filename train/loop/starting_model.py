@@ -14,7 +14,14 @@ from polyvid.train.data.statistics import mean_and_std, streamed_features
 from polyvid.train.data.videos import VideoFeatures, load_videos
 from polyvid.train.loop.frozen_states import FrozenStates
 from polyvid.train.loop.processes import Processes
-from polyvid.train.loop.warm_start import Captions, correct_video_projection, mean_start, set_landmarks, warm_start
+from polyvid.train.loop.warm_start import (
+    Captions,
+    correct_video_projection,
+    mean_start,
+    set_landmarks,
+    set_text_projection,
+    warm_start,
+)
 from polyvid.train.recipe import SHAPE, ModelRecipe, Recipe
 from polyvid.train.scoring.baselines import captions_of_runs
 from polyvid.train.scoring.sentences import SentenceVectors
@@ -96,18 +103,22 @@ def start(
     model: MMPModel,
     processor: MMPProcessor,
     videos: list[dict[str, Any]],
-    features: VideoFeatures,
+    features: VideoFeatures | None,
 ) -> None:
     """Apply `model.start`, and set the kernel map of a new model. Does nothing for the random start of §3.1.
 
     Args:
         videos: the training split, as rows of `polyvid.dataset_scripts.schema.CAPTIONS`.
+        features: None for texts alone, which start the text tower only.
 
     Raises:
         PolyvidError: if the start does not fit the model, or there are too few clips for the kernel map's landmarks.
     """
     options, data = recipe.model, recipe.data
     is_new = options.init_from is None
+    if features is None:
+        _start_text(recipe, model, processor, videos)
+        return
     if options.video_kernel_size is not None and is_new:
         splits = data.landmark_splits or [data.train_split]
         clips = [row["video_id"] for split in splits for row in load_videos(data, split, data.languages)]
@@ -127,6 +138,19 @@ def start(
         )
         if states is not None:
             states.save()
+
+
+def _start_text(recipe: Recipe, model: MMPModel, processor: MMPProcessor, videos: list[dict[str, Any]]) -> None:
+    """`start` without features."""
+    if recipe.model.init_from is not None:
+        return
+    if recipe.model.video_kernel_size is not None:
+        raise PolyvidError("model.video_kernel_size draws its landmarks from clips: set data.features too.")
+    if recipe.model.start in ("mean", "warm"):
+        mean_start(model)
+    if recipe.model.start == "warm":
+        captions = Captions.of(captions_of_runs([(recipe.data, videos)]))
+        set_text_projection(model, captions, SentenceVectors(model, processor))
 
 
 def _new_model(recipe: ModelRecipe) -> tuple[MMPModel, MMPProcessor]:

@@ -10,7 +10,7 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from polyvid.modeling.errors_mmp import PolyvidError
-from polyvid.modeling.losses_mmp import TERMS, MMPObjective, rows_per_process
+from polyvid.modeling.losses_mmp import TEACHER_EMBEDS, TERMS, MMPObjective, rows_per_process
 
 
 def contrastive_step(
@@ -56,12 +56,13 @@ def contrastive_step(
     no_sync = accelerator.no_sync if accelerator else lambda model: getattr(model, "no_sync", nullcontext)()
     inputs = dict(batch)
     video_index = inputs.pop("video_index", None)
+    given = {TEACHER_EMBEDS: inputs.pop(TEACHER_EMBEDS)} if TEACHER_EMBEDS in inputs else {}
     num_rows, device = len(inputs["attention_mask"]), inputs["attention_mask"].device
 
     # Decided by the setting, not by the number of rows: the two paths order DDP's collectives differently, and all
     # processes must take the same one.
     if micro_batch_size is None:
-        terms = objective(_embeds(model(**inputs, return_loss=False)), video_index)
+        terms = objective(_embeds(model(**inputs, return_loss=False)) | given, video_index)
         backward(terms["loss"])
         return _mean_over_processes(terms)
 
@@ -82,7 +83,7 @@ def contrastive_step(
     # At least float32: float16 would lose small gradients, which are only scaled in the backward pass of the model.
     embeds = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     embeds = {name: e.to(torch.promote_types(e.dtype, torch.float32)).requires_grad_() for name, e in embeds.items()}
-    terms = objective(embeds, video_index)
+    terms = objective(embeds | given, video_index)
     found = torch.autograd.grad(terms["loss"], list(embeds.values()), allow_unused=True)
     gradients = {name: g.split(sizes) for name, g in zip(embeds, found, strict=True) if g is not None}
 

@@ -24,14 +24,14 @@ WITHIN_WEIGHT = 0.8  # of the covariance within the captions of a clip, in what 
 
 @dataclass(frozen=True)
 class Captions:
-    """Training captions of the clips that have features: row i of each list is one caption."""
+    """Training captions: row i of each list is one caption."""
 
     video_ids: list[str]
     texts: list[str]
 
     @classmethod
-    def of(cls, videos: Sequence[Mapping[str, Any]], features: Mapping[str, np.ndarray]) -> "Captions":
-        """From rows of `polyvid.dataset_scripts.schema.CAPTIONS`.
+    def of(cls, videos: Sequence[Mapping[str, Any]], features: Mapping[str, np.ndarray] | None = None) -> "Captions":
+        """From rows of `polyvid.dataset_scripts.schema.CAPTIONS`, of the clips that have features if these are given.
 
         Raises:
             PolyvidError: if no clip has both features and captions.
@@ -40,7 +40,7 @@ class Captions:
             (video["video_id"], caption["text"])
             for video in videos
             for caption in video["captions"]
-            if video["video_id"] in features and caption["text"].strip()
+            if (features is None or video["video_id"] in features) and caption["text"].strip()
         ]
         if not found:
             raise PolyvidError(f"None of {len(videos)} videos has both features and captions: nothing to start from.")
@@ -87,15 +87,20 @@ def warm_start(
     if model.config.image_feature_dim is not None:
         raise PolyvidError("model.start=warm is for videos: with model.image_feature_dim, choose random or mean.")
     mean_start(model)
+    set_text_projection(model, captions, sentence_vectors)
+    nn.init.zeros_(model.video_projection.weight)
+    nn.init.zeros_(model.video_projection.bias)
+    correct_video_projection(model, processor, captions, features, sentence_vectors, penalty)
+
+
+def set_text_projection(model: MMPModel, captions: Captions, sentence_vectors: SentenceVectors) -> None:
+    """The part of `warm_start` that needs no video: the projection of texts, if the model has one."""
     if isinstance(model.text_projection, nn.Linear):
         vectors = sentence_vectors(captions.texts).astype(np.float64)
         weight, bias = _text_projection(vectors, captions.video_ids, model.config.embed_dim)
         with torch.no_grad():
             model.text_projection.weight.copy_(torch.from_numpy(weight))
             model.text_projection.bias.copy_(torch.from_numpy(bias))
-    nn.init.zeros_(model.video_projection.weight)
-    nn.init.zeros_(model.video_projection.bias)
-    correct_video_projection(model, processor, captions, features, sentence_vectors, penalty)
 
 
 def correct_video_projection(

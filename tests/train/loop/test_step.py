@@ -51,6 +51,7 @@ def make_batch(rows=slice(None)):
         "pivot_attention_mask": pivot_mask,
         "noisy_pivot_input_ids": ids[3],
         "video_index": torch.tensor([3, 4, 5, 4, 6, 7, 3, 8, 9, 3, 2]),
+        "teacher_embeds": torch.randn(BATCH, 24, generator=generator),
     }
     return {key: value[rows] for key, value in batch.items()}
 
@@ -85,7 +86,7 @@ def step_keeping_every_graph(objective, micro_batch_size, dropout):
     model = make_model(dropout)
     torch.manual_seed(2)
     inputs, parts = make_batch(), []
-    inputs.pop("video_index")
+    inputs.pop("video_index"), inputs.pop("teacher_embeds")
     for start in range(0, BATCH, micro_batch_size):
         parts.append(model(**{key: value[start : start + micro_batch_size] for key, value in inputs.items()}))
     terms = objective({name: torch.cat([p[name] for p in parts]) for name in parts[0] if name.endswith("_embeds")})
@@ -99,6 +100,7 @@ OBJECTIVES = {
     "symmetric": MMPObjective(form="symmetric"),
     "triplet, hard": MMPObjective(form="triplet_hard"),
     "triplet, all, inter only": MMPObjective(form="triplet_all", terms=("inter",)),
+    "between texts": MMPObjective(terms=("inter", "align", "teach"), weights={"align": 0.5, "teach": 3.0}),
 }
 
 
@@ -178,7 +180,7 @@ def test_what_is_computed_without_a_look_is_the_same(monkeypatch, attention, wit
 
 # ---- several processes ----
 
-LAUNCHED = {name: OBJECTIVES[name] for name in ("Eq. 1-6", "same video masked", "triplet, hard")}
+LAUNCHED = {name: OBJECTIVES[name] for name in ("Eq. 1-6", "same video masked", "triplet, hard", "between texts")}
 SPLITS = {1: [11], 2: [7, 4], 3: [1, 6, 4]}  # rows of each process: as uneven as a last batch can be
 
 
