@@ -1,7 +1,8 @@
 """The contrastive objectives of the paper (§3.2, §3.3, Eq. 1-6) and the triplet losses it is compared with (Table 3).
 
-Two terms go beyond the paper and need no video: `align`, a contrastive loss between translations, and `teach`, the
-distance to a frozen teacher's embedding of the English sentence.
+Three terms go beyond the paper. Two need no video: `align`, a contrastive loss between translations, and `teach`, the
+distance to a frozen teacher's embedding of the English sentence. `distill` lets a text in any language find the videos
+that frozen teachers find with its English original.
 
 Everything here is a function of embeddings and knows nothing of models. Read it in this order: `MMPObjective` (which
 pairs make which term), `FORMS` (what one pair of embedding matrices costs), `_gather` (how the batches of several
@@ -36,13 +37,16 @@ TERMS = {
     # Teacher learning, as M-CLIP has it (Carlsson et al., 2022): embeddings of a sentence in any language are drawn to
     # what a frozen teacher makes of it in English.
     "teach": (("text_embeds", "teacher_embeds"), ("pivot_embeds", "teacher_embeds")),
+    # C2KD (Rouditchenko et al., 2023), see `distillation_loss`; only with the embeddings of teachers.
+    "distill": (("text_embeds", "video_embeds"), ("pivot_embeds", "video_embeds")),
 }
 """The pairs of embeddings whose losses are summed into each term."""
 
 PAPER_TERMS = ("inter", "intra", "cross")
 FORM_OF_TERM = {"teach": "squared"}  # all others have the objective's own form
-TEACHER_EMBEDS = "teacher_embeds"
-"""Comes with the batch, not from the model: a constant without gradient."""
+TEACHER_EMBEDS = ("teacher_embeds", "teacher_text_embeds", "teacher_video_embeds")
+"""These come with the batch, not from the model: constants without gradient."""
+POOLS = ("mean", "max", "min")
 
 
 def nce_loss(
@@ -104,6 +108,37 @@ def triplet_loss(
     return _loss_of_pair(a, b, video_index, form=f"triplet_{negatives}", margin=margin)
 
 
+def distillation_loss(
+    similarity: Tensor, teachers: Tensor, temperature: float = 0.1, pool: str = "mean"
+) -> tuple[Tensor, Tensor]:
+    """C2KD (Rouditchenko et al., ICASSP 2023): which videos a text finds, and which texts a video, as teachers say.
+
+    For each row i of a similarity matrix S, the cross-entropy of softmax(S_i / τ) to softmax(T_i / τ), where T are the
+    teachers' similarities, pooled entry by entry. Called with texts in rows and again with videos in rows; the term
+    `distill` is the sum of both. It differs from the Kullback-Leibler divergence in the authors' code by a constant.
+
+    Args:
+        similarity: (rows, columns), cosines of the student: a text in any language and a video.
+        teachers: (teachers, rows, columns), cosines of each teacher: the same text in English and the same video.
+        temperature: τ > 0; 0.1 in the paper.
+        pool: `"mean"`, `"max"` or `"min"` of the teachers. The paper's scripts say min, where their code takes max.
+
+    Returns:
+        The cross-entropy of each row, (rows,), and the entropy of the teachers' distribution, its least value.
+
+    Example: a student that agrees with its teacher pays the teacher's entropy.
+
+    >>> agreed = torch.zeros(2, 4)
+    >>> loss, least = distillation_loss(agreed, agreed[None])
+    >>> print(f"{loss[0]:.4f} = {least[0]:.4f} = log 4")
+    1.3863 = 1.3863 = log 4
+    """
+    pooled = teachers.mean(0) if pool == "mean" else teachers.amax(0) if pool == "max" else teachers.amin(0)
+    wanted = (pooled / temperature).log_softmax(1)
+    found = (similarity / temperature).log_softmax(1)
+    return -(wanted.exp() * found).sum(1), -(wanted.exp() * wanted).sum(1)
+
+
 def _loss_of_pair(a: Tensor, b: Tensor, video_index: Tensor | None, **options: Any) -> Tensor:
     objective = MMPObjective(**options, mask_same_video=video_index is not None, gather=False)
     return objective({"text_embeds": a, "video_embeds": b}, video_index)["loss"]
@@ -128,8 +163,11 @@ class MMPObjective:
         form: `"joint"` (Eq. 2), `"symmetric"`, `"triplet_hard"` or `"triplet_all"`; see `nce_loss`, `triplet_loss`.
         temperature: > 0, for the NCE forms.
         margin: >= 0, for the triplet forms.
-        terms: which terms to compute, of `inter`, `intra`, `cross`, `align`, `teach`; Table 3 leaves some out.
+        terms: which terms to compute, of `TERMS`; by default those of the paper, of which Table 3 leaves some out.
         weights: factors of terms in the sum, 1 by default. The terms themselves are returned without them.
+        distill_alpha: α of C2KD: with the term `distill`, the loss is α times the sum of all others plus 1 - α times
+            this one.
+        distill_temperature, distill_pool: of the term `distill`, see `distillation_loss`.
         mask_same_video: two rows that show the same video are not each other's negatives (needs `video_index`). Off
             by default, as in the paper, where such rows are rare (1.2 pairs in a batch of 128 from VTT's 6,513 videos)
             and because we saw no gain beyond noise: trained on 700 emoji clips in three languages, one seed, mean
@@ -155,6 +193,9 @@ class MMPObjective:
         raise_non_finite: bool = True,
         group: dist.ProcessGroup | None = None,
         weights: Mapping[str, float] | None = None,
+        distill_alpha: float = 0.5,
+        distill_temperature: float = 0.1,
+        distill_pool: str = "mean",
     ):
         if form not in FORMS:
             raise PolyvidError(f"Unknown form of the objective {form!r}: choose from {', '.join(FORMS)}.")
@@ -171,12 +212,24 @@ class MMPObjective:
         self.weights = {term: weight for term, weight in (weights or {}).items() if weight != 1}
         if unknown := sorted(set(self.weights) - set(TERMS)):
             raise PolyvidError(f"There is no term {unknown[0]!r} to weight: choose from {', '.join(TERMS)}.")
+        if not 0 <= distill_alpha <= 1:
+            raise PolyvidError(f"distill_alpha must lie between 0 and 1, but is {distill_alpha}.")
+        if not distill_temperature > 0:
+            raise PolyvidError(f"distill_temperature must be greater than 0, not {distill_temperature}.")
+        if distill_pool not in POOLS:
+            raise PolyvidError(f"Unknown distill_pool {distill_pool!r}: choose from {', '.join(POOLS)}.")
+        self.distill_temperature, self.distill_pool = distill_temperature, distill_pool
+        if "distill" in self.terms:
+            factors = {term: (1 - distill_alpha) if term == "distill" else distill_alpha for term in self.terms}
+            self.weights = {term: factor * self.weights.get(term, 1.0) for term, factor in factors.items()}
 
     def __call__(self, outputs: Mapping[str, Tensor], video_index: Tensor | None = None) -> dict[str, Tensor]:
         """The terms of one batch.
 
         Args:
-            outputs: a model's output or a dict with embeddings `(batch, dim)` under the names in `TERMS`.
+            outputs: a model's output or a dict with embeddings `(batch, dim)` under the names in `TERMS`. For
+                `distill` also `teacher_text_embeds` and `teacher_video_embeds` `(batch, teachers, width)`; narrower
+                ones of several teachers are filled up with zeros, which no cosine sees.
             video_index: `(batch,)` integers, equal where two rows show the same video, on all processes alike.
 
         Raises:
@@ -190,6 +243,9 @@ class MMPObjective:
             for term in self.terms
             if (present := [p for p in TERMS[term] if all(outputs.get(name) is not None for name in p)])
         }
+        if any(outputs.get(name) is None for name in TEACHER_EMBEDS[1:]):
+            pairs.pop("distill", None)
+        taught = "distill" in pairs
         if not pairs:
             raise PolyvidError(f"No embeddings for any of the terms {', '.join(self.terms)}; got {', '.join(outputs)}.")
         if self.mask_same_video and video_index is None:
@@ -220,6 +276,8 @@ class MMPObjective:
 
             ours, theirs = dict(zip(embeds, own, strict=True)), dict(zip(embeds, everyone, strict=True))
 
+            teachers_say = self._teachers_say([outputs[name] for name in TEACHER_EMBEDS[1:]], sizes) if taught else []
+
             def loss(form: str, a: str, b: str) -> Tensor:
                 rows, columns = ours[a] @ theirs[b].T, ours[b] @ theirs[a].T  # s(a_i, b_j), s(a_j, b_i)
                 negatives = torch.stack([rows, columns]).masked_fill(ignored, float("-inf"))
@@ -227,12 +285,32 @@ class MMPObjective:
                 # The mean of this over processes is the mean of the losses over the global batch.
                 return losses.sum() * (len(sizes or [1]) / everyone.shape[1])
 
+            def distill(a: str, b: str) -> Tensor:
+                rows, columns = ours[a] @ theirs[b].T, ours[b] @ theirs[a].T
+                losses = _sum(
+                    distillation_loss(own, teachers, self.distill_temperature, self.distill_pool)[0]
+                    for own, teachers in zip((rows, columns), teachers_say, strict=True)
+                )
+                return losses.sum() * (len(sizes or [1]) / everyone.shape[1])
+
             terms = {
-                term: _sum(loss(FORM_OF_TERM.get(term, self.form), a, b) for a, b in present)
+                term: _sum(
+                    distill(a, b) if term == "distill" else loss(FORM_OF_TERM.get(term, self.form), a, b)
+                    for a, b in present
+                )
                 for term, present in pairs.items()
             }
             weighted = (value * self.weights[term] if term in self.weights else value for term, value in terms.items())
             return terms | {"loss": _sum(weighted)}
+
+    def _teachers_say(self, lessons: list[Tensor], sizes: list[int] | None) -> list[Tensor]:
+        """Cosines of teachers, (teachers, batch, global batch): of own texts and all videos, and the reverse.
+
+        `lessons` are embeddings of texts and of videos, each (batch, teachers, width).
+        """
+        own = torch.stack([_normalize(embeds) for embeds in lessons]).transpose(1, 2)  # (2, teachers, batch, width)
+        everyone = _gather(own.flatten(0, 1), sizes)[0].unflatten(0, own.shape[:2])
+        return [own[0] @ everyone[1].mT, own[1] @ everyone[0].mT]
 
 
 class NonFiniteEmbeddingsError(ArithmeticError):

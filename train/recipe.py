@@ -113,6 +113,11 @@ class ObjectiveRecipe:
     align_weight: float = 1.0  # of the term align in the sum
     teach_weight: float = 1.0  # of the term teach in the sum
     teacher: str | None = None  # of the term teach: folder or Hub id of an MMP model; null: the model as it starts
+    # Beyond the paper: distill (C2KD), whose teachers are MMP models that find videos with English captions.
+    distill_teachers: list[str] = field(default_factory=list)  # folders or Hub ids
+    distill_alpha: float = 0.5  # the loss is alpha times the other terms plus (1 - alpha) times distill
+    distill_temperature: float = 0.1  # of both softmaxes
+    distill_pool: str = "mean"  # of several teachers' similarities: mean, max, min
     temperature: float = 0.1  # of the softmax in Eq. 2
     margin: float = 0.2  # of the triplet forms
     mask_same_video: bool = True  # captions of one video are not each other's negatives; the paper keeps them
@@ -153,6 +158,14 @@ class Recipe:
     objective: ObjectiveRecipe = field(default_factory=ObjectiveRecipe)
     training: TrainingRecipe = field(default_factory=TrainingRecipe)
 
+
+def distilled(recipe: Recipe) -> bool:
+    """Whether a run learned other languages than English from English teachers (C2KD): then it is not zero-shot."""
+    return "distill" in recipe.objective.terms and set(recipe.data.languages) != {"en"}
+
+
+DISTILLED = "translate-train + distillation"
+"""What results and cards call such a run."""
 
 CONFIGS = Path(__file__).parent / "configs"  # the recipes that ship
 OTHER_CONFIGS = ("ablation", "accelerate")  # folders there that hold grids and launch settings
@@ -323,6 +336,15 @@ def _check_terms(path: Path, recipe: Recipe) -> None:
                 f"{path}: objective.{name} must be greater than 0, not {getattr(objective, name)}; objective.terms "
                 "decides which terms there are."
             )
+    if ("distill" in objective.terms) != bool(objective.distill_teachers):
+        raise RecipeError(
+            f"{path}: objective.terms=distill and objective.distill_teachers need each other: "
+            + ("name one model or more." if not objective.distill_teachers else "add distill to the terms.")
+        )
+    if "distill" in objective.terms and data.clips is not None:
+        raise RecipeError(f"{path}: objective.terms=distill needs captions: subtitles have no English original.")
+    if "distill" in objective.terms and "en" not in data.languages and data.languages != ALL_LANGUAGES:
+        raise RecipeError(f"{path}: objective.terms=distill needs en in data.languages: it is what teachers read.")
     of_texts = [term for term in ("align", "teach") if term in objective.terms]
     if of_texts and not data.pivots:
         raise RecipeError(f"{path}: objective.terms={of_texts[0]} needs translations: set data.pivots=true.")
@@ -338,7 +360,7 @@ def _check_terms(path: Path, recipe: Recipe) -> None:
         raise RecipeError(f"{path}: data.texts_only needs captions: subtitles of clips are no translations. Set one.")
     if not of_texts:
         raise RecipeError(f"{path}: data.texts_only needs align or teach in objective.terms.")
-    if extra := [term for term in objective.terms if term in ("inter", "cross")]:
+    if extra := [term for term in objective.terms if term in ("inter", "cross", "distill")]:
         raise RecipeError(f"{path}: objective.terms={extra[0]} needs videos, which data.texts_only leaves out.")
     if data.validation_split is not None and (data.dataset is None or data.features is None):
         raise RecipeError(

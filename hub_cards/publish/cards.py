@@ -23,6 +23,7 @@ from polyvid.dataset_scripts.schema import in_table_order, language_name
 from polyvid.hub_cards.publish import facts
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.paths_mmp import is_local_path
+from polyvid.train.recipe import DISTILLED, distilled
 from polyvid.train.scoring.language_table import MOST_COLUMNS
 from polyvid.train.scoring.results import RESULTS
 
@@ -90,6 +91,8 @@ def model_card(
         repo_id=repo_id,
         stages=stages,
         starts_from=_starts_from(runs),
+        distilled=[run.recipe.name for run in runs if distilled(run.recipe)],
+        label=DISTILLED,
         backbone=backbone,
         settings=facts.settings(runs),
         is_sentence_transformer=facts.is_sentence_transformer(folder),
@@ -100,7 +103,7 @@ def model_card(
         metrics=list(METRICS),
         most_columns=MOST_COLUMNS,
         language_name=language_name,
-        cards={name: facts.source_card(name).data for name in datasets},
+        cards={name: facts.source_card(name).data for name in datasets if name != facts.PARALLEL},
         bibtex=facts.bibtex(),
     )
 

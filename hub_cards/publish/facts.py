@@ -22,6 +22,7 @@ from polyvid.dataset_scripts.own_data.opening import shown_name
 from polyvid.dataset_scripts.protocols import PROTOCOLS, protocols_of
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.provenance_mmp import Encoders, shown_encoders
+from polyvid.train.data.parallel import load_parallel_texts
 from polyvid.train.data.videos import load_videos
 from polyvid.train.recipe import DataRecipe, Recipe, load_recipe
 from polyvid.train.scoring.results import RESULTS
@@ -29,6 +30,7 @@ from polyvid.train.scoring.results import RESULTS
 HERE = Path(__file__).parent
 TEMPLATES = HERE.with_name("templates")
 PRETRAINING = "multi_howto100m"  # the source of joined clips
+PARALLEL = "parallel texts"  # a table of one's own, which has no card
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,12 @@ def training_data(data: DataRecipe) -> TrainingData:
     videos, captions, config = None, None, data.config
     is_own = data.dataset is not None and data.dataset not in known_datasets()
     try:
-        if data.clips is not None:
+        if data.parallel_texts is not None:
+            texts = [
+                caption["language"] for row in load_parallel_texts(data.parallel_texts) for caption in row["captions"]
+            ]
+            videos, captions = 0, {code: n for code, n in Counter(texts).items() if code in data.languages}
+        elif data.clips is not None:
             videos = sum(pq.read_metadata(shard).num_rows for shard in find_shards(data.clips, data.train_split))
         else:
             rows = load_videos(data, data.train_split, data.languages)
@@ -187,8 +194,9 @@ def training_data(data: DataRecipe) -> TrainingData:
             split = protocols[config].splits[data.train_split]
             videos = split.videos
             captions = {code: n for code, n in split.captions.items() if code in data.languages and n is not None}
+    shown = shown_name(data.dataset) if data.dataset is not None else PRETRAINING
     return TrainingData(
-        shown_name(data.dataset) if data.dataset is not None else PRETRAINING,
+        PARALLEL if data.parallel_texts is not None else shown,
         config,
         data.train_split,
         data.languages,

@@ -5,7 +5,15 @@ import math
 import pytest
 import torch
 
-from polyvid.modeling.losses_mmp import FORMS, TERMS, MMPObjective, NonFiniteEmbeddingsError, nce_loss, triplet_loss
+from polyvid.modeling.losses_mmp import (
+    FORMS,
+    TERMS,
+    MMPObjective,
+    NonFiniteEmbeddingsError,
+    distillation_loss,
+    nce_loss,
+    triplet_loss,
+)
 
 VIEWS = sorted({name for pairs in TERMS.values() for pair in pairs for name in pair})
 
@@ -229,6 +237,71 @@ def test_weights_are_factors_of_terms_in_the_sum():
         MMPObjective(weights={"aling": 2.0})
 
 
+def c2kd_by_the_book(student, teachers, pool, temperature):
+    """Lists of similarities: for each text the cross-entropy over videos, for each video the one over texts; means."""
+    count = len(student)
+
+    def softmax(row):
+        powers = [math.exp(x / temperature) for x in row]
+        return [power / sum(powers) for power in powers]
+
+    def cross_entropy(wanted, found):
+        return -sum(p * math.log(q) for p, q in zip(softmax(wanted), softmax(found), strict=True))
+
+    pooled = [[pool([t[i][j] for t in teachers]) for j in range(count)] for i in range(count)]
+    rows = sum(cross_entropy(pooled[i], student[i]) for i in range(count))
+    columns = sum(
+        cross_entropy([pooled[i][j] for i in range(count)], [student[i][j] for i in range(count)]) for j in range(count)
+    )
+    return (rows + columns) / count
+
+
+def cosines(a, b):
+    return [[cosine(x, y).item() for y in b] for x in a]
+
+
+@pytest.mark.parametrize("pool, function", [("mean", lambda x: sum(x) / len(x)), ("max", max), ("min", min)])
+def test_distill_is_c2kd_written_as_loops(pool, function):
+    views = some_views("text_embeds", "video_embeds")
+    generator = torch.Generator().manual_seed(5)
+    of_texts, of_videos = torch.randn(2, 6, 3, 4, dtype=torch.float64, generator=generator)  # three teachers
+    of_texts[:, 2, 2:], of_videos[:, 2, 2:] = 0, 0  # one of them is narrower
+    teachers = [cosines(of_texts[:, t], of_videos[:, t]) for t in range(3)]
+    expected = c2kd_by_the_book(cosines(*views.values()), teachers, function, temperature=0.2)
+    objective = MMPObjective(
+        terms=("inter", "distill"),
+        distill_alpha=0.3,
+        distill_temperature=0.2,
+        distill_pool=pool,
+        weights={"inter": 2.0},
+    )
+    terms = objective(views | {"teacher_text_embeds": of_texts, "teacher_video_embeds": of_videos})
+    assert terms["distill"].item() == pytest.approx(expected, abs=1e-6)
+    assert terms["loss"].item() == pytest.approx((0.3 * 2 * terms["inter"] + 0.7 * terms["distill"]).item(), abs=1e-6)
+
+
+def test_translations_are_distilled_too_and_without_teachers_there_is_no_such_term():
+    views = some_views("text_embeds", "video_embeds", "pivot_embeds")
+    lessons = {
+        name: torch.randn(6, 1, 4, dtype=torch.float64) for name in ("teacher_text_embeds", "teacher_video_embeds")
+    }
+    teachers = [cosines(*(embeds[:, 0] for embeds in lessons.values()))]
+    expected = sum(
+        c2kd_by_the_book(cosines(views[name], views["video_embeds"]), teachers, max, temperature=0.1)
+        for name in ("text_embeds", "pivot_embeds")
+    )
+    assert MMPObjective(terms=("distill",))(views | lessons)["distill"].item() == pytest.approx(expected, abs=1e-6)
+    assert list(MMPObjective(terms=("inter", "distill"))(views)) == ["inter", "loss"]
+
+
+def test_a_student_that_agrees_with_its_teacher_has_no_gradient():
+    similarity = torch.randn(5, 5, dtype=torch.float64, requires_grad=True)
+    loss, least = distillation_loss(similarity, similarity.detach()[None])
+    torch.testing.assert_close(loss, least)
+    (gradient,) = torch.autograd.grad(loss.sum(), similarity)
+    assert gradient.abs().max() < 1e-12
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("form", FORMS)
 def test_non_finite_embeddings_are_reported_with_term_and_row(bad, form):
@@ -251,6 +324,9 @@ def test_non_finite_embeddings_are_reported_with_term_and_row(bad, form):
         ({"form": "clip"}, "choose from joint, symmetric, triplet_hard, triplet_all"),
         ({"terms": ("inter", "outer")}, "choose from inter, intra, cross"),
         ({"terms": ()}, "choose from inter, intra, cross"),
+        ({"distill_alpha": 1.5}, "distill_alpha must lie between 0 and 1, but is 1.5"),
+        ({"distill_temperature": 0.0}, "distill_temperature must be greater than 0"),
+        ({"distill_pool": "median"}, "choose from mean, max, min"),
     ],
 )
 def test_senseless_options_are_refused(options, message):

@@ -81,6 +81,9 @@ def test_a_saved_recipe_reads_back_equal(recipe_file, tmp_path):
         (TEXTS, ["data.parallel_texts=null"], "gives no value for data.dataset"),
         (TEXTS, ["data.validation_split=validation"], "it needs data.dataset and data.features; null keeps"),
         (TEXTS, ["data.clips=somewhere"], "subtitles of clips are no translations|pivots needs captions"),
+        (COMPLETE, ["objective.terms=[inter,distill]"], "need each other: name one model or more"),
+        (COMPLETE, ["objective.distill_teachers=[m]"], "need each other: add distill to the terms"),
+        (TEXTS, ["objective.terms=[align,distill]", "objective.distill_teachers=[m]"], "distill needs videos"),
         (COMPLETE, ["model.backbone=[a"], r"Command line, model.backbone=\[a"),
     ],
 )

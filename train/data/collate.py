@@ -1,7 +1,7 @@
 """Turns rows (a clip and its text, possibly in two languages) into a padded and noised batch."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ class MMPCollator:
       Special tokens and padding are unchanged, and each view keeps at least one token or second: an all-zero video
       would have no direction, and its gradient would be unbounded. Attention masks are those of the clean views;
     - `video_index` `(batch,)` int64: equal if and only if two rows show the same video, in any process;
-    - with `teacher`, `teacher_embeds` `(batch, embed_dim)`: what the teacher makes of a row's `english_text`.
+    - with `teachers`, what these make of the rows.
 
     Rows without `video_features`, all of a batch, are texts alone; the batch then has no videos either.
 
@@ -40,7 +40,7 @@ class MMPCollator:
         max_video_length: in seconds; longer videos are truncated (App. C: 128 and 36).
         mask_ratio: 0 <= ratio < 1 (§3.2: 5 %).
         seed: for the noise.
-        teacher: English text → embedding `(embed_dim,)`, for rows with `english_text`.
+        teachers: rows → tensors with a row for each.
 
     Raises:
         PolyvidError: for a ratio outside [0, 1) or a tokenizer without a mask token; when called, for a row with
@@ -54,7 +54,7 @@ class MMPCollator:
         max_video_length: int = 36,
         mask_ratio: float = 0.05,
         seed: int = 0,
-        teacher: Mapping[str, np.ndarray] | None = None,
+        teachers: Callable[[Sequence[Mapping[str, Any]]], dict[str, Tensor]] | None = None,
     ):
         if not 0 <= mask_ratio < 1:
             raise PolyvidError(f"mask_ratio must be at least 0 and less than 1, but is {mask_ratio}.")
@@ -62,7 +62,7 @@ class MMPCollator:
             raise PolyvidError("This tokenizer has no mask token to noise text with; use mask_ratio=0 (no intra term).")
         self.processor, self.mask_ratio, self.seed = processor, mask_ratio, seed
         self.max_text_length, self.max_video_length = max_text_length, max_video_length
-        self.teacher = teacher
+        self.teachers = teachers
         self._special_ids = torch.tensor(processor.tokenizer.all_special_ids)
         self.epoch = 0
 
@@ -90,9 +90,8 @@ class MMPCollator:
                     raise PolyvidError(f"The row of video {row['video_id']} ({row['language']}): {error}") from error
             raise
         batch["video_index"] = torch.tensor([_digest(row["video_id"]) >> 1 for row in rows])
-        if self.teacher is not None:
-            embeds = np.stack([self.teacher[row["english_text"]] for row in rows])
-            batch["teacher_embeds"] = torch.from_numpy(embeds)
+        if self.teachers is not None:
+            batch |= self.teachers(rows)
         return batch | self._noised(batch, rows) if self.mask_ratio else batch
 
     def _processed(self, rows: Sequence[Mapping[str, Any]], with_pivots: bool) -> dict[str, Tensor]:

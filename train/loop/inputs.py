@@ -29,7 +29,8 @@ def check_inputs(recipe: Recipe) -> None:
         find_shards(data.features)
     if data.parallel_texts is not None:
         check_local_path(Path(data.parallel_texts), "table of parallel texts")
-    if recipe.objective.teacher is not None:
-        check_local_path(recipe.objective.teacher, "teacher")
+    for teacher in (recipe.objective.teacher, *recipe.objective.distill_teachers):
+        if teacher is not None:
+            check_local_path(teacher, "teacher")
     if data.clips is not None:
         find_shards(data.clips, data.train_split)

@@ -1,10 +1,8 @@
 """Builds a trainer from a recipe: loads data, model and processor, and assembles the parts of the loop."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import LoggerType, set_seed
@@ -27,7 +25,7 @@ from polyvid.train.loop.processes import Processes, check_launch, check_sharding
 from polyvid.train.loop.repository import ModelRepository
 from polyvid.train.loop.starting_model import build_model, normalize_features, record_encoders, start
 from polyvid.train.loop.step_log import StepLog
-from polyvid.train.loop.teachers import english_teacher
+from polyvid.train.loop.teachers import Teachers
 from polyvid.train.loop.trainer import Trainer
 from polyvid.train.loop.validation import ValidationSet
 from polyvid.train.recipe import DataRecipe, ObjectiveRecipe, Recipe
@@ -76,8 +74,8 @@ def build_trainer(recipe: Recipe) -> Trainer:
         normalize_features(recipe, processor, train_set, features, processes)
     if data.clips is None:
         start(recipe, model, processor, videos, features)
-    teacher = english_teacher(recipe, model, processor, train_set) if "teach" in recipe.objective.terms else None
-    return assemble(recipe, model, processor, train_set, validation_set, accelerator, processes, teacher)
+    teachers = Teachers.of(recipe, model, processor, train_set, features)
+    return assemble(recipe, model, processor, train_set, validation_set, accelerator, processes, teachers)
 
 
 def assemble(
@@ -88,7 +86,7 @@ def assemble(
     validation_set: ValidationSet | None = None,
     accelerator: Accelerator | None = None,
     processes: Processes | None = None,
-    teacher: Mapping[str, np.ndarray] | None = None,
+    teachers: Teachers | None = None,
 ) -> Trainer:
     """Assemble the parts of the loop around a model and its data.
 
@@ -99,7 +97,7 @@ def assemble(
         train_set: pairs or triples in memory, or clips to stream.
         validation_set: None keeps the last model.
         accelerator, processes: new ones by default.
-        teacher: English text → embedding, for the term `teach`.
+        teachers: for the terms `teach` and `distill`.
 
     Raises:
         PolyvidError: if there are too few data for one batch.
@@ -110,7 +108,7 @@ def assemble(
     set_seed(training.seed, device_specific=True)  # for dropout, which must differ between processes
     model.config.temperature = recipe.objective.temperature  # used by `return_loss` and `logits_...`
     model.config.mask_ratio = recipe.objective.mask_ratio
-    batches = _batches(recipe, processor, train_set, processes, teacher)
+    batches = _batches(recipe, processor, train_set, processes, teachers)
     if data.texts_only:
         freeze_video_tower(model)
     # Fused, because it can be told on the device to skip a step, so the host need not wait.
@@ -177,7 +175,7 @@ def _train_set(
     if features is None and not data.texts_only:
         raise PolyvidError("data.features is missing: captions need the features of their videos.")
     shown = None if data.texts_only else features
-    with_english = "teach" in recipe.objective.terms
+    with_english = not {"teach", "distill"}.isdisjoint(recipe.objective.terms)
     return PivotSampler(videos, shown, data.languages, data.pivots, data.epoch_unit, seed, with_english)
 
 
@@ -196,11 +194,11 @@ def _batches(
     processor: MMPProcessor,
     train_set: PivotSampler | ClipDataset,
     processes: Processes,
-    teacher: Mapping[str, np.ndarray] | None = None,
+    teachers: Teachers | None = None,
 ) -> Batches:
     training, data = recipe.training, recipe.data
     limits = (data.max_text_length, data.max_video_length)
-    collator = MMPCollator(processor, *limits, recipe.objective.mask_ratio, training.seed, teacher)
+    collator = MMPCollator(processor, *limits, recipe.objective.mask_ratio, training.seed, teachers)
     if isinstance(train_set, ClipDataset):
         return ClipBatches(train_set, collator, training.batch_size, training.num_workers)
     return CaptionBatches(
@@ -226,4 +224,7 @@ def _objective(recipe: ObjectiveRecipe, processes: Processes) -> MMPObjective:
         raise_non_finite=False,  # handled on the device, see `Trainer.training_step`
         group=processes.group,
         weights={"align": recipe.align_weight, "teach": recipe.teach_weight},
+        distill_alpha=recipe.distill_alpha,
+        distill_temperature=recipe.distill_temperature,
+        distill_pool=recipe.distill_pool,
     )

@@ -56,7 +56,7 @@ def contrastive_step(
     no_sync = accelerator.no_sync if accelerator else lambda model: getattr(model, "no_sync", nullcontext)()
     inputs = dict(batch)
     video_index = inputs.pop("video_index", None)
-    given = {TEACHER_EMBEDS: inputs.pop(TEACHER_EMBEDS)} if TEACHER_EMBEDS in inputs else {}
+    given = {name: inputs.pop(name) for name in TEACHER_EMBEDS if name in inputs}
     num_rows, device = len(inputs["attention_mask"]), inputs["attention_mask"].device
 
     # Decided by the setting, not by the number of rows: the two paths order DDP's collectives differently, and all

@@ -61,10 +61,12 @@ def test_rows_of_texts_alone_make_batches_without_videos(table):
     drawn = [sampler[index] for index in range(len(sampler))]
     assert len(drawn) == 4  # each sentence in each language
     assert all({row["text"], row["pivot_text"]} in ({"the dog", "der hund"}, {"a cat", "katze"}) for row in drawn)
-    batch = MMPCollator(tiny_processor(), teacher=teacher)(drawn)
+    batch = MMPCollator(tiny_processor(), teachers=lambda rows: {"taught": [teacher[r["english_text"]] for r in rows]})(
+        drawn
+    )
     assert not any("video" in name for name in batch if name != "video_index")
     assert {"noisy_input_ids", "pivot_input_ids"} <= set(batch)
-    assert batch["teacher_embeds"].tolist() == [teacher[row["english_text"]] for row in drawn]
+    assert batch["taught"] == [teacher[row["english_text"]] for row in drawn]
 
 
 def test_a_teacher_reads_english_so_sentences_without_are_left_out(table):

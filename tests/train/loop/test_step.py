@@ -16,7 +16,7 @@ from accelerate.utils import DistributedType
 from torch.nn.parallel import DistributedDataParallel
 
 from polyvid.modeling import MMPConfig, MMPModel, MMPObjective
-from polyvid.modeling.losses_mmp import NonFiniteEmbeddingsError
+from polyvid.modeling.losses_mmp import TEACHER_EMBEDS, NonFiniteEmbeddingsError
 from polyvid.train.loop.step import _sizes_of_micro_batches, contrastive_step
 from tiny import BACKBONES, enable_checkpointing
 
@@ -52,6 +52,8 @@ def make_batch(rows=slice(None)):
         "noisy_pivot_input_ids": ids[3],
         "video_index": torch.tensor([3, 4, 5, 4, 6, 7, 3, 8, 9, 3, 2]),
         "teacher_embeds": torch.randn(BATCH, 24, generator=generator),
+        "teacher_text_embeds": torch.randn(BATCH, 2, 9, generator=generator),
+        "teacher_video_embeds": torch.randn(BATCH, 2, 9, generator=generator),
     }
     return {key: value[rows] for key, value in batch.items()}
 
@@ -86,7 +88,8 @@ def step_keeping_every_graph(objective, micro_batch_size, dropout):
     model = make_model(dropout)
     torch.manual_seed(2)
     inputs, parts = make_batch(), []
-    inputs.pop("video_index"), inputs.pop("teacher_embeds")
+    for name in ("video_index", *TEACHER_EMBEDS):
+        inputs.pop(name)
     for start in range(0, BATCH, micro_batch_size):
         parts.append(model(**{key: value[start : start + micro_batch_size] for key, value in inputs.items()}))
     terms = objective({name: torch.cat([p[name] for p in parts]) for name in parts[0] if name.endswith("_embeds")})
@@ -101,6 +104,7 @@ OBJECTIVES = {
     "triplet, hard": MMPObjective(form="triplet_hard"),
     "triplet, all, inter only": MMPObjective(form="triplet_all", terms=("inter",)),
     "between texts": MMPObjective(terms=("inter", "align", "teach"), weights={"align": 0.5, "teach": 3.0}),
+    "C2KD": MMPObjective(terms=("inter", "distill"), distill_alpha=0.3, distill_pool="min"),
 }
 
 
@@ -180,7 +184,9 @@ def test_what_is_computed_without_a_look_is_the_same(monkeypatch, attention, wit
 
 # ---- several processes ----
 
-LAUNCHED = {name: OBJECTIVES[name] for name in ("Eq. 1-6", "same video masked", "triplet, hard", "between texts")}
+LAUNCHED = {
+    name: OBJECTIVES[name] for name in ("Eq. 1-6", "same video masked", "triplet, hard", "between texts", "C2KD")
+}
 SPLITS = {1: [11], 2: [7, 4], 3: [1, 6, 4]}  # rows of each process: as uneven as a last batch can be
 
 

@@ -70,14 +70,14 @@ def test_the_teacher_is_the_start_or_another_model(folder):
     own = build_trainer(recipe(folder, "objective.terms=[teach]"))
     own.model.eval()
     expected = own.model.encode_texts(ENGLISH, own.processor)
-    found = torch.stack([torch.from_numpy(own.batches.collator.teacher[text]) for text in ENGLISH])
+    found = torch.stack([torch.from_numpy(own.batches.collator.teachers.english[text]) for text in ENGLISH])
     torch.testing.assert_close(found, expected)
 
     other = tiny_model(seed=5)
     other.save_pretrained(folder / "teacher")
     tiny_processor().save_pretrained(folder / "teacher")
     taught = build_trainer(recipe(folder, "objective.terms=[teach]", f"objective.teacher={folder / 'teacher'}"))
-    found = torch.stack([torch.from_numpy(taught.batches.collator.teacher[text]) for text in ENGLISH])
+    found = torch.stack([torch.from_numpy(taught.batches.collator.teachers.english[text]) for text in ENGLISH])
     torch.testing.assert_close(found, other.encode_texts(ENGLISH, tiny_processor()))
 
     tiny_model(embed_dim=32).save_pretrained(folder / "teacher")
