@@ -19,6 +19,7 @@ def index_card(index: Any, repo_id: str) -> str:
         "engine": index.engine.name,
         "made by": f"`{index.made_by}`" if index.made_by else "a model that was not saved",
         "video features of": shown_encoders(index.video_encoders) if index.video_encoders else "not recorded",
+        "scores": _scores(index),
         "metadata": ", ".join(sorted(index.engine.kinds)) or "none",
     }
     table = "\n".join(f"| {name} | {fact} |" for name, fact in facts.items())
@@ -29,3 +30,15 @@ def index_card(index: Any, repo_id: str) -> str:
         f'```python\nfrom polyvid.modeling import VideoIndex\n\nindex = VideoIndex.load("{repo_id}")\n'
         'index.search("ein Hund spielt", k=10)\n```\n'
     )
+
+
+def _scores(index: Any) -> str:
+    """How hits are scored."""
+    corrections = index.corrections
+    parts = ["cosine"]
+    if corrections.hubs is not None:
+        gate = "gated" if corrections.hubs.gated else "without the gate"
+        parts.append(f"corrected for hubs (QB-Norm, {gate}, β = {corrections.hubs.beta:g})")
+    if corrections.offsets:
+        parts.append(f"offsets of {' '.join(sorted(corrections.offsets))}")
+    return ", ".join(parts) + (f", by {corrections.about}" if corrections.about else "")

@@ -29,6 +29,7 @@ LATER_FACTS = {
     "moment_seconds": list,
     "video_encoders": list,
     "other_encoders": bool,
+    "corrections": dict,
     "digests": dict,
     "digest": str,
 }
@@ -46,7 +47,8 @@ def write_index_file(
         tensors: what the file holds.
         about: `{"engine": its name, "options": of the engine, "model": that made the index}`, and where known
             `"weights"`, a digest of that model, `"moment_seconds"`, the lengths of the windows, `"video_encoders"`,
-            records of the networks behind the features, and `"other_encoders"`, whether the model was made for others.
+            records of the networks behind the features, `"other_encoders"`, whether the model was made for others, and
+            `"corrections"`, of scores.
 
     Raises:
         OSError: if there is no room, or it cannot be written for another reason. A file of this name stays as it was.

@@ -13,7 +13,9 @@ import torch
 from torch.nn import functional as F
 
 from .errors_mmp import PolyvidError
+from .hubness_mmp import BETA, language_offsets
 from .index_card_mmp import FILE, index_card
+from .index_corrections_mmp import Corrections, HubCorrected, hubs_of
 from .index_engines_mmp import Engine, ExactEngine, engine_class, engine_factory
 from .index_file_mmp import read_index_file, write_index_file
 from .index_maker_mmp import Maker, load_towers
@@ -89,14 +91,22 @@ class VideoIndex:
             rows = rows.with_metadata(metadata)
         self._set(ExactEngine(StoredVectors.of(video_embeds, storage), rows))
 
-    def _set(self, engine: Engine, maker: Maker | None = None, moment_seconds: tuple[int, ...] = ()) -> VideoIndex:
+    def _set(
+        self,
+        engine: Engine,
+        maker: Maker | None = None,
+        moment_seconds: tuple[int, ...] = (),
+        corrections: Corrections | None = None,
+    ) -> VideoIndex:
         self.engine, self._maker, self._moment_seconds = engine, maker or Maker(), moment_seconds
+        self.corrections = corrections or Corrections()
         return self
 
     def __repr__(self) -> str:
         rows = "moments" if "start" in self.engine.kinds else "videos"
         kept = self.engine.vectors.storage if self.engine.vectors is not None else self.engine.options.get("uri", "")
         made_by = f", made by {self.made_by!r}" if self.made_by else ""
+        made_by += ", scores corrected for hubs" if self.corrections.hubs is not None else ""
         made_by += f", of features of {shown_encoders(self.video_encoders)}" if self.video_encoders else ""
         return f"VideoIndex({len(self):,} {rows} x {self.engine.embed_dim}, {self.engine.name} {kept}{made_by})"
 
@@ -253,7 +263,74 @@ class VideoIndex:
         if name == "auto":
             name, without = ("faiss", "exact") if len(self) > EXACT_UP_TO else ("exact", None)
         engine = engine_factory(name, options, without)(self.engine, **options)
-        return self.__new__(type(self))._set(engine, self._maker, self._moment_seconds)
+        if engine.rows is None and self.corrections.hubs is not None:
+            raise PolyvidError(f"Engine {name!r} keeps the videos elsewhere, so their scores cannot be corrected here.")
+        return self.__new__(type(self))._set(engine, self._maker, self._moment_seconds, self.corrections)
+
+    def correct_hubness(
+        self,
+        bank: Sequence[str] | Mapping[str, Sequence[str]] | torch.Tensor,
+        beta: float = BETA,
+        gated: bool = True,
+        about: str = "",
+    ) -> None:
+        """Corrects the scores of all searches for videos that are near every query (QB-Norm), see `hubness_mmp`.
+
+        One number a video is kept in the index. A moment gets that of its video.
+
+        Args:
+            bank: texts that stand for queries, such as training captions: a list, or language → texts, from which the
+                offsets of languages are subtracted where the index has them. Or embeddings, (texts, embed_dim). Never
+                the queries of a test.
+            beta: 20 as published.
+            gated: correct only queries whose nearest video is also that of a text of the bank, as published.
+            about: what is told of the bank.
+
+        Raises:
+            PolyvidError: for an empty bank, embeddings of another width, a beta that is not positive, or an index whose
+                vectors are in a database.
+            OSError: if the model that made the index is not available.
+        """
+        vectors, rows = self._stored()
+        if not len(bank) or not beta > 0:
+            raise PolyvidError(f"The query bank needs at least one text, and beta must be greater than 0; got {beta}.")
+        if isinstance(bank, Mapping):
+            embeds = torch.cat([self._moved(self._encoded(list(texts)), language) for language, texts in bank.items()])
+        else:
+            embeds = bank if isinstance(bank, torch.Tensor) else self._encoded(list(bank))
+        if embeds.ndim != 2 or embeds.shape[1] != self.engine.embed_dim or not embeds.isfinite().all():
+            raise PolyvidError(f"The query bank has embeddings {tuple(embeds.shape)}, the index {self!r}.")
+        hubs = hubs_of(vectors, rows, embeds.detach().to("cpu", torch.float32), beta, gated)
+        self.corrections = Corrections(hubs, self.corrections.offsets, about)
+
+    def correct_languages(self, texts: Mapping[str, Sequence[str]], about: str = "") -> None:
+        """Keeps the offset of each language from English, which `search(..., query_language=)` subtracts.
+
+        Args:
+            texts: language → texts, best the same in all of them; with `en`.
+            about: what is told of them.
+
+        Raises:
+            PolyvidError: without texts in English and in another language, or after `correct_hubness`, whose numbers
+                would not fit any more.
+            OSError: if the model that made the index is not available.
+        """
+        if self.corrections.hubs is not None:
+            raise PolyvidError("Correct languages before hubness, which is measured with corrected texts.")
+        if "en" not in texts or len(texts) < 2 or not all(len(of) for of in texts.values()):
+            raise PolyvidError(f"Offsets need texts in en and in another language; got {' '.join(texts) or 'none'}.")
+        offsets = language_offsets({language: self._encoded(list(of)) for language, of in texts.items()})
+        self.corrections = Corrections(None, offsets, about)
+
+    def _moved(self, embeds: torch.Tensor, language: str) -> torch.Tensor:
+        """Unit embeddings of texts, less the offset of their language where there is one."""
+        offset = (self.corrections.offsets or {}).get(language)
+        unit = F.normalize(embeds.float(), dim=-1)
+        return unit if offset is None else F.normalize(unit - offset, dim=-1)
+
+    def _encoded(self, texts: list[str]) -> torch.Tensor:
+        model, processor = self._maker.towers()
+        return model.encode_texts(texts, processor)
 
     def add(
         self,
@@ -276,6 +353,7 @@ class VideoIndex:
                 way, and metadata or an engine that does not allow it. Then nothing was added.
             OSError: if the model that made this index is not available.
         """
+        self.check_grows()
         if isinstance(videos, Mapping):
             if not videos:
                 return
@@ -295,13 +373,30 @@ class VideoIndex:
             raise PolyvidError(f"Metadata {clash[0]!r} must be numbers or texts, and the same for all videos.")
         self.engine.add(exact)
 
+    def check_grows(self) -> None:
+        """Checks that videos can be added.
+
+        Raises:
+            PolyvidError: for an index that corrects for hubs.
+        """
+        if self.corrections.hubs is not None:
+            raise PolyvidError(
+                "This index corrects the scores of the videos it has, and new ones would have no such number: build it "
+                "again with them, or add to an index without --hubness."
+            )
+
     def remove(self, video_ids: Iterable[str]) -> None:
         """Removes videos, with all of their moments, in place; see `add`.
 
         Raises:
             PolyvidError: for a video that is not in the index, or if none would be left. Then nothing was removed.
         """
-        self.engine.remove({video_ids} if isinstance(video_ids, str) else set(video_ids))
+        gone = {video_ids} if isinstance(video_ids, str) else set(video_ids)
+        before = [] if self.corrections.hubs is None else list(self.video_ids)
+        self.engine.remove(gone)
+        if before:
+            kept = [position for position, name in enumerate(before) if name not in gone]
+            self.corrections = self.corrections.of_videos(torch.tensor(kept))
 
     def __len__(self) -> int:
         """Rows: videos, or moments."""
@@ -321,6 +416,8 @@ class VideoIndex:
         seconds: tuple[float | None, float | None] | None = None,
         one_per_video: bool = False,
         max_overlap: float = 0.0,
+        query_language: str | None = None,
+        corrected: bool = True,
     ) -> Any:
         """The `k` nearest videos or moments, best first.
 
@@ -335,9 +432,12 @@ class VideoIndex:
             one_per_video: only the best moment of each video.
             max_overlap: of two moments of a video that overlap by more than this intersection over union, only the
                 better one is found; 1 lets the neighbours of one good moment fill the list.
+            query_language: of the queries, to subtract its offset (`correct_languages`).
+            corrected: False searches by the cosine alone, whatever the index could correct.
 
         Returns:
-            For each query a list of `{"video_id", "score"}`, the score being the cosine; of moments also `start` and
+            For each query a list of `{"video_id", "score"}`, the score being the cosine, less the number of the video
+            if it was corrected for hubs; of moments also `start` and
             `end`, of videos with metadata also `metadata`. For a single query the list itself. Fewer than `k` where
             there are fewer, or the filters leave fewer.
 
@@ -351,9 +451,8 @@ class VideoIndex:
         filters = conditions(self.engine.kinds, lang, where, seconds)
         if not isinstance(query, torch.Tensor):
             texts = [query] if isinstance(query, str) else list(query)
-            model, processor = self._maker.towers()
-            embeds = model.encode_texts(texts, processor)
-            _check_readable(texts, processor)
+            embeds = self._encoded(texts)
+            _check_readable(texts, self._maker.towers()[1])
         else:
             embeds = query[None] if query.ndim == 1 else query
         if embeds.ndim != 2 or embeds.shape[1] != self.engine.embed_dim:
@@ -362,13 +461,26 @@ class VideoIndex:
                 f"the queries' {tuple(embeds.shape)}."
             )
         embeds = F.normalize(embeds.detach().to("cpu", torch.float32), dim=-1)
+        engine: Any = self.engine
+        if corrected:
+            if query_language is not None:
+                self._check_language(query_language)
+                embeds = self._moved(embeds, query_language)
+            if self.corrections.hubs is not None:
+                engine = HubCorrected(engine, self.corrections.hubs, self.video_ids)
         found = []
         for part in embeds.split(QUERIES_AT_ONCE):
             if "start" in self.engine.kinds and (one_per_video or max_overlap < 1):
-                found += nearest_moments(self.engine, part, k, filters, one_per_video, max_overlap)
+                found += nearest_moments(engine, part, k, filters, one_per_video, max_overlap)
             else:
-                found += self.engine.nearest(part, k, filters)
+                found += engine.nearest(part, k, filters)
         return found[0] if isinstance(query, str) or (isinstance(query, torch.Tensor) and query.ndim == 1) else found
+
+    def _check_language(self, language: str) -> None:
+        offsets = self.corrections.offsets or {}
+        if language not in offsets:
+            known = " ".join(sorted(offsets)) or "no language"
+            raise PolyvidError(f"This index has no offset of {language!r}; it has those of {known}.")
 
     def towers(self) -> tuple[MMPModel, MMPProcessor]:
         """The model that reads queries and its processor, loaded when first needed.
@@ -414,7 +526,10 @@ class VideoIndex:
         about: dict[str, Any] = {"engine": self.engine.name, "options": self.engine.options}
         about |= self._maker.facts(named_from) | {"moment_seconds": list(self._moment_seconds)}
         probe = {} if self._maker.probe is None else {"probe": self._maker.probe}
-        write_index_file(path, {**self.engine.tensors(), **probe}, about)
+        tensors = self.corrections.tensors()
+        if tensors:
+            about["corrections"] = self.corrections.facts()
+        write_index_file(path, {**self.engine.tensors(), **probe, **tensors}, about)
 
     @classmethod
     def load(
@@ -453,6 +568,11 @@ class VideoIndex:
             if probe is not None and (probe.dtype, probe.shape) != (torch.float32, (engine.embed_dim,)):
                 raise PolyvidError(f"its probe is {probe.dtype} {tuple(probe.shape)}")
             lengths = window_lengths(about.get("moment_seconds") or None)
+            facts = about.get("corrections", {})
+            if "beta" in facts and engine.rows is None:
+                raise PolyvidError("it has numbers for videos that are elsewhere")
+            videos = len(engine.rows.video_ids) if engine.rows is not None else 0
+            corrections = Corrections.from_file(tensors, facts, videos, engine.embed_dim)
             maker = Maker.from_facts(about, probe, file.parent, model, processor)
         except (OSError, ValueError) as error:  # an engine's PolyvidError may come from another copy of this code
             raise PolyvidError(f"{name!r} is not a video index that can be read: {error}") from error
@@ -462,7 +582,7 @@ class VideoIndex:
                 f"{name!r} was made by another model: its embeddings are ({len(engine)}, {engine.embed_dim}), "
                 f"the model's are {width} wide."
             )
-        return cls.__new__(cls)._set(engine, maker, lengths)
+        return cls.__new__(cls)._set(engine, maker, lengths, corrections)
 
     def push_to_hub(
         self, repo_id: str, private: bool | None = None, revision: str | None = None, token: str | None = None

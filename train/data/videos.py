@@ -14,6 +14,7 @@ from polyvid.dataset_scripts.own_data.opening import OwnDataset, known_dataset, 
 from polyvid.dataset_scripts.schema import in_table_order
 from polyvid.dataset_scripts.translations import Translations, translated_captions
 from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.train.extraction.listing import list_videos
 from polyvid.train.recipe import DataRecipe
 
 
@@ -111,6 +112,30 @@ def _languages_with_captions(builder_class: type[BenchmarkBuilder], data: DataRe
     written = builder_class(config_name=data.config).protocol.languages
     translated = Translations(data.translations).languages if data.translations is not None else []
     return in_table_order([*written, *translated])
+
+
+class VideoFiles(Mapping):
+    """The video files of a folder or a list: video id → path, for models that see videos themselves.
+
+    Raises:
+        FileNotFoundError: if there is no such folder or list.
+        PolyvidError: as `list_videos`.
+    """
+
+    encoders = None  # nothing was extracted
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self._paths = list_videos(folder)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, video_id: str) -> Path:
+        return self._paths[video_id]
 
 
 class VideoFeatures(Mapping):

@@ -13,9 +13,9 @@ from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.paths_mmp import check_local_path
 from polyvid.modeling.provenance_mmp import refuse_other_encoders
 from polyvid.train.data.own_features import FEATURES, features_for
-from polyvid.train.data.videos import VideoFeatures, caption_languages, load_videos, open_dataset
+from polyvid.train.data.videos import VideoFeatures, VideoFiles, caption_languages, load_videos, open_dataset
 from polyvid.train.loading import recipe_of
-from polyvid.train.recipe import DataRecipe, Recipe
+from polyvid.train.recipe import DISTILLED, DataRecipe, Recipe, distilled
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,10 @@ class OpenedBenchmark:
         videos: rows of `polyvid.dataset_scripts.schema.CAPTIONS`.
         languages: to search in; those without captions are skipped.
         protocol: what identifies the benchmark in `results.json`.
-        features: video id → array (seconds, width).
+        features: video id → array (seconds, width); of a dual encoder, which sees videos itself, → video file.
         allow_other_encoders: search features of networks that the model was not made for.
         trained_on: what the model was trained on, if it is this benchmark.
+        label: how the run learned, where it must not be taken for zero-shot.
     """
 
     name: str
@@ -37,9 +38,10 @@ class OpenedBenchmark:
     videos: list[dict[str, Any]]
     languages: list[str]
     protocol: dict[str, Any]
-    features: VideoFeatures
+    features: VideoFeatures | VideoFiles
     allow_other_encoders: bool = False
     trained_on: DataRecipe | None = None
+    label: str | None = None
 
     def check_encoders(self, name: str, model: MMPModel) -> None:
         """Checks that the networks which made the features are those that the model was made for.
@@ -73,6 +75,7 @@ def open_benchmark(
     check_counts: bool = True,
     allow_other_encoders: bool = False,
     columns: Mapping[str, str] | None = None,
+    files: Path | None = None,
 ) -> OpenedBenchmark:
     """Find a benchmark's captions and features.
 
@@ -93,6 +96,7 @@ def open_benchmark(
         check_counts: refuse files whose counts differ from the protocol's.
         allow_other_encoders: of the result.
         columns: of one's own captions, see `DataRecipe`.
+        files: folder or list of the videos themselves, instead of features.
 
     Raises:
         PolyvidError, FileNotFoundError: for an unknown benchmark, missing files, or counts that differ from the
@@ -101,13 +105,14 @@ def open_benchmark(
     check_local_path(model, "model")
     for path, what in (
         (features, "folder of features"),
+        (files, "folder or list of videos"),
         (data_dir, "folder of official files"),
         (translations, "file or folder of translations"),
     ):
         if path is not None:
             check_local_path(path, what)
     is_strangers, is_named = recipe is None and not Path(model).exists(), benchmark is not None
-    recipe = recipe or recipe_of(model)
+    recipe = recipe or (recipe_of(model) if files is None else None)
     benchmark = benchmark or (recipe.data.dataset if recipe else None)
     if benchmark is None:
         raise PolyvidError(f"{model} has no recipe that names a benchmark: pass --benchmark.")
@@ -137,12 +142,14 @@ def open_benchmark(
         data.columns = data.columns or trained.columns
         data.split_seed = trained.split_seed
     name, seed = (recipe.name, recipe.training.seed) if recipe else (Path(model).name, None)
+    label = DISTILLED if recipe is not None and distilled(recipe) else None
     if known is None:
-        opened = _open_own(model, data, split, languages, name, seed, allow_other_encoders)
-        return replace(opened, trained_on=trained)
-    if data.features is None:
-        raise PolyvidError(f"Pass --features: the folder with the features of the videos of {benchmark}.")
-    all_shards(data.features)  # what is missing is named before hundreds of thousands of captions are read
+        opened = _open_own(model, data, split, languages, name, seed, allow_other_encoders, files)
+        return replace(opened, trained_on=trained, label=label)
+    if files is None:
+        if data.features is None:
+            raise PolyvidError(f"Pass --features: the folder with the features of the videos of {benchmark}.")
+        all_shards(data.features)  # what is missing is named before hundreds of thousands of captions are read
     asked = None if languages == "all" else [canonical_language(code) for code in languages.split(",")]
     videos = load_videos(data, split, asked or "all")
     builder = load_builder(known)(config_name=data.config)
@@ -154,20 +161,27 @@ def open_benchmark(
         "caption_kinds": list(data.caption_kinds) if data.caption_kinds else None,
         "captions_by": _captions_by(videos),
     }
-    found = VideoFeatures(data.features)
+    found = VideoFiles(files) if files is not None else VideoFeatures(data.features or "")
     wanted = asked or in_table_order(caption_languages(videos))
-    return OpenedBenchmark(name, seed, videos, wanted, description, found, allow_other_encoders, trained)
+    return OpenedBenchmark(name, seed, videos, wanted, description, found, allow_other_encoders, trained, label)
 
 
 def _open_own(
-    model: str, data: DataRecipe, split: str, languages: str, name: str, seed: int | None, allow_other_encoders: bool
+    model: str,
+    data: DataRecipe,
+    split: str,
+    languages: str,
+    name: str,
+    seed: int | None,
+    allow_other_encoders: bool,
+    files: Path | None,
 ) -> OpenedBenchmark:
-    """One's own captions; where no features are named, they are made of the videos."""
+    """One's own captions; where neither features nor files are named, features are made of the videos."""
     own = open_dataset(data)
     assert own is not None
     codes = "all" if languages == "all" else [canonical_language(code) for code in languages.split(",")]
     videos = load_videos(data, split, codes)
-    if data.features is None or _was_made(data.features):
+    if files is None and (data.features is None or _was_made(data.features)):
         data.features = str(features_for(own, model))
     description = {
         "benchmark": own.label,
@@ -178,7 +192,8 @@ def _open_own(
         "captions_by": _captions_by(videos),
     }
     wanted = in_table_order(caption_languages(videos)) if codes == "all" else list(codes)
-    return OpenedBenchmark(name, seed, videos, wanted, description, VideoFeatures(data.features), allow_other_encoders)
+    found = VideoFiles(files) if files is not None else VideoFeatures(data.features or "")
+    return OpenedBenchmark(name, seed, videos, wanted, description, found, allow_other_encoders)
 
 
 def _was_made(features: str) -> bool:

@@ -7,8 +7,11 @@ import typer
 
 from polyvid.dataset_scripts.own_data.opening import parse_columns
 from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.train.dual_encoders.models import FAMILIES, is_dual_encoder, load_dual_encoder
+from polyvid.train.loading import recipe_of
 from polyvid.train.recipe import load_recipe
 from polyvid.train.scoring.benchmark import open_benchmark
+from polyvid.train.scoring.corrections import TRAINING, Corrections, QueryBank
 from polyvid.train.scoring.measure import measure
 
 
@@ -55,8 +58,37 @@ def evaluate(
     closed_forms: Annotated[
         bool, typer.Option("--closed-forms", help="Also show regressions fitted on the same training videos.")
     ] = False,
+    videos: Annotated[
+        Path | None,
+        typer.Option(help="For a dual encoder of other makers: folder or list of the benchmark's videos themselves."),
+    ] = None,
+    frames: Annotated[
+        str | None, typer.Option(help="For a dual encoder: '8 uniform' of a video, or '1 a second'. Default: 8.")
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="For a dual encoder: around a query, such as 'a video of {}'.")
+    ] = None,
+    hubness: Annotated[
+        str | None,
+        typer.Option(
+            help="Also evaluate with QB-Norm against videos near every query: gated, as published, or always."
+        ),
+    ] = None,
+    language_offsets: Annotated[
+        bool, typer.Option(help="Also evaluate with the mean of each language moved to that of English.")
+    ] = False,
+    query_bank: Annotated[
+        str,
+        typer.Option(help="Texts that both are measured with: training, the captions the model learned, or a table."),
+    ] = "training",
+    own_language_bank: Annotated[
+        bool, typer.Option(help="With --hubness: only the bank's texts in the language of a query.")
+    ] = False,
+    beta: Annotated[float, typer.Option(help="With --hubness: QB-Norm's inverse temperature.")] = 20.0,
 ) -> None:
     """Search a benchmark with a model in every language: results.json, results.md, ranks.npz and a plot.
+
+    A dual encoder such as CLIP or SigLIP 2 is tested in the same way, zero-shot, on the videos themselves.
 
     If the benchmark is the one that the model was trained on, its recipe says where features and files are. Any other
     benchmark is a zero-shot test across datasets (Table 12); it needs features of the same encoders.
@@ -66,6 +98,19 @@ def evaluate(
         if recipe is None:
             raise PolyvidError("Pass --model, a folder or Hub id, or --config, the recipe that trained the model.")
         model = recipe.output_dir
+    dual_encoder, opened_videos = None, None
+    if is_dual_encoder(model):
+        if int8 or features is not None:
+            raise PolyvidError(
+                f"{model} is a dual encoder, which sees videos itself: --features and --int8 are for MMP."
+            )
+        if videos is None:
+            raise PolyvidError(f"{model} is a dual encoder, which sees videos itself: pass --videos, their folder.")
+        dual_encoder, opened_videos = load_dual_encoder(model, frames, prompt, device), videos
+    elif videos is not None or frames is not None or prompt is not None:
+        raise PolyvidError(
+            f"--videos, --frames and --prompt are for dual encoders ({', '.join(FAMILIES)}), which {model} is not."
+        )
     opened = open_benchmark(
         model,
         recipe,
@@ -80,7 +125,14 @@ def evaluate(
         check_counts,
         allow_other_encoders,
         parse_columns(column or []),
+        opened_videos,
     )
-    table, folder = measure(model, opened, name, output, device, int8, closed_forms)
+    corrections = None
+    if hubness is not None or language_offsets:
+        bank = QueryBank.of(query_bank, recipe or (recipe_of(model) if dual_encoder is None else None))
+        corrections = Corrections(bank, hubness, own_language_bank, language_offsets, beta)
+    elif query_bank != TRAINING or own_language_bank:
+        raise PolyvidError("A query bank corrects nothing by itself: pass --hubness or --language-offsets too.")
+    table, folder = measure(model, opened, name, output, device, int8, closed_forms, corrections, dual_encoder)
     print(table)
     print(f"Written to {folder}.")

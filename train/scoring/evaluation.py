@@ -12,6 +12,8 @@ from tqdm import tqdm
 from polyvid.dataset_scripts.schema import language_name, written_captions
 from polyvid.modeling import MMPModel, MMPProcessor
 from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.train.scoring.corrections import FittedCorrections
+from polyvid.train.scoring.embedder import Embedder
 from polyvid.train.scoring.ranking import ranks_of_targets, retrieval_scores
 from polyvid.train.scoring.significance import bootstrap_interval
 
@@ -43,12 +45,13 @@ class Ranks:
 
 
 def rank_benchmark(
-    model: MMPModel,
-    processor: MMPProcessor,
+    model: Embedder,
+    processor: MMPProcessor | None,
     videos: Sequence[Mapping[str, Any]],
     features: Mapping[str, Any],
     languages: Sequence[str],
     progress: str | None = None,
+    corrections: FittedCorrections | None = None,
 ) -> dict[str, dict[str, Ranks]]:
     """Search in both directions, language by language.
 
@@ -57,10 +60,13 @@ def rank_benchmark(
     best-ranked caption counts. Blank captions are not used as queries (`count_blank_captions` counts them).
 
     Args:
+        model: an MMP model or a dual encoder.
+        processor: of an MMP model.
         videos: rows of `polyvid.dataset_scripts.schema.CAPTIONS`. For images, the regions take
             the place of the seconds.
-        features: video id → array (seconds, width of the processor's features).
+        features: video id → array (seconds, width of the processor's features), or what else the model embeds.
         progress: label of the progress bar; None shows no bar.
+        corrections: of the scores, for text to video alone: video to text stays as it is, but for language offsets.
 
     Returns:
         `{"text_to_video": {language: Ranks}, "video_to_text": {...}}`, without languages that have no captions.
@@ -94,8 +100,12 @@ def rank_benchmark(
             if known.any():
                 texts = [text for (_, text), use in zip(rows, known, strict=True) if use]
                 text_embeds = model.encode_texts(texts, processor, progress=bar.update)
+                corrected = None
+                if corrections is not None:
+                    text_embeds = corrections.queries(text_embeds, language)
+                    corrected = corrections.scores(video_embeds, language)
                 targets = torch.from_numpy(row_of_video[of_video[known]])
-                to_video[known] = ranks_of_targets(text_embeds, video_embeds, targets)
+                to_video[known] = ranks_of_targets(text_embeds, video_embeds, targets, corrected=corrected)
                 own = torch.from_numpy(row_of_video[captioned[has_features[captioned]]])
                 to_text[has_features[captioned]] = ranks_of_targets(video_embeds[own], text_embeds, own, targets)
             found[TEXT_TO_VIDEO][language] = Ranks(to_video, known, video_ids[of_video])

@@ -5,10 +5,14 @@ from typing import Any
 
 from polyvid.dataset_scripts.building import atomic_path, write_json
 from polyvid.dataset_scripts.locking import locked
+from polyvid.modeling import MMPModel, MMPProcessor
 from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.train.dual_encoders.models import DualEncoder
 from polyvid.train.loading import load_model
 from polyvid.train.scoring.benchmark import OpenedBenchmark
 from polyvid.train.scoring.closed_forms import score_closed_forms
+from polyvid.train.scoring.corrections import Corrections
+from polyvid.train.scoring.embedder import Embedder
 from polyvid.train.scoring.evaluation import TEXT_TO_VIDEO, count_blank_captions, rank_benchmark
 from polyvid.train.scoring.quantization import quantize_text_tower
 from polyvid.train.scoring.recall_plot import plot_recall
@@ -23,6 +27,8 @@ def measure(
     device: str | None = None,
     int8: bool = False,
     closed_forms: bool = False,
+    corrections: Corrections | None = None,
+    dual_encoder: DualEncoder | None = None,
 ) -> tuple[str, Path]:
     """Search a benchmark in both directions, and write `results.json`, `results.md`, `ranks.npz` and `recall.png`.
 
@@ -34,25 +40,42 @@ def measure(
         device: default: cuda if there is one, else cpu.
         int8: also search with text encoded in int8.
         closed_forms: also search by regression, see `score_closed_forms`.
+        corrections: also search with these corrections of scores.
+        dual_encoder: searches in place of an MMP model.
 
     Returns:
         The results as Markdown, and the folder.
 
     Raises:
         PolyvidError: if there are no captions or no features, if these are of networks that the model was not made for,
-            or if another run is writing to the folder.
+            if corrections are measured with the queries of this test, or if another run is writing to the folder.
         OSError: if the model cannot be loaded or the results cannot be written.
     """
     name = name or opened.name
     if closed_forms and opened.trained_on is None:
         raise PolyvidError(f"{model} was not trained on {opened.protocol['benchmark']}: leave out --closed-forms.")
+    if corrections is not None:
+        corrections.bank.check_untested(opened.videos, opened.languages)
     output = output or RESULTS / name / opened.protocol["benchmark"]
     with locked(output, "polyvid evaluate"):
-        loaded, processor = load_model(model, device)
-        opened.check_encoders(model, loaded)
-        quantized = quantize_text_tower(loaded) if int8 else None  # first, because it may raise
+        searching: Embedder
+        processor: MMPProcessor | None = None
+        loaded: MMPModel | None = None
+        quantized: MMPModel | None = None
+        if dual_encoder is not None:
+            searching, made_by = dual_encoder, dual_encoder.facts()
+        else:
+            loaded, processor = load_model(model, device)
+            searching = loaded
+            opened.check_encoders(model, loaded)
+            quantized = quantize_text_tower(loaded) if int8 else None  # first, because it may raise
+            made_by = {
+                "of_model": loaded.config.video_encoders,
+                "of_features": opened.features.encoders,
+                "others_allowed": opened.allow_other_encoders,
+            }
         search = (processor, opened.videos, opened.features, opened.languages)
-        found = rank_benchmark(loaded, *search, progress="evaluate")
+        found = rank_benchmark(searching, *search, progress="evaluate")
         if not found[TEXT_TO_VIDEO]:
             raise PolyvidError(
                 f"{opened.protocol['benchmark']} {opened.protocol['split']} has no captions in "
@@ -63,12 +86,9 @@ def measure(
             "name": name,
             "model": model,
             "seed": opened.seed,
+            "label": opened.label,
             "protocol": opened.protocol,
-            "video_encoders": {
-                "of_model": loaded.config.video_encoders,
-                "of_features": opened.features.encoders,
-                "others_allowed": opened.allow_other_encoders,
-            },
+            "video_encoders": made_by,
             "counts": {
                 "videos": len(opened.videos),
                 "videos_with_features": len(opened.videos) - len(missing),
@@ -89,10 +109,21 @@ def measure(
         if quantized is not None:
             ranks_int8 = rank_benchmark(quantized, *search, progress="evaluate int8")
             results["int8"] = {"scores": score_table(ranks_int8, only_with_features=False)}
-        if closed_forms and opened.trained_on is not None:
+        if closed_forms and opened.trained_on is not None and loaded is not None and processor is not None:
             results["closed_forms"] = score_closed_forms(
                 loaded, processor, opened.trained_on, opened.features, opened.videos, list(found[TEXT_TO_VIDEO])
             )
+        if corrections is not None:
+            ranks = rank_benchmark(
+                searching, *search, progress="evaluate corrected", corrections=corrections.fitted(searching, processor)
+            )
+            results["corrected"] = corrections.record() | {
+                "scores": score_table(ranks, only_with_features=False),
+                "intervals_95": {
+                    language: {score: of_language.interval(score) for score in SHOWN[:3]}
+                    for language, of_language in ranks[TEXT_TO_VIDEO].items()
+                },
+            }
         table = to_markdown(results)
         write_ranks(output / "ranks.npz", found)
         plot_recall(results, output / "recall.png")

@@ -1,5 +1,7 @@
 """Retrieval scores from embeddings (§5.3): text to video and video to text, exact, in blocks."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -23,6 +25,7 @@ def ranks_of_targets(
     targets: Tensor,
     candidate_ids: Tensor | None = None,
     block_bytes: int = BLOCK_BYTES,
+    corrected: Callable[[Tensor], Tensor] | None = None,
 ) -> np.ndarray:
     """The rank (1 = first) at which each query finds its target, by cosine; ties count against the model.
 
@@ -37,6 +40,7 @@ def ranks_of_targets(
         targets: (queries,) the id of each query's correct candidates.
         candidate_ids: (candidates,). Default: their indices.
         block_bytes: how much of the similarity matrix is held at a time.
+        corrected: cosines (queries, candidates) → the scores that are ranked; not with `candidate_ids`.
 
     Returns:
         (queries,) int64.
@@ -45,6 +49,8 @@ def ranks_of_targets(
         PolyvidError: if an embedding holds NaN or infinity.
         ValueError: if no candidate has the id of a target.
     """
+    if corrected is not None and candidate_ids is not None:
+        raise ValueError("Scores are corrected candidate by candidate: candidate_ids would mix them up.")
     for what, embeds in (("Query", query_embeds), ("Candidate", candidate_embeds)):
         finite = torch.isfinite(embeds.sum(1))
         if not finite.all():
@@ -64,5 +70,6 @@ def ranks_of_targets(
     for start in range(0, len(wanted), rows):
         block = slice(start, start + rows)
         similarity = F.normalize(query_embeds[block].float(), dim=-1) @ candidates.T
+        similarity = similarity if corrected is None else corrected(similarity)
         ranks.append(ranks_in_rows(similarity.cpu().numpy(), first[block], last[block], TIE))
     return np.concatenate(ranks)

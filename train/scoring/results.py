@@ -105,6 +105,8 @@ def to_markdown(results: Mapping[str, Any]) -> str:
         f"{counts['videos']:,} videos, {counts['videos_with_features']:,} of them with features. "
         "Ties count against the model.",
     ]
+    if label := results.get("label"):
+        lines[-1] += f" The model was trained by {label}, so no language of it is zero-shot."
     if blank := counts.get("blank_captions"):
         lines[-1] += f" Left out as blank: {', '.join(f'{n} {language}' for language, n in blank.items())} captions."
     kinds = ["all"] if not counts["missing_videos"] else ["all", "with_features"]
@@ -122,6 +124,8 @@ def to_markdown(results: Mapping[str, Any]) -> str:
         lines += int8_loss(results["scores"]["all"][TEXT_TO_VIDEO], results["int8"]["scores"][TEXT_TO_VIDEO])
     if "closed_forms" in results:
         lines += closed_form_lines(results["scores"]["with_features"][TEXT_TO_VIDEO], results["closed_forms"])
+    if "corrected" in results:
+        lines += _corrected(results["corrected"])
     intervals = [f"{language} {low:.1f}–{high:.1f}" for language, (low, high) in r1_intervals(results).items()]
     return "\n".join([*lines, "", f"95 % bootstrap intervals of text-to-video R@1: {', '.join(intervals)}.", ""])
 
@@ -134,6 +138,26 @@ def int8_loss(whole: Mapping[str, Mapping], int8: Mapping[str, Mapping]) -> list
         shown = [round(loss, 1) + 0.0 for loss in [*losses, sum(losses) / len(losses)]]  # never -0.0
         rows.append([score, *(f"{loss:+.1f}" for loss in shown)])
     return ["", *language_table("text to video, int8 less float32", list(whole), rows)]
+
+
+def _corrected(corrected: Mapping[str, Any]) -> list[str]:
+    """Lines of a table: text-to-video scores with corrections, and which these are."""
+    scores, bank = corrected["scores"][TEXT_TO_VIDEO], corrected["bank"]
+    parts = []
+    if corrected["hubness"]:
+        gate = "gated" if corrected["hubness"] == "gated" else "without the gate"
+        own = ", of the query's language where there are such" if corrected["bank_of_own_language"] else ""
+        parts.append(f"QB-Norm ({gate}, β = {corrected['beta']:g}{own})")
+    if corrected["language_offsets"]:
+        parts.append("language offsets")
+    number = sum(bank["texts"].values())
+    lines = ["", f"Corrected by {' and '.join(parts)}, measured with {number:,} texts of {bank['source']}:", ""]
+    lines.append(f"| text to video, corrected | {' | '.join(scores)} | mean |")
+    lines.append("|---|" + "---:|" * (len(scores) + 1))
+    for score in SHOWN[:3]:
+        values = [scores[language][score] for language in scores]
+        lines.append(f"| {score} | {' | '.join(f'{value:.1f}' for value in [*values, sum(values) / len(values)])} |")
+    return lines
 
 
 def r1_intervals(results: Mapping[str, Any]) -> dict[str, tuple[float, float]]:

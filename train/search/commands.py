@@ -71,6 +71,17 @@ def index(
     allow_other_encoders: Annotated[
         bool, typer.Option(help="Embed features of networks that the model was not made for; the index says so.")
     ] = False,
+    hubness: Annotated[
+        str | None,
+        typer.Option(help="Correct scores for videos near every query (QB-Norm): gated, as published, or always."),
+    ] = None,
+    language_offsets: Annotated[
+        bool, typer.Option(help="Keep the offset of each language from English, for search --query-language.")
+    ] = False,
+    query_bank: Annotated[
+        str,
+        typer.Option(help="Texts that both are measured with: training, the captions the model learned, or a table."),
+    ] = "training",
     push_to_hub: Annotated[str | None, typer.Option(help="Also upload it to this dataset repository.")] = None,
     device: Annotated[str | None, typer.Option(help="Default: cuda if there is one, else cpu.")] = None,
 ) -> None:
@@ -79,7 +90,7 @@ def index(
     If it is stopped, the same command resumes.
     """
     from polyvid.dataset_scripts.building import find_shards
-    from polyvid.train.loading import load_model
+    from polyvid.train.loading import load_model, recipe_of
     from polyvid.train.search.indexing import change_index, index_features  # seconds that a search has no use for
 
     *features, output = paths
@@ -90,6 +101,11 @@ def index(
     if add or refresh or remove:
         check_local_path(output, "video index")
     known = read_metadata(metadata) if metadata else None
+    wanted = hubness is not None or language_offsets
+    if (wanted and (add or refresh or remove)) or (query_bank != "training" and not wanted):
+        raise PolyvidError("--hubness and --language-offsets are for a new index, and --query-bank is for these two.")
+    if hubness is not None and engine == "lance":
+        raise PolyvidError("--hubness needs the videos in the index: choose another --engine than lance.")
     if add or refresh or remove:
         if features and not (add or refresh):
             raise PolyvidError("With FEATURES, --remove also needs --add or --refresh.")
@@ -101,6 +117,12 @@ def index(
         raise PolyvidError("A new index needs --model.")
     given = {"codes": codes, "uri": uri, "table": table}
     lengths = None if moment_seconds is None else [_seconds(text) for text in moment_seconds.split(",")]
+    correct = None
+    if wanted:
+        from polyvid.train.scoring.corrections import Corrections, QueryBank
+
+        bank = QueryBank.of(query_bank, recipe_of(model))
+        correct = Corrections(bank, hubness, offsets=language_offsets).apply
     whole, unknown = index_features(
         features[0],
         output,
@@ -111,6 +133,7 @@ def index(
         engine=engine,
         options={name: value for name, value in given.items() if value is not None},
         allow_other_encoders=allow_other_encoders,
+        correct=correct,
     )
     if unknown:
         print(f"{unknown} videos have no metadata in {metadata}.")
@@ -160,6 +183,12 @@ def search(
     ] = None,
     seconds: Annotated[str | None, typer.Option(help="Only moments within these seconds of a video: 0..30.")] = None,
     one_per_video: Annotated[bool, typer.Option(help="Only the best moment of each video.")] = False,
+    query_language: Annotated[
+        str | None, typer.Option(help="Of the queries, for an INDEX that keeps offsets of languages: such as sw.")
+    ] = None,
+    uncorrected: Annotated[
+        bool, typer.Option(help="By the cosine alone, for an INDEX that corrects its scores.")
+    ] = False,
     max_overlap: Annotated[
         float, typer.Option(help="How much moments of a video may overlap: 0, not at all, to 1, one second apart.")
     ] = 0.0,
@@ -199,6 +228,8 @@ def search(
         if any(unicodedata.category(character) == "Cs" for character in text):
             raise PolyvidError(f"The query {text[:40]!r} is not valid Unicode: it holds half of a surrogate pair.")
     source = find_source(target)
+    if uncorrected and query_language:
+        raise PolyvidError("Pass --uncorrected or --query-language, which is a correction.")
     if source is None and (html or open_page or play or index or encoder or moment_seconds or retry_failed):
         raise PolyvidError(f"{target} is an index, which does not say where its videos are: this option needs VIDEOS.")
     if source is None:
@@ -223,7 +254,9 @@ def search(
         opened.read_queries_with(tower, tower)
     else:
         import polyvid.train.loading  # noqa: F401 (it tells transformers of our classes)
-    answers = opened.search(query, k, lang, filters, span, one_per_video, max_overlap)
+    answers = opened.search(
+        query, k, lang, filters, span, one_per_video, max_overlap, query_language, corrected=not uncorrected
+    )
     results = [
         (text, with_paths(hits, source.files) if source else hits) for text, hits in zip(query, answers, strict=True)
     ]

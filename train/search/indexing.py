@@ -36,6 +36,7 @@ def index_features(
     engine: str = "auto",
     options: Mapping[str, Any] | None = None,
     allow_other_encoders: bool = False,
+    correct: Callable[[VideoIndex], None] | None = None,
 ) -> tuple[VideoIndex, int]:
     """Embeds all videos of a folder and writes their index.
 
@@ -50,6 +51,7 @@ def index_features(
         moment_seconds, storage: as for [`VideoIndex.build`].
         engine, options: of the index that is written.
         allow_other_encoders: embed features of networks that the model was not made for.
+        correct: sets up corrections of scores, when all videos are embedded.
 
     Returns:
         The index, and how many videos have no metadata.
@@ -81,6 +83,8 @@ def index_features(
             raise PolyvidError(f"There is no video in {features}.")
         whole = VideoIndex.cat(parts, metadata)
         unknown = sum(video_id not in metadata for video_id in whole.video_ids) if metadata else 0
+        if correct is not None:
+            correct(whole)
         index = whole.with_engine(engine, **(options or {}))
         index.save(output)
         shutil.rmtree(folder)
@@ -135,6 +139,8 @@ def change_index(
     """
     with locked(output, "polyvid index"):
         index = VideoIndex.load(output)
+        if features is not None:
+            index.check_grows()  # before hours of work
         if remove:
             index.remove(remove)
         added, gone = 0, set[str]()

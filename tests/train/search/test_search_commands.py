@@ -94,6 +94,34 @@ def test_moments_are_searched_within_seconds(mmp):
     assert "  00:03–00:05" in mmp("search", "videos.safetensors", QUERY, "--seconds", "3..5")[1]
 
 
+def test_an_index_corrects_scores_by_a_bank_of_texts(mmp, folder, features):
+    bank = {"en": ["a dog", "the cat runs", "a man"], "de": ["ein hund", "katze läuft", "der hund"]}
+    lines = [f"{a}\t{b}" for a, b in zip(bank["en"], bank["de"], strict=True)]
+    (folder / "bank.tsv").write_text("\n".join(["en\tde", *lines]), encoding="utf-8")
+    code, shown = mmp(*INDEX, "--hubness", "always", "--language-offsets", "--query-bank", "bank.tsv")
+    assert code == 0 and "videos.safetensors: 9 videos, engine exact." in shown
+    expected = VideoIndex.build(str(folder / "model"), features)
+    plain = expected.search(QUERY, k=9)
+    expected.correct_languages(bank)
+    expected.correct_hubness(bank, gated=False)
+    search = ("search", "videos.safetensors", QUERY, "-k", "9", "--json")
+    for options, query_language in (((), None), (("--query-language", "de"), "de")):
+        found = hits(mmp(*search, *options)[1])
+        wanted = expected.search(QUERY, k=9, query_language=query_language)
+        assert [hit["video_id"] for hit in found] == [hit["video_id"] for hit in wanted]
+        assert [hit["score"] for hit in found] == pytest.approx([hit["score"] for hit in wanted], abs=1e-3)
+    assert [hit["video_id"] for hit in hits(mmp(*search, "--uncorrected")[1])] == [hit["video_id"] for hit in plain]
+    code, shown = mmp("index", "features", "videos.safetensors", "--refresh")
+    assert code == 1 and "new ones would have no such number" in shown
+    for options, message in (
+        (("--query-bank", "bank.tsv"), "--query-bank is for these two"),
+        (("--hubness", "gated"), "pass a table of texts instead of 'training'"),
+        (("--hubness", "gated", "--engine", "lance"), "choose another --engine than lance"),
+    ):
+        code, shown = mmp(*INDEX, *options)
+        assert code == 1 and message in shown
+
+
 def write_features(folder, features):
     folder.mkdir(exist_ok=True)
     with ShardedWriter(folder, FEATURES, num_shards=2) as writer:
