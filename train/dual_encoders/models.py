@@ -18,6 +18,8 @@ from polyvid.train.dual_encoders.frames import FrameRule
 
 TEXTS_AT_ONCE = 64
 FRAMES_AT_ONCE = 32
+PADDED = ("siglip", "siglip2", "videoprism")  # trained on texts that were padded to 64 tokens
+WITHOUT_MASK = ("siglip", "siglip2")  # and saw the padding
 
 
 class DualEncoder:
@@ -64,7 +66,9 @@ class DualEncoder:
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             part = [self.prompt.replace("{}", text) for text in texts[start : start + TEXTS_AT_ONCE]]
             inputs = self.tokenizer(part, truncation=True, return_tensors="pt", **self._padding()).to(self.device)
-            found.append(self._texts(inputs).float().cpu())
+            if self.model.config.model_type in WITHOUT_MASK:
+                inputs.pop("attention_mask", None)
+            found.append(self.model.get_text_features(**inputs).pooler_output.float().cpu())
             if progress:
                 progress(len(part))
         return torch.cat(found)
@@ -99,16 +103,13 @@ class DualEncoder:
         return AutoImageProcessor.from_pretrained(self.name, backend="pil")
 
     def _padding(self) -> dict[str, Any]:
-        """SigLIP was trained on texts padded to 64 tokens, and has no mask; the others pad to the longest."""
+        """How texts are padded and cut."""
         limit = getattr(getattr(self.model.config, "text_config", None), "max_position_embeddings", 77)
         longest = min(limit, self.tokenizer.model_max_length)
-        if self.model.config.model_type in ("siglip", "siglip2", "videoprism"):
+        if self.model.config.model_type in PADDED:
             return {"padding": "max_length", "max_length": min(64, longest)}
         # AltCLIP's text tower is XLM-R, which counts positions from after its padding token.
         return {"padding": True, "max_length": min(longest, limit - 2) if limit > 100 else longest}
-
-    def _texts(self, inputs: Any) -> Tensor:
-        return self.model.get_text_features(**inputs).pooler_output
 
     def _video(self, frames: list[np.ndarray]) -> Tensor:
         parts = []
@@ -150,7 +151,7 @@ class VideoDualEncoder(DualEncoder):
     def _video(self, frames: list[np.ndarray]) -> Tensor:
         values = self.pixels(frames, return_tensors="pt")["pixel_values"][None].to(self.device)  # (1, frames, 3, h, w)
         key = "pixel_values" if self.model.config.model_type == "xclip" else "pixel_values_videos"
-        return self.model.get_video_features(**{key: values}).pooler_output[0]
+        return self.model.get_video_features(**{key: values}).pooler_output.flatten()  # VideoPrism's is (1, 1, dim)
 
 
 FAMILIES: dict[str, type[DualEncoder]] = {

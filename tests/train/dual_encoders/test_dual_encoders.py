@@ -48,6 +48,7 @@ CONFIGS = {
         | dict(num_frames=4, mit_hidden_size=12, mit_intermediate_size=16, mit_num_hidden_layers=1)
         | dict(mit_num_attention_heads=2),
         projection_dim=12,
+        prompt_num_attention_heads=2,
     ),
     "videoprism": dict(
         text_config=TEXT,
@@ -68,9 +69,8 @@ def tokenizer():
     found.pre_tokenizer = pre_tokenizers.Whitespace()
     found.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
     names = ("bos_token", "pad_token", "eos_token", "unk_token")
-    return PreTrainedTokenizerFast(
-        tokenizer_object=found, model_max_length=77, **dict(zip(names, SPECIAL, strict=True))
-    )
+    options = dict(model_max_length=77, model_input_names=["input_ids", "attention_mask"])
+    return PreTrainedTokenizerFast(tokenizer_object=found, **options, **dict(zip(names, SPECIAL, strict=True)))
 
 
 @pytest.fixture(scope="module")
