@@ -151,13 +151,12 @@ def _corrected(corrected: Mapping[str, Any]) -> list[str]:
     if corrected["language_offsets"]:
         parts.append("language offsets")
     number = sum(bank["texts"].values())
-    lines = ["", f"Corrected by {' and '.join(parts)}, measured with {number:,} texts of {bank['source']}:", ""]
-    lines.append(f"| text to video, corrected | {' | '.join(scores)} | mean |")
-    lines.append("|---|" + "---:|" * (len(scores) + 1))
+    rows = []
     for score in SHOWN[:3]:
-        values = [scores[language][score] for language in scores]
-        lines.append(f"| {score} | {' | '.join(f'{value:.1f}' for value in [*values, sum(values) / len(values)])} |")
-    return lines
+        values = [of_language[score] for of_language in scores.values()]
+        rows.append([score, *(f"{value:.1f}" for value in [*values, sum(values) / len(values)])])
+    told = f"Corrected by {' and '.join(parts)}, measured with {number:,} texts of {bank['source']}:"
+    return ["", told, "", *language_table("text to video, corrected", list(scores), rows)]
 
 
 def r1_intervals(results: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
