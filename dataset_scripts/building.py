@@ -9,9 +9,11 @@ import importlib
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 from threading import Lock
@@ -36,6 +38,10 @@ BUFFER_BYTES = 32 << 20
 _patching = Lock()
 
 
+OF_EVERY_CONFIG = [field.name for field in fields(BuilderConfig)]
+"""What datasets itself asks of a config: no options of a dataset."""
+
+
 class LocalBuilder:
     """Mixin for builders that read local files only.
 
@@ -43,6 +49,8 @@ class LocalBuilder:
     and for that it puts a lock file next to the package: into `site-packages`, where it does not belong and may not
     write. Builders of this package need no patch. The same file as a loading script is left to datasets.
     """
+
+    BUILDER_CONFIG_CLASS: type[BuilderConfig]
 
     def __init__(self, *args: Any, **kwargs: Any):
         if kwargs.get("data_dir") is not None:
@@ -58,6 +66,13 @@ class LocalBuilder:
             except ValueError as error:
                 if not str(error).startswith(("BuilderConfig", "Config name is missing")):
                     raise
+                if option := re.search(r"doesn't have a '(.*)' key", str(error)):
+                    known = [
+                        field.name for field in fields(self.BUILDER_CONFIG_CLASS) if field.name not in OF_EVERY_CONFIG
+                    ]
+                    choice = f"choose from {' '.join(known)}" if known else "there are none"
+                    name = self.__module__.split(".")[-1]
+                    raise PolyvidError(f"{name} has no option {option[1]!r}: {choice}.") from error
                 raise PolyvidError(str(error)) from error  # an unknown config; datasets names those there are
             except TypeError as error:
                 if "unexpected keyword argument" not in str(error):

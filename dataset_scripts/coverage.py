@@ -83,7 +83,7 @@ def to_markdown(report: Mapping[str, Coverage]) -> str:
 
 def coverage(
     benchmark: Annotated[
-        str, typer.Argument(help="vtt, vatex, m30k or youtube2text; or a folder with metadata.csv, or a Hub id.")
+        str, typer.Argument(help="A benchmark, such as vtt or lsmdc; or a folder with metadata.csv, or a Hub id.")
     ],
     features: Annotated[Path, typer.Option(help="Folder of feature shards.")],
     data_dir: Annotated[Path | None, typer.Option(help="Folder with the benchmark's official files.")] = None,

@@ -205,7 +205,7 @@ def _translate_captions(
 
 def translate(
     benchmark: Annotated[
-        str, typer.Argument(help="vtt, vatex, m30k or youtube2text; or a folder with metadata.csv, or a Hub id.")
+        str, typer.Argument(help="A benchmark, such as vtt or lsmdc; or a folder with metadata.csv, or a Hub id.")
     ],
     to: Annotated[list[str], typer.Option(help="Target language; repeat for several.")],
     output_dir: Annotated[Path, typer.Option(help="Output folder: one <language>.jsonl per language.")],

@@ -152,6 +152,8 @@ def test_what_is_no_pack_is_refused_in_one_line(tmp_path, capsys, content, messa
 
 
 def test_a_network_or_file_that_is_not_there_is_named(pack, tmp_path):
+    with pytest.raises(PolyvidError, match="c2kd has no option 'net': choose from languages .* network.$"):
+        small("c2kd", pack, "vatex", net="clip")
     with pytest.raises(PolyvidError, match="no features of 's3d' for vatex: choose from clip"):
         small("c2kd", pack, "vatex", network="s3d")
     with pytest.raises(FileNotFoundError, match="no rudder/clip/rudder_train.pkl or clip/rudder_train.pkl or"):

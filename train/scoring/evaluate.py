@@ -25,8 +25,8 @@ def evaluate(
     benchmark: Annotated[
         str | None,
         typer.Option(
-            help="vtt, vatex, m30k, youtube2text, fluent_emoji_9; or a folder with metadata.csv, or a Hub id. "
-            "Default: what it was trained on."
+            help="vtt, vatex, m30k, youtube2text, c2kd, xm3600, activitynet, didemo, lsmdc, fluent_emoji_9; or a "
+            "folder with metadata.csv, or a Hub id. Default: what it was trained on."
         ),
     ] = None,
     languages: Annotated[str, typer.Option(help="Such as en,de; all: every language with captions.")] = "all",
