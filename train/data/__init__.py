@@ -5,6 +5,7 @@ of padded tensors with their masks, for any number of processes, in an order tha
 resume at any batch.
 
 `videos`, `parallel` and `statistics` load what a recipe names; `captions` and `clips` draw training rows from it;
-`collate` turns rows into a batch and adds the noise of Eq. 3; `batches` combines these for one process. Nothing here
-depends on a model.
+`collate` turns rows into a batch and adds the noise of Eq. 3; `batches` combines these for one process. None of these
+depends on a model. `own_features` makes the features of one's own videos where a recipe names none, and `check` (a
+command) looks at such videos before.
 """
