@@ -188,3 +188,19 @@ def test_a_folder_without_its_videos_says_so(here):
         PolyvidError, match=r"None of the 12 videos of my_folder is there \(the first is clips/v0.mp4\)"
     ):
         open_benchmark("model", benchmark="my_folder")
+
+
+def test_thirteen_languages_are_trained_on_evaluated_and_plotted(here):
+    languages = "en de fr cs zh ru vi sw es hi mr id pt-BR".split()
+    lines = [",".join(["video_id", "split", *(f"caption_{language}" for language in languages)])]
+    for number in range(12):
+        split = "test" if number > 9 else "validation" if number > 7 else "train"
+        lines.append(",".join([f"v{number}", split, *(f"hund {number} {language}" for language in languages)]))
+    (here / "my_folder" / "metadata.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert run("train", "--config", "own", "model.start=random", "training.epochs=1", *OWN[:2]) == 0
+    assert sorted(load_recipe("outputs/own/recipe.yaml").data.languages) == sorted(languages)
+    assert run("evaluate", "--model", "outputs/own") == 0
+    folder = here / "outputs" / "results" / "own" / "my_folder"
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    assert sorted(results["scores"]["all"]["text_to_video"]) == sorted(languages)
+    assert "pt-BR" in (folder / "results.md").read_text(encoding="utf-8") and (folder / "recall.png").is_file()
