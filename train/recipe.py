@@ -220,6 +220,8 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         raise RecipeError(f"{path}: {_explain(error)}") from None
     except RecursionError:
         raise RecipeError(f"{path}: keys refer to each other in a circle.") from None
+    if recipe.data.dataset is not None:
+        recipe.data.dataset = ALIASES.get(recipe.data.dataset.lower(), recipe.data.dataset)
     if not NAME.fullmatch(recipe.name):
         raise RecipeError(
             f"{path}: name is {recipe.name!r}, but it becomes part of file names: use letters, digits and . _ - only."

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from polyvid.train.recipe import CONFIGS, RecipeError, load_recipe, save_recipe, shipped_recipes
+from polyvid.train.recipe import CONFIGS, RecipeError, differences, load_recipe, save_recipe, shipped_recipes
 
 
 @pytest.fixture
@@ -40,6 +40,18 @@ def test_a_recipe_changes_the_one_it_is_based_on_and_the_command_line_changes_bo
     recipe = load_recipe(path, ["training.epochs=5", "data.languages=[en,cz]"])
     assert (recipe.name, recipe.training.epochs, recipe.training.batch_size) == ("y", 5, 64)
     assert recipe.data.languages == ["en", "cs"]
+
+
+def test_what_a_recipe_for_ones_own_data_need_not_say(recipe_file):
+    """No features, since they are made; languages, power and layers, since the data and the model say them."""
+    own = "name: x\noutput_dir: out\ndata: {dataset: ./my_folder, languages: [all], feature_power: null}\n"
+    recipe = load_recipe(recipe_file(own), ["data.columns.de=German", "model.freeze_below=null"])
+    assert recipe.data.features is None and recipe.data.languages == ["all"] and recipe.data.columns == {"de": "German"}
+    with pytest.raises(RecipeError, match="gives no value for data.features"):
+        load_recipe(recipe_file(own), ["data.dataset=vtt"])
+    assert load_recipe(recipe_file(own), ["data.dataset=vtt", "data.features=f"]).data.dataset == "msrvtt"
+    one, other = load_recipe(recipe_file(own)), load_recipe(recipe_file(own), ["data.columns.de=German"])
+    assert differences(one, other) == ["data.columns is {} there and {'de': 'German'} here"]
 
 
 def test_a_saved_recipe_reads_back_equal(recipe_file, tmp_path):
