@@ -55,6 +55,20 @@ def _uncounted(languages: Iterable[str]) -> dict[str, int | None]:
     return dict.fromkeys(languages)
 
 
+def _counts(pairs: str) -> dict[str, int | None]:
+    """`"en:626 de:625"` → `{"en": 626, "de": 625}`."""
+    return {language: int(count) for language, count in (pair.split(":") for pair in pairs.split())}
+
+
+TUX_ALL = _counts(
+    "en:626 de:625 fr:626 cs:626 zh:476 ru:625 vi:593 sw:108 es:625 ach:598 af:603 am:621 an:625 ar:557 ast:604 "
+    "be:604 bg:604 ca:626 ca-valencia:626 cy:105 da:625 el:625 eo:621 eu:619 fa:348 ff:625 fi:621 ga:625 gd:625 "
+    "gl:626 gu:625 he:399 hi:604 hr:625 hu:621 hy:621 id:621 is:626 it:621 iu:598 ja:626 ka:625 kab:296 km:352 "
+    "ko:621 lv:621 mk:130 ml:604 ms:467 nb:617 nl:625 nn:617 pl:625 pt:626 pt-BR:625 ro:604 sk:626 sl:625 son:625 "
+    "sq:620 sr:607 sr-Latn:604 sv:625 th:472 tr:604 uk:625 vec:621 zh-TW:506 zu:497 "
+)
+"""Captions of Tux-8 by language, those with at least 100; British and Australian English are left out as English."""
+
 PROTOCOLS = (
     Protocol(
         "msrvtt",
@@ -226,6 +240,24 @@ PROTOCOLS = (
             "test": Split(1000, {"en": 1_000}),
         },
         "LSMDC 2016 with its public test of 1,000 clips of films",
+    ),
+    Protocol(
+        "tux8",
+        "tux8",
+        {"test": Split(461, dict.fromkeys(("en", "de", "fr", "cs", "zh", "ru", "vi", "es"), 461))},
+        "Stamps of Tux Paint with captions in eight of the nine languages; test only, and not in the paper",
+    ),
+    Protocol(
+        "tux8",
+        "tux_sw",
+        {"test": Split(106, dict.fromkeys(("en", "de", "fr", "cs", "zh", "ru", "vi", "sw", "es"), 106))},
+        "Those of `tux8` with a caption in Swahili, too",
+    ),
+    Protocol(
+        "tux8",
+        "tux_all",
+        {"test": Split(626, TUX_ALL)},
+        "All stamps but symbols and repeated English captions, in each language with at least 100 captions",
     ),
 )
 

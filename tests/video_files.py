@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from polyvid.dataset_scripts.fluent_emoji_9.build import same_scheduling
+from polyvid.dataset_scripts.clips import same_scheduling
 
 SIDE = 96  # pixels; 4 x 4 blocks hold a frame's number in binary
 

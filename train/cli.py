@@ -29,6 +29,7 @@ COMMANDS = {
     "demo": Target("polyvid.train.demo.run:main", "Train and compare three models on embedded data.", True),
     "app": Target("polyvid.hub_cards.space.own_videos:app", "Search your own videos in a browser.", True),
     "demo-app": Target("polyvid.hub_cards.space.build:demo_app", "Open the demo's models in a browser.", True),
+    "fetch": Target("polyvid.dataset_scripts.fetch:fetch", "Get open packages of pictures, and make clips.", True),
     "build": Target("polyvid.dataset_scripts.build:build", "Build a dataset from its official files.", True),
     "statistics": Target("polyvid.dataset_scripts.statistics:statistics", "Count videos, subtitles and tokens.", True),
     "translate": Target("polyvid.dataset_scripts.translate:translate", "Translate a benchmark's captions.", True),

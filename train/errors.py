@@ -10,6 +10,7 @@ EXTRAS = {  # modules that are not always installed → the extra of this packag
     "av": "video",
     "PIL": "video",
     "h5py": "hdf5",
+    "resvg_py": "open-data",
     "ray": "ray",
     "matplotlib": "report",
     "sklearn": "demo",

@@ -13,16 +13,13 @@ Sources:
 
 import csv
 import json
-import os
 import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import av
 import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
@@ -30,6 +27,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from polyvid.dataset_scripts.building import atomic_path
+from polyvid.dataset_scripts.clips import SIZE, write_clip
 from polyvid.dataset_scripts.fluent_emoji_9.families import assign_families, assign_splits, has_skin_tone
 from polyvid.dataset_scripts.locking import locked
 from polyvid.dataset_scripts.schema import LANGUAGES
@@ -38,9 +36,7 @@ ANIMATION_PACKAGES = [f"@lobehub/fluent-emoji-anim-{part}@1.0.0" for part in (1,
 CAPTION_PACKAGES = ["cldr-annotations-full@48.2.0", "cldr-annotations-derived-full@48.2.0"]
 
 HERE = Path(__file__).parent
-SIZE = 224  # pixels, square: what ImageNet networks expect
-FRAMES = 12  # evenly spaced over the animation
-FRAME_RATE = 4  # frames per second: an animation of 72 frames lasts about three seconds
+FRAMES = 12  # evenly spaced over the animation: one of 72 frames lasts about three seconds
 SPLIT_SEEDS = (0, 1, 2, 3)
 
 
@@ -167,40 +163,6 @@ def read_frames(path: Path) -> list[Image.Image]:
         ) from error
 
 
-def write_clip(frames: list[Image.Image], path: Path) -> None:
-    """Encode frames as an AV1 mp4, 4:2:0, constant rate factor 36."""
-    with (
-        same_scheduling(),
-        atomic_path(path) as unfinished,
-        av.open(str(unfinished), "w", format="mp4") as container,
-    ):
-        stream = container.add_stream(
-            "libsvtav1", rate=FRAME_RATE, options={"crf": "36", "preset": "4", "svtav1-params": "lp=1"}
-        )
-        stream.width = stream.height = SIZE
-        stream.pix_fmt = "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_image(frame)))
-        container.mux(stream.encode())
-
-
-@contextmanager
-def same_scheduling() -> Iterator[None]:
-    """Give the thread its scheduling back after an encoding.
-
-    SVT-AV1 gives the calling thread, if root runs it, real-time priority for good. It then starves the machine, and so
-    do its child processes, which inherit it.
-    """
-    if not hasattr(os, "sched_setscheduler"):  # only Linux has it
-        yield
-        return
-    before, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
-    try:
-        yield
-    finally:
-        os.sched_setscheduler(0, before, parameters)
-
-
 def main(
     packages: Annotated[
         Path | None, typer.Option(help="Folder with the packed .tgz files; without it they are downloaded.")
@@ -208,7 +170,6 @@ def main(
     output: Annotated[Path, typer.Option(help="Dataset folder to write to.")] = HERE,
 ) -> None:
     """Make the Fluent-Emoji-9 data from the packages it comes from."""
-    os.environ.setdefault("SVT_LOG", "1")  # the encoder prints a banner per clip otherwise
     with tempfile.TemporaryDirectory() as scratch:
         if packages is None:
             packages = Path(scratch)

@@ -69,7 +69,7 @@ def model_card(
     for name in hub_datasets.keys() - {*datasets, *(evaluation.benchmark for evaluation in evaluations)}:
         raise PolyvidError(f"The model in {folder} was neither trained nor evaluated on {name}: {_known(datasets)}")
     hub_datasets = own | dict(hub_datasets)
-    restricted = [name for name in datasets if name not in facts.licenses()["open_data"]]
+    restricted = not all(facts.is_open(data) for _, data in stages)
     card_data = ModelCardData(
         language=list(dict.fromkeys(code.split("-")[0] for code in trained)) or None,  # the Hub knows no regions
         library_name="transformers",

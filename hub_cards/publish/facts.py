@@ -263,6 +263,12 @@ def licenses() -> Mapping[str, Any]:
     return yaml.safe_load((HERE / "licenses.yaml").read_text(encoding="utf-8"))
 
 
+def is_open(data: TrainingData) -> bool:
+    """Whether weights trained on these data can be published as freely as the code (see `licenses.yaml`)."""
+    configs = licenses()["open_data"].get(data.dataset, [])
+    return (data.config or next(iter(configs), None)) in configs
+
+
 @cache
 def source_card(dataset: str) -> DatasetCard:
     """The hand-written card of a dataset of this project, `dataset_scripts/<dataset>/README.md`.

@@ -257,6 +257,13 @@ def test_limits_and_licences_are_those_of_the_data(run, card, tmp_path):
     assert "emoji" not in card.text
 
 
+def test_weights_trained_on_share_alike_drawings_are_not_under_the_licence_of_the_code(run, tmp_path):
+    recipe = load_recipe(run / "recipe.yaml")
+    recipe.data = DataRecipe(dataset="fluent_emoji_9", config="four_styles", features="gone", train_split="finetune")
+    save_recipe(recipe, tmp_path / "recipe.yaml")
+    assert card_of(tmp_path).data.license == "other"
+
+
 def test_where_the_data_are_not_at_hand_the_protocol_says_the_counts(run, tmp_path):
     recipe = load_recipe(run / "recipe.yaml")
     recipe.model = ModelRecipe(init_from="lab/mmp")
