@@ -42,6 +42,17 @@ def recall_table(scores: Scores, metric: str, of_baselines: Mapping[str, Scores]
     return "\n".join(lines)
 
 
+def ceilings_sentence(ceilings: ByLanguage) -> str:
+    """What the text backbone finds by itself; nothing if that was not measured."""
+    if not ceilings:
+        return ""
+    shown = ", ".join(f"{language} {scores['R@1']:.1f}" for language, scores in ceilings.items())
+    return (
+        "How far the text backbone alone gets: the English name of the same clip is found among all English names, "
+        f"without any video, with R@1 {shown}."
+    )
+
+
 def seeds_table(measured: Mapping[str, Any]) -> str:
     """Markdown: R@1 as mean ± standard deviation over seeds and splits, for models, random starts and baselines.
 

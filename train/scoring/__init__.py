@@ -8,5 +8,6 @@ results), `evaluation` (search in both directions), `ranking` (embeddings to ran
 languages, by a bank of texts), `significance` (intervals and tests), `results` (the files written). These build on the
 results: `compare`, `tables` (the paper's tables, with `published.yaml`) and `ablation` (a grid of runs).
 `contact_sheet` shows what a model finds. `baselines` are closed forms to compare with, `closed_forms` puts them beside
-a model, and `sentences` gives the sentence vectors of the backbone.
+a model, `sentences` gives the sentence vectors of the backbone, and `text_ceilings` says how far these get without any
+video.
 """

@@ -13,7 +13,8 @@ import torch
 
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.recipe import DataRecipe
-from polyvid.train.scoring.ranking import ranks_of_targets, retrieval_scores
+from polyvid.train.scoring.evaluation import Ranks
+from polyvid.train.scoring.ranking import ranks_of_targets
 
 Kind = Literal["ridge", "kernel_ridge"]
 Embed = Callable[[Sequence[str]], np.ndarray]
@@ -102,17 +103,19 @@ class Baseline:
             linear = Ridge(alpha=penalty)
             regression = linear if kind == "ridge" else KernelRidge(alpha=penalty, kernel="rbf", gamma=gamma)
             regression.fit(inputs, targets)
-            found = np.concatenate(list(self._ranks(regression, validation).values()))
+            found = np.concatenate([ranks.ranks for ranks in self._ranks(regression, validation).values()])
             if (reciprocal := float((1 / found).mean())) > best:
                 best, self.penalty, self.regression = reciprocal, penalty, regression
 
     def scores(self, videos: Videos) -> dict[str, dict[str, float]]:
         """Text-to-video scores as `Ranks.scores` gives them, by language; every caption searches all `videos`."""
-        ranks = self._ranks(self.regression, videos)
-        return {language: {"queries": len(found)} | retrieval_scores(found) for language, found in ranks.items()}
+        return {language: ranks.scores() for language, ranks in self.ranks(videos).items()}
 
-    def _ranks(self, regression: Any, videos: Videos) -> dict[str, np.ndarray]:
-        """Language → the rank at which each of its captions finds its clip."""
+    def ranks(self, videos: Videos) -> dict[str, Ranks]:
+        """Language → the rank at which each of its captions finds its clip among all `videos` that have features."""
+        return self._ranks(self.regression, videos)
+
+    def _ranks(self, regression: Any, videos: Videos) -> dict[str, Ranks]:
         captions = _captions(videos, self.features)
         row_of = {video_id: row for row, video_id in enumerate(dict.fromkeys(caption[0] for caption in captions))}
         inputs = self.scaler.transform(root_of_means(self.features, list(row_of)))
@@ -121,7 +124,9 @@ class Baseline:
         for language in dict.fromkeys(caption[1] for caption in captions):
             own = [(row_of[video_id], text) for video_id, of_text, text in captions if of_text == language]
             queries = torch.from_numpy(self.space(self.embed([text for _, text in own]), language))
-            ranks[language] = ranks_of_targets(queries, candidates, torch.tensor([row for row, _ in own]))
+            rows = torch.tensor([row for row, _ in own])
+            found = ranks_of_targets(queries, candidates, rows)
+            ranks[language] = Ranks(found, np.ones(len(found), dtype=bool), np.array(list(row_of))[rows.numpy()])
         return ranks
 
 

@@ -25,8 +25,8 @@ def evaluate(
     benchmark: Annotated[
         str | None,
         typer.Option(
-            help="vtt, vatex, m30k, youtube2text, c2kd, xm3600, activitynet, didemo, lsmdc, fluent_emoji_9; or a "
-            "folder with metadata.csv, or a Hub id. Default: what it was trained on."
+            help="vtt, vatex, m30k, youtube2text, c2kd, xm3600, activitynet, didemo, lsmdc, fluent_emoji_9, tux8; "
+            "or a folder with metadata.csv, or a Hub id. Default: what it was trained on."
         ),
     ] = None,
     languages: Annotated[str, typer.Option(help="Such as en,de; all: every language with captions.")] = "all",
@@ -85,6 +85,9 @@ def evaluate(
         bool, typer.Option(help="With --hubness: only the bank's texts in the language of a query.")
     ] = False,
     beta: Annotated[float, typer.Option(help="With --hubness: QB-Norm's inverse temperature.")] = 20.0,
+    text_ceilings: Annotated[
+        bool, typer.Option(help="Also find English captions from those in other languages, by the text backbone alone.")
+    ] = True,
 ) -> None:
     """Search a benchmark with a model in every language: results.json, results.md, ranks.npz and a plot.
 
@@ -133,6 +136,8 @@ def evaluate(
         corrections = Corrections(bank, hubness, own_language_bank, language_offsets, beta)
     elif query_bank != TRAINING or own_language_bank:
         raise PolyvidError("A query bank corrects nothing by itself: pass --hubness or --language-offsets too.")
-    table, folder = measure(model, opened, name, output, device, int8, closed_forms, corrections, dual_encoder)
+    table, folder = measure(
+        model, opened, name, output, device, int8, closed_forms, corrections, dual_encoder, text_ceilings
+    )
     print(table)
     print(f"Written to {folder}.")

@@ -1,7 +1,10 @@
 """Tests a model on an opened benchmark and writes a folder of results."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from polyvid.dataset_scripts.building import atomic_path, write_json
 from polyvid.dataset_scripts.locking import locked
@@ -17,6 +20,8 @@ from polyvid.train.scoring.evaluation import TEXT_TO_VIDEO, count_blank_captions
 from polyvid.train.scoring.quantization import quantize_text_tower
 from polyvid.train.scoring.recall_plot import plot_recall
 from polyvid.train.scoring.results import RESULTS, SHOWN, environment, score_table, to_markdown, write_ranks
+from polyvid.train.scoring.sentences import SentenceVectors
+from polyvid.train.scoring.text_ceilings import text_ceilings
 
 
 def measure(
@@ -29,6 +34,7 @@ def measure(
     closed_forms: bool = False,
     corrections: Corrections | None = None,
     dual_encoder: DualEncoder | None = None,
+    ceilings: bool = True,
 ) -> tuple[str, Path]:
     """Search a benchmark in both directions, and write `results.json`, `results.md`, `ranks.npz` and `recall.png`.
 
@@ -42,6 +48,7 @@ def measure(
         closed_forms: also search by regression, see `score_closed_forms`.
         corrections: also search with these corrections of scores.
         dual_encoder: searches in place of an MMP model.
+        ceilings: also search English captions with those in other languages (see `text_ceilings`).
 
     Returns:
         The results as Markdown, and the folder.
@@ -124,6 +131,8 @@ def measure(
                     for language, of_language in ranks[TEXT_TO_VIDEO].items()
                 },
             }
+        if ceilings and loaded is not None and processor is not None:
+            results["text_ceilings"] = _text_ceilings(loaded, processor, opened)
         table = to_markdown(results)
         write_ranks(output / "ranks.npz", found)
         plot_recall(results, output / "recall.png")
@@ -131,3 +140,11 @@ def measure(
             temporary.write_text(table, encoding="utf-8")
         write_json(output / "results.json", results)  # last: its presence marks the evaluation as complete
     return table, output
+
+
+def _text_ceilings(model: MMPModel, processor: MMPProcessor, opened: OpenedBenchmark) -> dict[str, dict[str, float]]:
+    def embed(texts: Sequence[str]) -> np.ndarray:
+        return SentenceVectors(model, processor)(texts)  # a new one each time: it keeps what it has computed
+
+    found = text_ceilings(embed, opened.videos, opened.languages, progress="text ceilings")
+    return {language: ranks.scores() for language, ranks in found.items()}

@@ -2,7 +2,7 @@
 
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -20,6 +20,10 @@ from polyvid.train.scoring.language_table import language_table
 RESULTS = Path("outputs/results")
 """Default output folder of `polyvid evaluate`."""
 
+TEXT_CEILING = (
+    "Text ceiling: R@1 of the English caption of the same video, found by the text backbone alone (mean over tokens, "
+    "each language centred). What the backbone does not find can hardly be transferred from English."
+)
 SHOWN = ("R@1", "R@5", "R@10", "MedR", "MnR", "MRR", "nDCG@10")
 
 
@@ -119,7 +123,10 @@ def to_markdown(results: Mapping[str, Any]) -> str:
                 values = [by_score[score] for by_score in scores.values()]
                 digits = 3 if score in ("MRR", "nDCG@10") else 1
                 rows.append([score, *(f"{value:.{digits}f}" for value in [*values, sum(values) / len(values)])])
-            lines += ["", *language_table(title, list(scores), rows)]
+            ceilings = results.get("text_ceilings") if kind == "all" and direction == TEXT_TO_VIDEO else None
+            if ceilings:
+                rows.append(text_ceiling_row(ceilings, list(scores)))
+            lines += ["", *language_table(title, list(scores), rows), *(["", TEXT_CEILING] if ceilings else [])]
     if "int8" in results:
         lines += int8_loss(results["scores"]["all"][TEXT_TO_VIDEO], results["int8"]["scores"][TEXT_TO_VIDEO])
     if "closed_forms" in results:
@@ -128,6 +135,13 @@ def to_markdown(results: Mapping[str, Any]) -> str:
         lines += _corrected(results["corrected"])
     intervals = [f"{language} {low:.1f}–{high:.1f}" for language, (low, high) in r1_intervals(results).items()]
     return "\n".join([*lines, "", f"95 % bootstrap intervals of text-to-video R@1: {', '.join(intervals)}.", ""])
+
+
+def text_ceiling_row(ceilings: Mapping[str, Mapping], languages: Sequence[str]) -> list[str]:
+    """A further row of a table: its name, a cell for each language (empty for English), and their mean."""
+    values = [ceilings[language]["R@1"] for language in languages if language in ceilings]
+    cells = [f"{ceilings[language]['R@1']:.1f}" if language in ceilings else "" for language in languages]
+    return ["text ceiling", *cells, f"{sum(values) / len(values):.1f}"]
 
 
 def int8_loss(whole: Mapping[str, Mapping], int8: Mapping[str, Mapping]) -> list[str]:

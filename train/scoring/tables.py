@@ -137,6 +137,17 @@ def beyond_the_tables(results: Results) -> Table | None:
     return Table("Beyond the paper's tables", "", "", labels, ["R@1", "R@5", "R@10"], rows) if rows else None
 
 
+def text_ceilings_to_markdown(results: Results) -> str | None:
+    """R@1 of English captions found from other languages by the text backbone alone; None if no result has them."""
+    found = {key: own[0]["text_ceilings"] for key, own in sorted(results.items()) if own[0].get("text_ceilings")}
+    languages = list(dict.fromkeys(language for ceilings in found.values() for language in ceilings))
+    lines = [f"| run | benchmark | protocol | {' | '.join(languages)} |", f"|---|---|---|{'---:|' * len(languages)}"]
+    for key, ceilings in found.items():
+        cells = [f"{ceilings[language]['R@1']:.1f}" if language in ceilings else "" for language in languages]
+        lines.append(f"| {' | '.join([*key, *cells])} |")
+    return "\n".join(lines) if found else None
+
+
 def remarks(results: Results) -> list[str]:
     """A note for each run that was scored with some videos missing."""
     notes = []
@@ -184,6 +195,14 @@ def tables(
         parts.append("|" + "---|" * len(more.labels) + "---:|" * len(more.columns))
         for row in more.rows:
             parts.append(f"| {' | '.join([*row.labels, *(f'{score:.1f}' for score in row.scores)])} |")
+    if ceilings := text_ceilings_to_markdown(found):
+        parts += [
+            "",
+            "## Text ceilings",
+            "",
+            "R@1 of the English caption of the same video, by the text backbone alone.",
+        ]
+        parts += ["", ceilings]
     if notes := remarks(found):
         parts += ["", "## Remarks", "", *(f"- {note}" for note in notes)]
     text = "\n".join(parts) + "\n"

@@ -10,7 +10,7 @@ from polyvid.dataset_scripts.building import write_json
 from polyvid.dataset_scripts.locking import LockedError
 from polyvid.dataset_scripts.schema import LANGUAGES
 from polyvid.train.demo.models import STAGES, recipes_of, stages_of
-from polyvid.train.demo.report import recall_table, seeds_table, summary_table
+from polyvid.train.demo.report import ceilings_sentence, recall_table, seeds_table, summary_table
 from polyvid.train.demo.run import OUTPUT, best_found_clip, main
 from polyvid.train.demo.seeds import collect
 from polyvid.train.scoring.evaluation import Ranks
@@ -57,6 +57,11 @@ def test_baselines_are_shown_below_the_models_with_the_data_they_were_fitted_on(
         "| ridge regression, data of no pre-training | 0 | 1 | 1.0 | 1.0 |",
         f"| ridge regression, data of MMP | 0 1 | 2 | 15.0 ± {statistics.stdev([14, 16]):.1f} | 11.0 ± 1.4 |",
     ]
+
+
+def test_the_report_says_how_far_text_alone_gets():
+    assert ceilings_sentence({"de": {"R@1": 59.52}, "sw": {"R@1": 29.5}}).endswith("with R@1 de 59.5, sw 29.5.")
+    assert ceilings_sentence({}) == ""  # results of an earlier version
 
 
 def test_the_summary_sets_methods_side_by_side_on_the_splits_that_were_trained_on():

@@ -174,12 +174,20 @@ def test_results_tell_how_they_came_about(msvd, tmp_path, capsys):
     low, high = results["intervals_95"]["zh"]["R@5"]
     assert low <= results["scores"]["all"]["text_to_video"]["zh"]["R@5"] <= high
     assert {"polyvid", "torch", "git_revision", "date"} <= set(results["environment"])
+    assert results["text_ceilings"]["zh"]["queries"] == 10  # whether or not the video has features
 
     table = (tmp_path / "a" / "results.md").read_text()
     assert table in capsys.readouterr().out
     assert "10 videos, 9 of them with features" in table
+    ceiling = results["text_ceilings"]["zh"]["R@1"]
+    assert f"| text ceiling |  | {ceiling:.1f} | {ceiling:.1f} |" in table
     assert (tmp_path / "a" / "recall.png").read_bytes().startswith(b"\x89PNG")
     assert not list((tmp_path / "a").glob(".*"))
+
+
+def test_text_ceilings_can_be_left_out(msvd, tmp_path):
+    assert "text_ceilings" not in run(msvd, tmp_path / "out", text_ceilings=False)
+    assert "eiling" not in (tmp_path / "out" / "results.md").read_text()
 
 
 def test_a_video_model_searches_images_in_other_languages(msvd, tmp_path):

@@ -148,6 +148,15 @@ def test_a_file_that_another_command_writes_is_left_alone(tmp_path):
     assert output.read_text().startswith("# The paper's tables")
 
 
+def test_text_ceilings_have_a_table_of_their_own(tmp_path, capsys):
+    content = results_file("vtt_en", "msvd", "standard", {"en": {"R@1": 20.0, "R@5": 40.0, "R@10": 50.0}})
+    write_results(tmp_path, content | {"text_ceilings": {"zh": {"R@1": 61.25}, "sw": {"R@1": 20.0}}})
+    tables(tmp_path, [12])
+    printed = capsys.readouterr().out.split("## Text ceilings")[1]
+    assert "| run | benchmark | protocol | zh | sw |" in printed
+    assert "| vtt_en | msvd | standard | 61.2 | 20.0 |" in printed
+
+
 def test_what_cannot_be_tabulated_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no folder"):
         tables(tmp_path / "nowhere")
