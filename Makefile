@@ -6,8 +6,9 @@ CPU ?= default
 THREADS ?= 1
 MINUTES ?= 60
 SEED ?= 0
+MODELS ?=
 
-.PHONY: demo demo-seeds app docs test test-fast test-all attack lint types browser wheel check-tag test-ecosystem test-lowest test-newest test-setting clean
+.PHONY: demo demo-seeds leaderboard app docs test test-fast test-all attack lint types browser wheel check-tag test-ecosystem test-lowest test-newest test-setting clean
 
 # A marker file stands for each extra that is installed; it is out of date when a pin or the package changed.
 $(VENV)/has-%: pyproject.toml setup.py constraints.txt
@@ -20,6 +21,10 @@ demo: $(VENV)/has-demo
 
 demo-seeds: $(VENV)/has-demo
 	$(BIN)/python -m polyvid.train.demo.seeds
+
+# Closed forms and models on other styles of drawing and on photos; the first run fetches 170 MB from npm and Debian.
+leaderboard: $(VENV)/has-demo $(VENV)/has-open-data
+	$(BIN)/python -m polyvid.train.demo.leaderboard $(addprefix --model ,$(MODELS))
 
 app: $(VENV)/has-space
 	$(BIN)/polyvid demo-app
