@@ -30,6 +30,7 @@ from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.demo.leaderboard_table import STYLES, TESTS, Pictures, to_markdown
 from polyvid.train.demo.models import MODELS
 from polyvid.train.demo.run import OUTPUT, TRAIN, prepare
+from polyvid.train.scoring.baselines import LABELS, Baseline
 from polyvid.train.scoring.evaluation import TEXT_TO_VIDEO, Ranks
 from polyvid.train.scoring.results import environment
 from polyvid.train.scoring.significance import bootstrap_interval
@@ -95,7 +96,6 @@ def score_closed_forms(videos: Mapping[str, Sequence[Mapping[str, Any]]]) -> Non
     """A row for each closed form, setting of pre-training and set of styles; and the text ceilings of all tests."""
     from polyvid.train.data.videos import VideoFeatures
     from polyvid.train.demo.baselines import fit_baselines, sentence_vectors
-    from polyvid.train.scoring.baselines import LABELS
     from polyvid.train.scoring.text_ceilings import text_ceilings
 
     names = trained_names()
@@ -116,7 +116,7 @@ def score_closed_forms(videos: Mapping[str, Sequence[Mapping[str, Any]]]) -> Non
                     "seed": None,
                 }
                 row["cpu_minutes"] = round((time.process_time() - started) / 60, 2)
-                found = {test: baseline.ranks(rows) for test, rows in videos.items()}
+                found = {test: ranks_of(baseline, rows) for test, rows in videos.items()}
                 write_json(row_file(kind, name, config), row | {"tests": scores_of(found, videos, names)})
                 started = time.process_time()
         ceilings = {
@@ -124,6 +124,14 @@ def score_closed_forms(videos: Mapping[str, Sequence[Mapping[str, Any]]]) -> Non
             for name, rows in videos.items()
         }
     write_json(FOLDER / "text_ceilings.json", ceilings)
+
+
+def ranks_of(baseline: Baseline, videos: Sequence[Mapping[str, Any]]) -> dict[str, Ranks]:
+    """What a closed form finds, as models' ranks are given."""
+    return {
+        language: Ranks(ranks, np.ones(len(ranks), dtype=bool), video_ids)
+        for language, (ranks, video_ids) in baseline.ranks(videos).items()
+    }
 
 
 def score_model(folder: str, videos: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:

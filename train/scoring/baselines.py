@@ -13,8 +13,7 @@ import torch
 
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.recipe import DataRecipe
-from polyvid.train.scoring.evaluation import Ranks
-from polyvid.train.scoring.ranking import ranks_of_targets
+from polyvid.train.scoring.ranking import ranks_of_targets, retrieval_scores
 
 Kind = Literal["ridge", "kernel_ridge"]
 Embed = Callable[[Sequence[str]], np.ndarray]
@@ -103,19 +102,20 @@ class Baseline:
             linear = Ridge(alpha=penalty)
             regression = linear if kind == "ridge" else KernelRidge(alpha=penalty, kernel="rbf", gamma=gamma)
             regression.fit(inputs, targets)
-            found = np.concatenate([ranks.ranks for ranks in self._ranks(regression, validation).values()])
+            found = np.concatenate([ranks for ranks, _ in self._ranks(regression, validation).values()])
             if (reciprocal := float((1 / found).mean())) > best:
                 best, self.penalty, self.regression = reciprocal, penalty, regression
 
     def scores(self, videos: Videos) -> dict[str, dict[str, float]]:
         """Text-to-video scores as `Ranks.scores` gives them, by language; every caption searches all `videos`."""
-        return {language: ranks.scores() for language, ranks in self.ranks(videos).items()}
+        ranks = self.ranks(videos)
+        return {language: {"queries": len(found)} | retrieval_scores(found) for language, (found, _) in ranks.items()}
 
-    def ranks(self, videos: Videos) -> dict[str, Ranks]:
-        """Language → the rank at which each of its captions finds its clip among all `videos` that have features."""
+    def ranks(self, videos: Videos) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Language → the rank at which each caption finds its clip among all `videos`, and the ids of these clips."""
         return self._ranks(self.regression, videos)
 
-    def _ranks(self, regression: Any, videos: Videos) -> dict[str, Ranks]:
+    def _ranks(self, regression: Any, videos: Videos) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         captions = _captions(videos, self.features)
         row_of = {video_id: row for row, video_id in enumerate(dict.fromkeys(caption[0] for caption in captions))}
         inputs = self.scaler.transform(root_of_means(self.features, list(row_of)))
@@ -126,7 +126,7 @@ class Baseline:
             queries = torch.from_numpy(self.space(self.embed([text for _, text in own]), language))
             rows = torch.tensor([row for row, _ in own])
             found = ranks_of_targets(queries, candidates, rows)
-            ranks[language] = Ranks(found, np.ones(len(found), dtype=bool), np.array(list(row_of))[rows.numpy()])
+            ranks[language] = (found, np.array(list(row_of))[rows.numpy()])
         return ranks
 
 
