@@ -281,7 +281,7 @@ class MMPObjective:
             def loss(form: str, a: str, b: str) -> Tensor:
                 rows, columns = ours[a] @ theirs[b].T, ours[b] @ theirs[a].T  # s(a_i, b_j), s(a_j, b_i)
                 negatives = torch.stack([rows, columns]).masked_fill(ignored, float("-inf"))
-                losses = (FORMS | {"squared": _squared})[form](rows.diagonal(start), negatives, self.scale)  # (batch,)
+                losses = ALL_FORMS[form](rows.diagonal(start), negatives, self.scale)  # (batch,)
                 # The mean of this over processes is the mean of the losses over the global batch.
                 return losses.sum() * (len(sizes or [1]) / everyone.shape[1])
 
@@ -362,6 +362,7 @@ def _squared(pairs: Tensor, negatives: Tensor, _: float) -> Tensor:
 
 
 FORMS = {"joint": _joint, "symmetric": _symmetric, "triplet_hard": _triplet_hard, "triplet_all": _triplet_all}
+ALL_FORMS = FORMS | {"squared": _squared}
 
 
 def _sum(losses: Iterable[Tensor]) -> Tensor:

@@ -44,16 +44,18 @@ class QueryBank:
     video_ids: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, source: str, recipe: Recipe | None) -> "QueryBank":
+    def of(cls, source: str, recipe: Recipe | None, is_strangers: bool = False) -> "QueryBank":
         """The captions that a model was trained on last (`"training"`), or a table of texts.
 
         Args:
             source: `"training"` or a file as `load_parallel_texts` takes; for one language, the header is its code.
             recipe: of the model.
+            is_strangers: the recipe came with a model from the Hub, so it may name no files outside the working folder.
 
         Raises:
             FileNotFoundError: if there is no such file.
-            PolyvidError: for a model without a recipe of captions, or a table that cannot be read.
+            PolyvidError: for a model without a recipe of captions, a stranger's recipe that names other files, or a
+                table that cannot be read.
         """
         if source != TRAINING:
             rows = load_parallel_texts(source, at_least=1)
@@ -63,6 +65,13 @@ class QueryBank:
                 "The model does not say which captions it was trained on: pass a table of texts instead of 'training'."
             )
         data = recipe.data
+        paths = (data.dataset if Path(data.dataset).exists() else None, data.data_dir, data.translations)
+        for path in paths if is_strangers else ():
+            if path and not Path(path).resolve().is_relative_to(Path.cwd().resolve()):
+                raise PolyvidError(
+                    f"The recipe of the model names {path}, outside the working folder, where a model from the Hub may "
+                    "not choose files: pass --query-bank with a table of texts."
+                )
         rows = captions_of_runs([(data, load_videos(data, data.train_split, data.languages))])
         name = f"{data.dataset} {data.config or ''}".strip()
         return cls(_by_language(rows), f"{name}, split {data.train_split}", frozenset(row["video_id"] for row in rows))

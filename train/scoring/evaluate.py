@@ -17,7 +17,8 @@ from polyvid.train.scoring.measure import measure
 
 def evaluate(
     model: Annotated[
-        str | None, typer.Option(help="Folder or Hub id of an MMP model. Default: what --config trains.")
+        str | None,
+        typer.Option(help="Folder or Hub id of an MMP model, or of a dual encoder. Default: what --config trains."),
     ] = None,
     config: Annotated[
         str | None, typer.Option(help="Recipe file or name, such as demo/mmp. Default: the one saved with the model.")
@@ -132,7 +133,8 @@ def evaluate(
     )
     corrections = None
     if hubness is not None or language_offsets:
-        bank = QueryBank.of(query_bank, recipe or (recipe_of(model) if dual_encoder is None else None))
+        own = recipe_of(model) if recipe is None and dual_encoder is None else None
+        bank = QueryBank.of(query_bank, recipe or own, is_strangers=own is not None and not Path(model).exists())
         corrections = Corrections(bank, hubness, own_language_bank, language_offsets, beta)
     elif query_bank != TRAINING or own_language_bank:
         raise PolyvidError("A query bank corrects nothing by itself: pass --hubness or --language-offsets too.")

@@ -121,7 +121,7 @@ def index(
     if wanted:
         from polyvid.train.scoring.corrections import Corrections, QueryBank
 
-        bank = QueryBank.of(query_bank, recipe_of(model))
+        bank = QueryBank.of(query_bank, recipe_of(model), is_strangers=not Path(model).exists())
         correct = Corrections(bank, hubness, offsets=language_offsets).apply
     whole, unknown = index_features(
         features[0],

@@ -126,6 +126,14 @@ def test_a_model_without_a_recipe_needs_a_table(tmp_path):
     assert QueryBank.of(str(tmp_path / "bank.csv"), None).texts == {"en": ["a dog", "the cat"]}
 
 
+def test_the_recipe_of_a_model_from_the_hub_chooses_no_files_of_this_machine(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    recipe = load_recipe("vtt_en", [f"data.data_dir={tmp_path / 'private'}"])
+    with pytest.raises(PolyvidError, match="outside the working folder, .* pass --query-bank with a table"):
+        QueryBank.of("training", recipe, is_strangers=True)
+
+
 def test_hub_numbers_follow_the_queries_device_and_type():
     numbers = HubNumbers.of(torch.eye(3), torch.ones(2, 3))
     assert numbers(torch.rand(4, 3).half()).dtype == torch.float16
