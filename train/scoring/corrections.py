@@ -65,7 +65,8 @@ class QueryBank:
                 "The model does not say which captions it was trained on: pass a table of texts instead of 'training'."
             )
         data = recipe.data
-        paths = (data.dataset if Path(data.dataset).exists() else None, data.data_dir, data.translations)
+        dataset = data.dataset if data.dataset is not None and Path(data.dataset).exists() else None
+        paths = (dataset, data.data_dir, data.translations)
         for path in paths if is_strangers else ():
             if path and not Path(path).resolve().is_relative_to(Path.cwd().resolve()):
                 raise PolyvidError(
