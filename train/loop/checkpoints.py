@@ -116,7 +116,8 @@ class Checkpoints:
             _save(state.best_weights, folder / "best.pt")
             _save(state.optimizer, folder / "optimizer.pt")
             progress = asdict(state.progress) | {"steps_per_epoch": state.steps_per_epoch}
-            _save(progress | {"step_log": state.step_log, "scheduler": state.scheduler}, folder / "progress.pt")
+            progress |= {"step_log": state.step_log, "scheduler": state.scheduler, "scaler": state.scaler}
+            _save(progress, folder / "progress.pt")
             _save([asdict(process) for process in state.processes], folder / "processes.pt")
 
         self._write(self._of(state.progress.step), write)
@@ -156,6 +157,7 @@ class Checkpoints:
             scheduler=progress["scheduler"],
             step_log=progress["step_log"],
             processes=[ProcessState(one["cpu"], one.get("cuda"), one["batches"]) for one in processes],
+            scaler=progress.get("scaler"),
         )
 
     def finish(self, state: TrainingState) -> None:

@@ -61,6 +61,7 @@ class TrainingState:
     scheduler: dict[str, Any]
     step_log: dict[str, Any]
     processes: list[ProcessState]
+    scaler: dict[str, Any] | None = None  # of the loss, under fp16
 
 
 def whole_weights(model: nn.Module) -> Weights:

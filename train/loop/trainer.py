@@ -252,6 +252,7 @@ class Trainer:
             scheduler=self.scheduler.state_dict(),
             step_log=self.step_log.state_dict(),
             processes=self.processes.gather(ProcessState.now(self.batches.state_dict())),
+            scaler=None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
         )
 
     def load_state(self, state: TrainingState) -> None:
@@ -268,6 +269,8 @@ class Trainer:
         load_weights(self.model, self.optimizer.optimizer, state.weights, state.optimizer)
         self.progress, self.best_weights = state.progress, state.best_weights
         self.scheduler.load_state_dict(state.scheduler)
+        if self.accelerator.scaler is not None and state.scaler:  # without: of an older version, or begun without fp16
+            self.accelerator.scaler.load_state_dict(state.scaler)
         self.step_log.load_state_dict(state.step_log, state.progress.step)
         own = state.processes[self.processes.rank]
         self.batches.load_state_dict(own.batches)
