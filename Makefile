@@ -8,7 +8,7 @@ MINUTES ?= 60
 SEED ?= 0
 MODELS ?=
 
-.PHONY: demo demo-seeds leaderboard app docs test test-fast test-all attack lint types browser wheel check-tag test-ecosystem test-lowest test-newest test-setting clean
+.PHONY: demo demo-seeds leaderboard app docs test test-fast test-all attack lint types browser wheel check-tag gpu test-ecosystem test-lowest test-newest test-setting clean
 
 # A marker file stands for each extra that is installed; it is out of date when a pin or the package changed.
 $(VENV)/has-%: pyproject.toml setup.py constraints.txt
@@ -45,6 +45,10 @@ test-fast: $(VENV)/has-test
 # All attacks in their long form, each for its share of the time, with what was tried: `make attack MINUTES=60 SEED=1`.
 attack: $(VENV)/has-test
 	POLYVID_ATTACK_MINUTES=$(MINUTES) POLYVID_ATTACK_SEED=$(SEED) $(BIN)/python -m pytest tests/attack -s $(PYTEST)
+
+# Is everything right on this GPU, and how fast is it? A table into outputs/gpu. Without a GPU: small sizes on the CPU.
+gpu: $(VENV)/has-test
+	$(BIN)/python tests/benchmarks/gpu $(GPU)
 
 lint: $(VENV)/has-test
 	$(BIN)/ruff check .

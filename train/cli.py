@@ -54,6 +54,7 @@ COMMANDS = {
     ),
     "index": Target("polyvid.train.search.commands:index", "Make a collection of videos searchable.", True),
     "search": Target("polyvid.train.search.commands:search", "Find videos, or moments of videos, with words."),
+    "plan": Target("polyvid.train.planning.command:plan_command", "Say what the paper's run takes, with formulas."),
     "verify": Target("polyvid.train.verifying.command:verify", "Find damaged files of datasets, indexes and models."),
     "push": Target("polyvid.hub_cards.publish.push:push", "Publish a model, dataset, metric or demo on the Hub.", True),
 }
