@@ -7,6 +7,7 @@ THREADS ?= 1
 MINUTES ?= 60
 SEED ?= 0
 MODELS ?=
+GPU ?=
 
 .PHONY: demo demo-seeds leaderboard app docs test test-fast test-all attack lint types browser wheel check-tag gpu test-ecosystem test-lowest test-newest test-setting clean
 

@@ -3,8 +3,10 @@
 import re
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
+from polyvid.modeling import VideoIndex
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.cli import app, main
 from polyvid.train.planning.stages import STAGES, changed, load_quantities, plan
@@ -52,6 +54,17 @@ def test_the_formula_of_faiss_gives_both_times_that_were_measured(rows, cells, s
     found = values([f"subtitles={rows}", "embed_dim=256", f"faiss={load_quantities('cpu')['faiss'].value}"], cores=1)
     assert found["cells"] == cells
     assert found["faiss_hours"] * 3600 == pytest.approx(seconds, rel=0.1)
+
+
+@pytest.mark.parametrize("storage", ["float32", "float16", "int8"])
+def test_the_size_of_vectors_is_that_of_an_index(storage, tmp_path):
+    rows, width = 3000, 256
+    spans = [[(second, second + 16) for second in range(rows // 2)]] * 2
+    VideoIndex(torch.randn(rows, width), ["a", "b"], spans=spans, storage=storage).save(
+        tmp_path / "moments.safetensors"
+    )
+    found = values([f"subtitles={rows}", f"embed_dim={width}"])[f"vectors_{storage}"]
+    assert found == pytest.approx((tmp_path / "moments.safetensors").stat().st_size, rel=0.01)
 
 
 def test_what_nobody_has_measured_stays_open_and_says_which_rate_is_missing():
