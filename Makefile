@@ -47,7 +47,8 @@ test-fast: $(VENV)/has-test
 attack: $(VENV)/has-test
 	POLYVID_ATTACK_MINUTES=$(MINUTES) POLYVID_ATTACK_SEED=$(SEED) $(BIN)/python -m pytest tests/attack -s $(PYTEST)
 
-# Is everything right on this GPU, and how fast is it? A table into outputs/gpu. Without a GPU: small sizes on the CPU.
+# Is everything right on this GPU, and how fast is it? A table into outputs/gpu; without a GPU, small sizes on
+# the CPU. A part of it: `make gpu GPU="--only search"`.
 gpu: $(VENV)/has-test
 	$(BIN)/python tests/benchmarks/gpu $(GPU)
 

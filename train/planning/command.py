@@ -12,7 +12,7 @@ WIDTH = 22
 
 def plan_command(
     gpus: Annotated[int, typer.Option(min=0, help="GPUs for extraction, training and embedding; 0: CPU cores.")] = 8,
-    cores: Annotated[int, typer.Option(min=1, help="CPU cores, for faiss, and for all without GPUs.")] = 16,
+    cores: Annotated[int, typer.Option(min=1, help="CPU cores: decode, build faiss; all without GPUs.")] = 16,
     price: Annotated[float | None, typer.Option(min=0, help="Of a GPU (or core) for an hour, in any currency.")] = None,
     storage_price: Annotated[float | None, typer.Option(min=0, help="Of a terabyte of object storage a month.")] = None,
     rate: Annotated[

@@ -17,7 +17,7 @@ from polyvid.modeling.errors_mmp import PolyvidError
 
 RATES = Path(__file__).with_name("rates.yaml")
 DEVICES = {"gpu": "GPU", "cpu": "CPU core"}
-FUNCTIONS = {"floor": math.floor, "sqrt": math.sqrt}
+FUNCTIONS = {"floor": math.floor, "max": max, "sqrt": math.sqrt}
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,9 @@ STAGES: dict[str, tuple[Line, ...]] = {
     "extract: videos to one float16 vector a second": (
         Line("video_hours", "videos * video_seconds / 3600", "h"),
         Line("video_disk", "videos * video_seconds * video_bytes", "bytes"),
-        Line("extraction_hours", "video_hours / (extraction * devices)", "h"),
+        Line("network_hours", "video_hours / (extraction * devices)", "h"),
+        Line("decoding_hours", "video_hours / (decoding * cores)", "h"),
+        Line("extraction_hours", "max(network_hours, decoding_hours)", "h"),  # both run at the same time
         Line("features_disk", "videos * video_seconds * feature_dim * 2", "bytes"),
     ),
     "join: features next to subtitles": (

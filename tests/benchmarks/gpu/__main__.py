@@ -78,7 +78,7 @@ def main() -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / f"{date.today()}-{device_name.lower().replace(',', '').replace(' ', '-')}.md"
     path.write_text(text, encoding="utf-8")
-    print(f"\n{text}\nwritten to {path}")
+    print(f"\nwritten to {path}")
     if failed or broken:
         print(f"error: wrong here: {', '.join([*failed, *broken])}", file=sys.stderr)
     return 1 if failed or broken else 0

@@ -11,7 +11,16 @@ from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.cli import app, main
 from polyvid.train.planning.stages import STAGES, changed, load_quantities, plan
 
-RATES = ["build=50", "build_size=0.25", "join=100", "extraction=60", "training=500", "embedding=1000", "faiss=20"]
+RATES = [
+    "build=50",
+    "build_size=0.25",
+    "join=100",
+    "extraction=60",
+    "decoding=5",
+    "training=500",
+    "embedding=1000",
+    "faiss=20",
+]
 MACHINE = {"devices": 8, "cores": 16, "price": 2.5, "storage_price": 23}
 
 
@@ -26,7 +35,9 @@ def test_the_plan_of_the_paper_by_hand():
     assert found["build_hours"] == pytest.approx(692_045_656 * 110 / 50e6 / 3600)
     assert found["build_disk"] == 692_045_656 * 110 / 4
     assert found["video_hours"] == pytest.approx(134_215, abs=1)  # Miech et al. (2019) count 134,472
-    assert found["extraction_hours"] == pytest.approx(134_215 / 60 / 8, rel=1e-4)
+    assert found["network_hours"] == pytest.approx(134_215 / 60 / 8, rel=1e-4)
+    assert found["decoding_hours"] == pytest.approx(134_215 / 5 / 16, rel=1e-4)
+    assert found["extraction_hours"] == found["decoding_hours"]  # these GPUs wait for frames
     assert found["features_disk"] == 1_238_911 * 390 * 1024 * 2
     assert found["join_hours"] == pytest.approx(989_520_436_224 / 100e6 / 3600, rel=1e-3)
     assert found["join_disk"] == found["features_disk"] + found["build_disk"]
@@ -88,9 +99,13 @@ def test_the_command_prints_every_formula_next_to_its_value():
         for line in lines:
             assert re.search(rf"^  {line.name} .* {re.escape(line.formula)}$", done.stdout, re.MULTILINE), line.name
     assert re.search(r"video_hours +390 h ", done.stdout)
-    assert re.search(r"extraction_hours +49 min ", done.stdout)  # 390 / 60 / 8 = 0.8125 h
+    assert re.search(r"network_hours +49 min ", done.stdout)  # 390 / 60 / 8 = 0.8125 h
     assert re.search(r"lance_price +no --storage-price", done.stdout)
     assert "--rate training=… --rate embedding=…" in done.stdout
+
+
+def test_extraction_takes_as_long_as_the_slower_of_networks_and_decoding():
+    assert values(cores=1000)["extraction_hours"] == values()["network_hours"] < values()["extraction_hours"]
 
 
 def test_without_gpus_the_cores_compute():
