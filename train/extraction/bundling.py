@@ -1,5 +1,6 @@
 """Puts the video networks of a model into its folder, so that the folder alone answers from video files."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,23 @@ from transformers.utils import logging
 
 from polyvid.modeling.frame_encoders_mmp import EFFICIENTNET
 from polyvid.modeling.modeling_efficientnet_lite0 import EfficientNetLite0Model
-from polyvid.modeling.video_encoders_mmp import folder_of
+from polyvid.modeling.video_encoders_mmp import FOLDER, folder_of
 from polyvid.train.checksums import write_checksums
+
+
+def carry_encoders(start: str | None, folder: Path) -> None:
+    """Copies the video networks that lie in the folder `start` into that of the model that was trained from it.
+
+    Without them, the new model would need the packages or addresses that its start came from. A start on the Hub stays
+    on the Hub, and so do its networks.
+    """
+    networks = Path(start or "") / FOLDER
+    if start is None or not networks.is_dir() or (folder / FOLDER).exists():
+        return
+    unfinished = folder / f".{FOLDER}.unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.copytree(networks, unfinished, ignore=shutil.ignore_patterns(".*"))
+    unfinished.rename(folder / FOLDER)
 
 
 def bundle_encoders(records: Sequence[Mapping[str, Any]] | None, folder: Path) -> list[Path]:

@@ -69,7 +69,7 @@ class Baseline:
         embed: texts → sentence vectors (texts, dim).
 
     Raises:
-        ImportError: without scikit-learn (the extra `demo`).
+        ImportError: without scikit-learn (the extra `report`).
         PolyvidError: for a split without a caption whose clip has features.
     """
 

@@ -36,7 +36,7 @@ def score_closed_forms(
         baseline → language → text-to-video scores, over the videos with features.
 
     Raises:
-        ImportError: without scikit-learn (the extra `demo`).
+        ImportError: without scikit-learn (the extra `report`).
         PolyvidError: if a split is missing, or has no video with features.
     """
     embed = SentenceVectors(model, processor)

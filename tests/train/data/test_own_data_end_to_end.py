@@ -16,6 +16,7 @@ from hub_server import HubServer
 from huggingface_hub import DatasetCard, ModelCard, constants
 
 from polyvid.train import cli
+from polyvid.train.extraction.bundling import bundle_encoders
 from polyvid.train.search.frames import load_encoders
 from tiny import tiny_model, tiny_processor
 
@@ -43,6 +44,7 @@ def folder(tmp_path, monkeypatch):
             writer.writerow([f"clips/{name}.mp4", names[name]["de"], names[name]["sw"]])
     records = load_encoders(tiny_model(video_feature_dim=1280), ["efficientnet-lite0"]).records
     tiny_model(video_feature_dim=1280, video_encoders=records).save_pretrained("model")
+    bundle_encoders(records, tmp_path / "model")
     tiny_processor(feature_size=1280).save_pretrained("model")
     return tmp_path / "my_folder"
 
@@ -75,6 +77,8 @@ def test_from_sixty_captioned_clips_to_what_is_on_the_hub(folder, polyvid, monke
     with open("outputs/clips/split.csv", encoding="utf-8") as file:
         splits = {row["video_id"]: row["split"] for row in csv.DictReader(file)}
     assert len(splits) == 60
+    networks = "video_encoders/efficientnet-lite0/model.safetensors"
+    assert Path("outputs/clips", networks).read_bytes() == Path("model", networks).read_bytes()
 
     shown = polyvid("evaluate", "--model", "outputs/clips", "--closed-forms")
     assert "| ridge regression |" in shown
