@@ -1,7 +1,7 @@
 """Two corrections of scores at search time, beyond the paper, which need no training: hubness and language offsets.
 
-Some videos are near every query (hubs), and the queries of a language lie off from those of another. Both are measured
-with a bank of texts, such as the training captions; never with the queries of a test.
+Some videos are near every query (hubs), and the queries of one language lie apart from those of another. Both are
+measured with a bank of texts, such as the training captions; never with the queries of a test.
 """
 
 from __future__ import annotations

@@ -27,7 +27,6 @@ class Target:
 
 COMMANDS = {
     "demo": Target("polyvid.train.demo.run:main", "Train and compare three models on embedded data.", True),
-    "app": Target("polyvid.hub_cards.space.own_videos:app", "Search your own videos in a browser.", True),
     "demo-app": Target("polyvid.hub_cards.space.build:demo_app", "Open the demo's models in a browser.", True),
     "fetch": Target("polyvid.dataset_scripts.fetch:fetch", "Get open packages of pictures, and make clips.", True),
     "build": Target("polyvid.dataset_scripts.build:build", "Build a dataset from its official files.", True),
@@ -54,6 +53,7 @@ COMMANDS = {
     ),
     "index": Target("polyvid.train.search.commands:index", "Make a collection of videos searchable.", True),
     "search": Target("polyvid.train.search.commands:search", "Find videos, or moments of videos, with words."),
+    "app": Target("polyvid.hub_cards.space.own_videos:app", "Search your own videos in a browser.", True),
     "plan": Target("polyvid.train.planning.command:plan_command", "Say what the paper's run takes, with formulas."),
     "verify": Target("polyvid.train.verifying.command:verify", "Find damaged files of datasets, indexes and models."),
     "push": Target("polyvid.hub_cards.publish.push:push", "Publish a model, dataset, metric or demo on the Hub.", True),

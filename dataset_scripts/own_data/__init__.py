@@ -1,4 +1,4 @@
-"""Captioned videos of one's own: wherever a dataset is named, a folder, Parquet or a Hub dataset does as well.
+"""Captioned videos of one's own: a folder, Parquet or a Hub dataset, wherever a dataset is named.
 
 In: a folder with `metadata.csv`, `.jsonl` or `.parquet`, a folder that `load_dataset` reads (such as `polyvid build`
 writes), or the id of a dataset on the Hub. Out: rows of `polyvid.dataset_scripts.schema.CAPTIONS` by split, and the

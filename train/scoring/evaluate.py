@@ -61,7 +61,7 @@ def evaluate(
     ] = False,
     videos: Annotated[
         Path | None,
-        typer.Option(help="For a dual encoder of other makers: folder or list of the benchmark's videos themselves."),
+        typer.Option(help="For a dual encoder such as CLIP: folder or list of the benchmark's videos themselves."),
     ] = None,
     frames: Annotated[
         str | None, typer.Option(help="For a dual encoder: '8 uniform' of a video, or '1 a second'. Default: 8.")
