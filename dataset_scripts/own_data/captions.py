@@ -142,6 +142,10 @@ class _Layout:
                 f"{listed}. data.columns.video_id=NAME (or --column video_id=NAME) says which column it is."
             )
         if not self.shown:
+            if unfilled := [column for column in table.columns if self._is_unfilled(column)]:
+                raise PolyvidError(
+                    f"{table.name} has no captions: nothing is written in any row of the columns {' '.join(unfilled)}."
+                )
             raise PolyvidError(
                 f"{table.name} has no captions: it needs the columns caption and language, a column for each language "
                 f"(such as de and sw), or captions; it has {listed}. data.columns.de=NAME (or --column de=NAME) says "
@@ -172,6 +176,14 @@ class _Layout:
         else:
             is_language = any(letter.isalpha() for text in texts for letter in text)
         return language if is_language else None
+
+    def _is_unfilled(self, column: str) -> bool:
+        """Whether a column is named like a language of the tables in the guide, but holds no text."""
+        try:
+            language = canonical_language(column)
+        except PolyvidError:
+            return False
+        return len(language.split("-")[0]) == 2 and not any(_texts(row.get(column)) for _, row in self.table.rows)
 
     def identity(self, place: str, row: Mapping[str, Any]) -> tuple[str, str | None, str | None]:
         """Id, file name and split of a row's video."""

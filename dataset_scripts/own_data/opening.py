@@ -199,7 +199,7 @@ def open_own(
             raise PolyvidError(f"{tables[0].name} has no configs: leave out {config!r}.")
         origin = " ".join(str(Path(folder.resolve().name) / Path(table.name).relative_to(folder)) for table in tables)
     elif folder.is_dir() and not any(path.suffix in READABLE for path in folder.rglob("*")):
-        raise PolyvidError(f"{folder} holds neither {', '.join(METADATA[:-1])} or {METADATA[-1]} nor a dataset.")
+        raise PolyvidError(f"{folder} holds no table of captions ({' or '.join(METADATA)}) and no dataset.")
     else:
         if data_dir is None and not folder.is_dir():
             root = None

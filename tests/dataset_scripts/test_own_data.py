@@ -232,6 +232,7 @@ HEAD = "file_name,caption,language,split\n"
     [
         ("name,caption,language\na,b,de\n", r"metadata.csv has no column file_name or video_id.*it has name caption"),
         ("file_name,title\na.mp4,b\n", r"metadata.csv has no captions: it needs the columns caption and language"),
+        ("file_name,de,sw\na.mp4,,\n", r"has no captions: nothing is written in any row of the columns de sw"),
         ("file_name,caption\na.mp4,b\n", r"column caption but no column language.*data.columns.en=caption"),
         (HEAD + "a.mp4,Hund,de,train\nb.mp4,Hund,xx,train\n", r"metadata.csv, line 3, column language: Unknown lang"),
         (
@@ -287,7 +288,9 @@ def test_a_split_without_videos_is_refused_and_those_there_are_named(folder):
 
 def test_a_folder_that_holds_nothing_of_the_kind(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"")
-    with pytest.raises(PolyvidError, match=r"holds neither metadata.csv, metadata.jsonl or metadata.parquet nor"):
+    with pytest.raises(
+        PolyvidError, match=r"no table of captions \(metadata.csv or metadata.jsonl or metadata.parquet\)"
+    ):
         open_own(str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"no folder of captioned videos at"):
         open_own(str(tmp_path / "missing"))

@@ -20,7 +20,7 @@ def plot_recall(results: Mapping[str, Any], path: Path) -> None:
 
 
 def recall_figure(results: Mapping[str, Any]) -> Figure:
-    """Text-to-video R@1, R@5 and R@10 by language, with the interval of R@1: vertical bars, or horizontal ones for many."""
+    """Text-to-video R@1, R@5 and R@10 by language, with the interval of R@1: vertical bars, horizontal for many."""
     scores = results["scores"]["all"][TEXT_TO_VIDEO]
     languages, many = list(scores), len(scores) > MOST_COLUMNS
     names = [language_name(language) for language in languages]
