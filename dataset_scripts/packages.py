@@ -42,7 +42,7 @@ class NpmPackage:
         The registry is the one that the environment variable `NPM_CONFIG_REGISTRY` names, as for npm itself.
 
         Raises:
-            PolyvidError: if it is not to be had, or is another one. The message says how to get it by hand.
+            PolyvidError: if it cannot be fetched, or is another one. The message says how to get it by hand.
             OSError: if the file given cannot be read.
         """
         file = next((path for path in given if path.name == self.file_name), None)

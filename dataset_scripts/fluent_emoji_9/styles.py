@@ -65,7 +65,7 @@ STYLES = {
 def fetch(output: Path, given: Sequence[Path] = (), workers: int | None = None) -> None:
     """Write `output/<style>/<video id>.mp4` and `output/<style>/ATTRIBUTION.md` for each style, Fluent among them.
 
-    A style that is not to be had does not keep the others from being made.
+    If the package of a style cannot be fetched, the other styles are still made.
 
     Args:
         given: files of packages that need no download.

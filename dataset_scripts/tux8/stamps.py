@@ -44,7 +44,7 @@ def fetch(output: Path, given: Sequence[Path] = (), workers: int | None = None) 
 
     Raises:
         FileNotFoundError: if there is no such package.
-        PolyvidError: if the package is not to be had or holds no stamps, or if pictures cannot be drawn; says which.
+        PolyvidError: if the package cannot be fetched or holds no stamps, or if pictures cannot be drawn; says which.
     """
     captions = output / "captions.parquet"
     if captions.exists():  # written last

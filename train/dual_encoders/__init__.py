@@ -1,4 +1,4 @@
-"""Dual encoders of other makers, zero-shot, under the protocols of this package: CLIP, SigLIP 2, X-CLIP and the like.
+"""Dual encoders such as CLIP, SigLIP 2 and X-CLIP, zero-shot, under the protocols of this package.
 
 In: a model of transformers that embeds texts and images, or texts and videos, in one space, and video files. Out:
 embeddings, as `polyvid.train.scoring` takes them of an MMP model, so that results are made and compared in one way.

@@ -1,4 +1,4 @@
-"""Dual encoders of other makers: tiny random ones of each family, on real video files, under our protocols."""
+"""Dual encoders such as CLIP: tiny random ones of each family, on real video files, under our protocols."""
 
 import json
 from pathlib import Path
