@@ -79,9 +79,11 @@ def draw_svg(svg: str | Path) -> Image.Image:
     """
     import resvg_py
 
-    source = {"svg_path": str(svg)} if isinstance(svg, Path) else {"svg_string": svg}
+    path, text = (str(svg), None) if isinstance(svg, Path) else (None, svg)
     try:
-        png = resvg_py.svg_to_bytes(**source, width=SIZE, height=SIZE, dpi=PIXELS_PER_INCH, skip_system_fonts=True)
+        png = resvg_py.svg_to_bytes(
+            svg_string=text, svg_path=path, width=SIZE, height=SIZE, dpi=PIXELS_PER_INCH, skip_system_fonts=True
+        )
     except (ValueError, OSError) as error:
         raise PolyvidError(f"it cannot be drawn: {' '.join(str(error).split())}") from None
     return _in_square(Image.open(io.BytesIO(bytes(png))))
