@@ -10,13 +10,16 @@ import json
 import os
 import tempfile
 import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 from transformers.utils import logging
 
 from polyvid.dataset_scripts.locking import locked
@@ -26,6 +29,7 @@ from polyvid.modeling.errors_mmp import PolyvidError
 VIEWS = ("", "noisy_", "pivot_", "noisy_pivot_")
 FORMAT = 2  # with a checksum for each text
 ROWS = 8  # texts of one length that pass through the frozen layers together
+AHEAD = 8  # batches whose new texts are computed together: one batch has too few of each length to fill the groups
 WAIT = 600.0  # seconds to wait while another run saves its states
 
 logger = logging.get_logger(__name__)
@@ -105,25 +109,52 @@ class FrozenStates:
                 batch[f"{view}frozen_hidden_states"] = self.lookup(input_ids, mask)
         return batch
 
+    def read_ahead(self, batches: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+        """The same batches. `AHEAD` of them are read together, and their new texts are computed together."""
+        batches = iter(batches)
+        while window := list(islice(batches, AHEAD)):
+            self.add(
+                text
+                for batch in window
+                for view in VIEWS
+                if f"{view}input_ids" in batch
+                for text in _texts(batch[f"{view}input_ids"], batch[f"{view.removeprefix('noisy_')}attention_mask"])
+            )
+            yield from window
+
+    def add(self, texts: Iterable[np.ndarray], progress: str | None = None) -> None:
+        """Pass those texts (token ids without padding) through the frozen layers that are new.
+
+        The more texts at once, the faster: groups of equal length are filled.
+
+        Args:
+            progress: label of a progress bar, shown if it takes more than a few seconds; None shows no bar.
+
+        Raises:
+            OSError: if the temporary file cannot be written.
+        """
+        missing = {key: ids for ids in texts if self._find(key := _key(ids)) is None}
+        if missing:
+            self._compute(missing, progress)
+
     def lookup(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Hidden states (batch, tokens, hidden_size) in float32, zero where `attention_mask` (batch, tokens) is 0.
 
         Raises:
             OSError: if the temporary file cannot be written or read.
         """
-        lengths = attention_mask.sum(1).tolist()
-        texts = [ids[:length] for ids, length in zip(input_ids.cpu().numpy(), lengths, strict=True)]
-        keys = [hashlib.blake2b(ids.tobytes(), digest_size=12).hexdigest() for ids in texts]
+        texts = _texts(input_ids, attention_mask)
+        keys = [_key(ids) for ids in texts]
         found = {key: self._find(key) for key in keys}
         if missing := {key: ids for key, ids in zip(keys, texts, strict=True) if found[key] is None}:
             self._compute(missing)
             found |= {key: self._find(key) for key in missing}
         states = np.zeros((*input_ids.shape, self.hidden_size), dtype=np.float16)
-        for row, key, length in zip(states, keys, lengths, strict=True):
+        for row, key in zip(states, keys, strict=True):
             block = found[key]
             if block is None:
                 raise OSError(f"States just written next to {self.path} cannot be read back: check the disk.")
-            row[:length] = block
+            row[: len(block)] = block
         return torch.from_numpy(states).to(input_ids.device).float()
 
     def save(self) -> None:
@@ -195,7 +226,7 @@ class FrozenStates:
             return present, whole
         return num_rows, blocks
 
-    def _compute(self, texts: dict[str, np.ndarray]) -> None:
+    def _compute(self, texts: dict[str, np.ndarray], progress: str | None = None) -> None:
         """Pass texts (key → token ids) through the frozen layers."""
         if self._new is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -203,14 +234,27 @@ class FrozenStates:
         by_length: dict[int, list[str]] = {}
         for key, ids in texts.items():
             by_length.setdefault(len(ids), []).append(key)
-        for group in by_length.values():
-            for start in range(0, len(group), ROWS):
-                keys = group[start : start + ROWS]
-                ids = np.stack([texts[keys[min(row, len(keys) - 1)]] for row in range(ROWS)])  # the last repeated
-                input_ids = torch.from_numpy(ids).to(self.model.device)
-                hidden = self.model.encode_frozen_layers(input_ids, torch.ones_like(input_ids)).to("cpu", torch.float16)
-                for key, states in zip(keys, hidden.numpy(), strict=False):
-                    self._new.append(key, states)
+        hidden_bar = progress is None
+        with tqdm(total=len(texts), desc=progress, unit=" texts", disable=hidden_bar, delay=3, leave=False) as bar:
+            for group in by_length.values():
+                for start in range(0, len(group), ROWS):
+                    keys = group[start : start + ROWS]
+                    ids = np.stack([texts[keys[min(row, len(keys) - 1)]] for row in range(ROWS)])  # the last repeated
+                    input_ids = torch.from_numpy(ids).to(self.model.device)
+                    hidden = self.model.encode_frozen_layers(input_ids, torch.ones_like(input_ids))
+                    for key, states in zip(keys, hidden.to("cpu", torch.float16).numpy(), strict=False):
+                        self._new.append(key, states)
+                    bar.update(len(keys))
+
+
+def _texts(input_ids: Tensor, attention_mask: Tensor) -> list[np.ndarray]:
+    """Token ids (batch, tokens) without the padding at their ends."""
+    lengths = attention_mask.sum(1).tolist()
+    return [ids[:length] for ids, length in zip(input_ids.cpu().numpy(), lengths, strict=True)]
+
+
+def _key(ids: np.ndarray) -> str:
+    return hashlib.blake2b(ids.tobytes(), digest_size=12).hexdigest()
 
 
 def _fingerprint(model: MMPModel) -> str:

@@ -8,6 +8,7 @@ one that was not, and two runs of a recipe on one machine are identical.
 
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,7 @@ class Trainer:
     def _train_epoch(self, bar: tqdm) -> None:
         training, progress = self.recipe.training, self.progress
         self.model.train()
-        for batch in self.batches.read(progress.epoch, progress.batch_in_epoch):
+        for batch in self._batches(progress.epoch, progress.batch_in_epoch):
             self.training_step(batch)
             progress.batch_in_epoch += 1
             bar.update()
@@ -157,6 +158,13 @@ class Trainer:
                 self.save()
             if stop:
                 raise Stopped(f"Stopped in epoch {progress.epoch + 1}; the same command resumes from there.")
+
+    def _batches(self, epoch: int, first: int) -> Iterator[Batch]:
+        """The batches of an epoch, from batch number `first` on."""
+        batches = self.batches.read(epoch, first)
+        if self.frozen_states is None or self.batches.state_dict() is not None:  # a stream's position would run ahead
+            return batches
+        return self.frozen_states.read_ahead(batches)
 
     def training_step(self, batch: Batch) -> None:
         """One update of the weights, skipped if the loss or the gradient is not finite.

@@ -32,6 +32,7 @@ class SentenceVectors:
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         missing = sorted({text for text in texts if text not in self._vectors}, key=lambda text: (len(text), text))
+        self._add(missing)
         for start in range(0, len(missing), self.batch_size):
             part = missing[start : start + self.batch_size]
             self._vectors.update(zip(part, self._compute(part), strict=True))
@@ -43,6 +44,7 @@ class SentenceVectors:
             return self.model.encode_texts(texts, self.processor).numpy()
         rows = np.empty((len(texts), self.model.config.embed_dim), dtype=np.float32)
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+        self._add(sorted(set(texts)))
         for start in range(0, len(order), self.batch_size):
             part = order[start : start + self.batch_size]
             batch = self.processor(text=[texts[index] for index in part], return_tensors="pt")
@@ -51,6 +53,12 @@ class SentenceVectors:
                 embeds = self.model.pool_text(self.model.embed_tokens(None, mask, hidden), mask)
             rows[part] = embeds.float().cpu().numpy()
         return rows
+
+    def _add(self, texts: Sequence[str]) -> None:
+        """Let the cache compute all new texts at once, which is faster than batch by batch."""
+        if self.states is not None and texts:
+            ids = self.processor(text=list(texts), padding=False)["input_ids"]
+            self.states.add((np.asarray(row) for row in ids), "sentence vectors")
 
     def _compute(self, texts: list[str]) -> np.ndarray:
         batch = self.processor(text=texts, return_tensors="pt")

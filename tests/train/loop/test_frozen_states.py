@@ -137,6 +137,34 @@ def test_states_of_a_text_do_not_depend_on_the_texts_next_to_it(batch, tmp_path)
         torch.testing.assert_close(alone.lookup(**one)[0], together[row], rtol=1e-3, atol=1e-3)
 
 
+def test_batches_are_read_ahead_so_that_texts_of_equal_length_are_computed_together(batch, tmp_path):
+    model = tiny_model()
+    batches = [batch | {"input_ids": batch["input_ids"] + shift * batch["attention_mask"]} for shift in range(10)]
+    one_by_one = FrozenStates(tmp_path / "a", model)
+    expected = [one_by_one.lookup(b["input_ids"], b["attention_mask"]) for b in batches]
+    calls, ahead = calls_of(model), FrozenStates(tmp_path / "b", model)
+    read = list(ahead.read_ahead(iter(batches)))
+    assert all(given is returned for given, returned in zip(batches, read, strict=True))
+    assert len(calls) == 4 + 3  # 8 batches with 16, 8 and 8 texts of 3, 5 and 7 tokens in full groups; then 2 batches
+    calls.clear()
+    for b, states in zip(read, expected, strict=True):
+        assert torch.equal(ahead.lookup(b["input_ids"], b["attention_mask"]), states)
+    assert not calls
+
+
+def test_texts_given_at_once_are_computed_once(batch, tmp_path):
+    model = tiny_model()
+    cache, calls = FrozenStates(tmp_path / "states", model), calls_of(model)
+    ids = [row[mask.bool()].numpy() for row, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
+    cache.add([*ids, *ids], "texts")
+    cache.add(ids)
+    assert len(calls) == 3  # one for each length
+    real = FrozenStates(tmp_path / "other", model).lookup(**batch)
+    calls.clear()
+    assert torch.equal(cache.lookup(**batch), real)
+    assert not calls
+
+
 def test_a_stopped_run_has_saved_its_states(tmp_path, monkeypatch):
     trainer = tiny_trainer(tmp_path / "run")
     trainer.frozen_states = FrozenStates(tmp_path / "states", trainer.model)
