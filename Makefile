@@ -43,9 +43,10 @@ test-all: $(VENV)/has-test browser
 test-fast: $(VENV)/has-test
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST)
 
-# All attacks in their long form, each for its share of the time, with what was tried: `make attack MINUTES=60 SEED=1`.
+# All attacks in their long form, each for its share of the time; ends with a table of what was tried and what failed:
+# `make attack MINUTES=60 SEED=1`.
 attack: $(VENV)/has-test
-	POLYVID_ATTACK_MINUTES=$(MINUTES) POLYVID_ATTACK_SEED=$(SEED) $(BIN)/python -m pytest tests/attack -s $(PYTEST)
+	POLYVID_ATTACK_MINUTES=$(MINUTES) POLYVID_ATTACK_SEED=$(SEED) $(BIN)/python -m pytest tests/attack -v $(PYTEST)
 
 # Is everything right on this GPU, and how fast is it? A table into outputs/gpu; without a GPU, small sizes on
 # the CPU. A part of it: `make gpu GPU="--only search"`.

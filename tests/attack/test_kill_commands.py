@@ -14,7 +14,7 @@ from functools import cache, partial
 from pathlib import Path
 
 import pytest
-from budget import KILLS, MINUTES, rounds, seed_of
+from budget import KILLS, MINUTES, seed_of
 from hub_server import HubServer
 from writing_commands import DONE, WRITING, Started, command, contents, difference, prepare, use_hub
 
@@ -23,7 +23,6 @@ pytestmark = pytest.mark.slow
 COMMANDS = [name for name in WRITING if name not in ("train", "extract")]
 AT_ONCE = ("coverage", "convert-backbone", "tables", "contact-sheet", "ablate")  # files appear in the last moment
 AT_RANDOM = [name for name in COMMANDS if name not in AT_ONCE] if MINUTES else ["build", "index"]
-SHARES = len(COMMANDS) + len(AT_RANDOM) + 2  # of the time
 OPERATIONS_TRIED = 2  # of a command, in the bounded form
 OPERATIONS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "shutil.rmtree"}
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -58,13 +57,11 @@ def finish(name: str, inputs: Path, case: Path, expected: dict[str, bytes], stor
 
 
 @pytest.mark.parametrize("name", AT_RANDOM)
-def test_killed_at_any_moment_it_gives_the_files_of_a_run_that_was_not(inputs, case, whole_run, name):
+def test_killed_at_any_moment_it_gives_the_files_of_a_run_that_was_not(inputs, case, whole_run, attack, name):
     expected, seconds, _ = whole_run(name)
-    kills = tried = 0
-    time_is_left = rounds("kill commands", 0, tests=SHARES)
-    while next(time_is_left, None) is not None or kills < KILLS:
-        tried += 1
-        chance = random.Random(seed_of(name, tried))
+    kills = 0
+    while attack.another(kills < KILLS):
+        chance = random.Random(seed_of(name, attack.tried))
         prepare([name], inputs, case / "out")
         moments = [chance.random() * seconds for _ in range(chance.choice((1, 2, 3, 3)))]
         for moment in moments:
@@ -73,7 +70,7 @@ def test_killed_at_any_moment_it_gives_the_files_of_a_run_that_was_not(inputs, c
             time.sleep(moment)
             kills += run.kill()
         finish(name, inputs, case, expected, f"killed after {moments} s")
-    print(f"\n{name}: {kills} kills at random moments in {tried} folders, 0 different")
+    attack.note = f"{kills} kills, 0 different"
 
 
 def watch(folder: Path, counted: Path, last: int | None = None) -> None:
@@ -103,25 +100,23 @@ def watch(folder: Path, counted: Path, last: int | None = None) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_killed_before_any_of_its_operations_on_files(inputs, case, whole_run, name):
-    """As many of them as fit in the time, in random order; at least 20 in the long form."""
+def test_killed_before_any_of_its_operations_on_files(inputs, case, whole_run, attack, name):
+    """As many of them as fit in the time, in random order."""
     expected, _, operations = whole_run(name)
-    tried, least = 0, KILLS if MINUTES and name not in AT_ONCE else 0
-    time_is_left = rounds("kill commands", OPERATIONS_TRIED, tests=SHARES)
+    least = 1 if MINUTES else OPERATIONS_TRIED
     for number in random.Random(seed_of(name)).sample(range(operations), operations):
-        if next(time_is_left, None) is None and tried >= least:
+        if not attack.another(attack.tried < least):
             break
-        tried += 1
         prepare([name], inputs, case / "out")
         die = partial(watch, case, case.with_name("operations"), number)
         run = Started(command(name, inputs, case / "out"), case.with_name("log"), die)
         assert run.wait() == -signal.SIGKILL, run.said()
         finish(name, inputs, case, expected, f"killed before operation {number}")
-    print(f"\n{name}: killed before {tried} of {operations} operations on files, 0 different")
+    attack.note = f"of {operations} operations, 0 different"
 
 
 @pytest.mark.parametrize("kind", ["dataset", "model"])
-def test_a_push_that_is_killed_is_resumed_by_the_next(inputs, tmp_path, kind):
+def test_a_push_that_is_killed_is_resumed_by_the_next(inputs, tmp_path, attack, kind):
     """The repository never holds a part of a push, and in the end all of it."""
     name, out = f"push {kind}", tmp_path / "case" / "out"
     prepare([name], inputs, out)
@@ -137,11 +132,9 @@ def test_a_push_that_is_killed_is_resumed_by_the_next(inputs, tmp_path, kind):
         assert run.wait() == 0, run.said()
         expected, seconds = hub.files(*where), time.monotonic() - run.began
         assert len(expected) > 5
-    kills = tried = 0
-    time_is_left = rounds("kill commands", 0, tests=SHARES)
-    while next(time_is_left, None) is not None or kills < KILLS:
-        tried += 1
-        chance = random.Random(seed_of(name, tried))
+    kills = 0
+    while attack.another(kills < KILLS):
+        chance = random.Random(seed_of(name, attack.tried))
         with HubServer() as hub:
             for _ in range(chance.choice((1, 1, 2, 3))):
                 moment = chance.random() * seconds
@@ -154,6 +147,6 @@ def test_a_push_that_is_killed_is_resumed_by_the_next(inputs, tmp_path, kind):
                     assert found == expected or found.keys() <= {".gitattributes"}, f"a part after {moment} s"
             run = push(hub)
             assert run.wait() == 0, run.said()
-            assert hub.files(*where) == expected, f"round {tried}"
+            assert hub.files(*where) == expected, f"round {attack.tried}"
         assert contents(tmp_path / "case") == before
-    print(f"\n{name}: {kills} kills in {tried} repositories, 0 different")
+    attack.note = f"{kills} kills, 0 different"

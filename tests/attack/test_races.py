@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from budget import MINUTES, rounds, seed_of
+from budget import MINUTES, seed_of
 from hub_server import HubServer
 from writing_commands import DONE, LOCKED, PUSHES, WRITING, Started, command, contents, prepare, use_hub
 
@@ -138,14 +138,13 @@ def test_two_commands_on_one_folder(inputs, case, alone, names):
 
 
 @pytest.mark.skipif(not MINUTES, reason="`make attack` does")
-def test_races_for_minutes(inputs, case, alone):
-    raced = both = 0
+def test_races_for_minutes(inputs, case, alone, attack):
+    both = 0
     pairs = random.Random(seed_of("pairs")).sample(PAIRS, len(PAIRS))
-    for number in rounds("races", 0):
+    for number in attack.rounds(0):
         chance = random.Random(seed_of("races", number))
         names = pairs[number % len(pairs)]
         names = names if chance.random() < 0.5 else names[::-1]
         both += race(inputs, case, alone, names, chance.random() * chance.choice((0.0, 0.1, 1.0, 2.0))) == 2
-        raced += 1
-    pairs_raced = f"{min(raced, len(PAIRS))} of {len(PAIRS)} pairs"
-    print(f"\n{raced} races, {pairs_raced}: {both} times both did their work, else one was refused")
+    pairs_raced = f"{min(attack.tried, len(PAIRS))} of {len(PAIRS)} pairs"
+    attack.note = f"{pairs_raced}; {both} times both did their work, else one was refused"
