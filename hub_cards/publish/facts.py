@@ -25,6 +25,7 @@ from polyvid.modeling.provenance_mmp import Encoders, shown_encoders
 from polyvid.train.data.parallel import load_parallel_texts
 from polyvid.train.data.videos import load_videos
 from polyvid.train.recipe import DataRecipe, Recipe, load_recipe
+from polyvid.train.scoring.baselines import LABELS
 from polyvid.train.scoring.results import RESULTS
 
 HERE = Path(__file__).parent
@@ -47,6 +48,7 @@ class Evaluation:
     r1_intervals: Mapping[str, tuple[float, float]]  # of text to video, by language
     captions_by: Mapping[str, Sequence[str]]  # language → "human" or the translator
     environment: Mapping[str, str] | None
+    baselines: Mapping[str, Mapping[str, float]]  # closed form → language → its R@1, text to video
 
     @property
     def searched(self) -> tuple[str, str, str]:
@@ -93,7 +95,8 @@ def _read(file: Path, folder: Path, name: str, same_folder: bool) -> Evaluation 
         if "counts" not in results:  # of the demo: all its models, each under the name of its folder
             scores = results["scores"].get(name)
             shape = (protocol["dataset"], protocol["config"], protocol["split"], protocol["clips"], protocol["clips"])
-            return scores and Evaluation(file, *shape, {"text_to_video": scores}, {}, {}, None)
+            fitted = {kind: by_model.get(name, {}) for kind, by_model in results.get("baselines", {}).items()}
+            return scores and Evaluation(file, *shape, {"text_to_video": scores}, {}, {}, None, _r1(fitted))
         same = Path(results.get("model", "")).resolve() == folder.resolve()
         if not same and (same_folder or results["name"] != name):
             return None
@@ -109,9 +112,19 @@ def _read(file: Path, folder: Path, name: str, same_folder: bool) -> Evaluation 
             intervals,
             protocol["captions_by"],
             results["environment"],
+            _r1(results.get("closed_forms", {})),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise PolyvidError(f"{file} is not what polyvid evaluate writes ({type(error).__name__}: {error}).") from None
+
+
+def _r1(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    """Label of each closed form → language → R@1."""
+    return {
+        LABELS[kind]: {language: scores["R@1"] for language, scores in by_language.items()}
+        for kind, by_language in found.items()
+        if by_language
+    }
 
 
 @dataclass(frozen=True)

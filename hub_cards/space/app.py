@@ -9,7 +9,7 @@ from decoding import VideoError
 from fastapi.middleware import Middleware
 from limits import MAX_QUERY_CHARACTERS, MAX_UPLOAD_BYTES, SESSIONS_KEPT, WAITING_REQUESTS, RequestLimits
 from look import theme
-from render import Page, notice
+from render import Page, notice, scores_table
 from search import LANGUAGES, MODELS, Demo
 
 FOLDER = Path(__file__).parent
@@ -124,6 +124,7 @@ class App:
             with gr.Column(elem_id="with-video"):
                 video = gr.Video(sources=["upload"], label="Your video", elem_id="video", height=220)
                 by_video = gr.HTML(notice(UPLOAD), elem_id="by-video")
+            gr.HTML(scores_table(self.demo.scores, len(self.demo.names)))
             gr.HTML(FOOTER)
             ask = dict(
                 fn=self.find_by_words, inputs=[query, model, names_in], outputs=by_words, show_progress="minimal"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import mean
 from typing import Annotated, Any
 
 import av
@@ -27,6 +28,7 @@ from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.frame_encoders_mmp import FrameEncoder, load_frame_encoder
 from polyvid.modeling.video_reading_mmp import Sampling
 from polyvid.train.data.videos import VideoFeatures
+from polyvid.train.scoring.baselines import LABELS
 
 HERE = Path(__file__).parent
 PACKAGE = HERE.parents[1]
@@ -102,6 +104,7 @@ def _is_current(folder: Path, demo_dir: Path) -> bool:
         DECODING,
         *APP_FILES,
         *demo_dir.glob("features/*"),
+        demo_dir / "results.json",
         *(demo_dir / name for name in MODELS),
     ]
     sources += [file for name in MODELS for pattern in MODEL_FILES for file in (demo_dir / name).glob(pattern)]
@@ -130,7 +133,26 @@ def _fill(folder: Path, demo_dir: Path) -> None:
         embeds[name] = model.encode_videos([features[video] for video in video_ids], processor, names=video_ids)
     save_file(embeds, folder / "video_embeds.safetensors")
     examples = _examples(videos, model, processor, VideoIndex(embeds["mmp"], video_ids))
-    write_json(folder / "clips.json", {"examples": examples, "clips": videos})
+    write_json(folder / "clips.json", {"examples": examples, "clips": videos, "scores": _scores(demo_dir)})
+
+
+def _scores(demo_dir: Path) -> list[dict[str, Any]]:
+    """R@1 of each model, and of the closed forms fitted on its data: `{"model", "method", "en", "others"}`.
+
+    Empty if the demo has left no results.
+    """
+    file = demo_dir / "results.json"
+    if not file.is_file():
+        return []
+    results = json.loads(file.read_text(encoding="utf-8"))
+    found = {"trained": results["scores"]} | {LABELS[kind]: fitted for kind, fitted in results["baselines"].items()}
+    rows: list[dict[str, Any]] = []
+    for model in MODELS:
+        for method, by_model in found.items():
+            r1 = {language: scores["R@1"] for language, scores in by_model[model].items()}
+            others = mean(value for language, value in r1.items() if language != "en")
+            rows.append({"model": model, "method": method, "en": round(r1["en"], 1), "others": round(others, 1)})
+    return rows
 
 
 def _link(file: Path, link: Path) -> None:

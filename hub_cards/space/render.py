@@ -2,6 +2,7 @@
 
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from search import LANGUAGES, MODELS, Ranking, rank_of
 
@@ -96,6 +97,28 @@ class Page:
             return ""
         rank = rank_of(right, ranking)
         return f'<span class="found {_nearness(rank)}">right clip at rank {rank}</span>'
+
+
+def scores_table(scores: list[dict[str, Any]], clips: int) -> str:
+    """How often each model, and each closed form, finds the clip of a name at rank 1; closed at first.
+
+    Args:
+        scores: rows of `model`, `method`, `en` and `others` (R@1 in percent), as `build.py` writes them.
+        clips: number of clips that are searched.
+    """
+    if not scores:
+        return ""
+    rows = "".join(
+        f'<tr><th scope="row">{MODEL_NAMES[row["model"]]}</th><td>{escape(row["method"])}</td>'
+        f'<td class="number">{row["en"]:.1f}</td><td class="number">{row["others"]:.1f}</td></tr>'
+        for row in scores
+    )
+    return (
+        '<details class="scores"><summary>How often is the right clip first?</summary><p>In percent of the names of '
+        f"{clips} clips (chance {100 / clips:.1f}). The regressions are closed forms: no training, the same clips and "
+        "captions. One split, one seed.</p><table><thead><tr><th>Pre-training</th><th>Method</th><th>English</th>"
+        f"<th>Mean of the other eight</th></tr></thead><tbody>{rows}</tbody></table></details>"
+    )
 
 
 def notice(text: str) -> str:

@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import py3langid
@@ -77,6 +78,7 @@ class Demo:
         self.names: dict[str, dict[str, str]] = {clip["video_id"]: clip["names"] for clip in content["clips"]}
         self.stills = {clip["video_id"] for clip in content["clips"] if clip["frames"] == 1}
         self.examples: list[dict[str, str]] = content["examples"]
+        self.scores: list[dict[str, Any]] = content["scores"]
         embeds = load_file(folder / "video_embeds.safetensors")
         self.searchers = {name: Searcher(folder / "models" / name, embeds[name], list(self.names)) for name in MODELS}
         self.max_seconds = self.searchers["mmp"].processor.feature_extractor.max_length

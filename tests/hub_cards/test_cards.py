@@ -169,13 +169,36 @@ def test_each_model_of_the_demo_gets_its_own_scores(run, tmp_path):
     scores = results_of(run)[1]["scores"]["all"]["text_to_video"]
     other = {language: by | {"R@1": 77.7} for language, by in scores.items()}
     protocol = {"dataset": "fluent_emoji_9", "config": "split_0", "split": "validation", "clips": 150}
-    (tmp_path / "results.json").write_text(json.dumps({"protocol": protocol, "scores": {"none": other, "mmp": scores}}))
+    fitted = {name: {lang: {"R@1": r1} for lang in scores} for name, r1 in (("none", 66.6), ("mmp", 55.54))}
+    content = {"protocol": protocol, "scores": {"none": other, "mmp": scores}, "baselines": {"kernel_ridge": fitted}}
+    (tmp_path / "results.json").write_text(json.dumps(content))
     (tmp_path / "mmp").symlink_to(run)
     card = str(card_of(tmp_path / "mmp"))
-    assert f"| R@1 | {scores['en']['R@1']:.1f} |" in card and "77.7" not in card
+    assert f"| R@1 | {scores['en']['R@1']:.1f} |" in card and "77.7" not in card and "66.6" not in card
+    assert f"| R@1, RBF kernel ridge regression |{' 55.5 |' * len(scores)}" in card
+    assert "closed forms to compare with" in card
     (none,) = find_evaluations(tmp_path / "none", "none")
     assert none.scores["text_to_video"]["sw"]["R@1"] == 77.7
     assert find_evaluations(tmp_path / "mp", "mp") == []
+
+
+@pytest.mark.parametrize("most_columns", [1, 20])
+def test_closed_forms_stand_beside_the_model_for_few_languages_and_for_many(run, tmp_path, monkeypatch, most_columns):
+    monkeypatch.setattr("polyvid.hub_cards.publish.cards.MOST_COLUMNS", most_columns)
+    _, results = results_of(run)
+    found = {
+        kind: {lang: {"R@1": r1} for lang in LANGUAGES} for kind, r1 in (("ridge", 12.34), ("kernel_ridge", 23.45))
+    }
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps(results | {"closed_forms": found}))
+    card = card_of(run, file).text
+    of_text = card[card.index("text to video") : card.index("video to text")]
+    shown = (
+        "ridge regression | R@1, RBF kernel ridge" if most_columns == 1 else "| R@1, ridge regression | 12.3 | 12.3 |"
+    )
+    assert shown in of_text
+    assert of_text.count("12.3") == of_text.count("23.4") + of_text.count("23.5") == len(LANGUAGES)
+    assert "R@1, ridge" not in card[card.index("video to text") :]
 
 
 def test_results_in_the_default_folder_count_if_they_are_of_this_model(run, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import http.client
 import importlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from polyvid.dataset_scripts.building import load_builder
+from polyvid.dataset_scripts.building import load_builder, write_json
 from polyvid.dataset_scripts.schema import LANGUAGES
 from polyvid.hub_cards.space import build as build_module
 from polyvid.hub_cards.space.build import build
@@ -96,6 +97,12 @@ def demo_dir(tmp_path_factory):
         model.save_pretrained(demo / name)
         processor.save_pretrained(demo / name)
         (demo / name / "trainer_state.json").write_text("{}")
+    scores = {name: {"en": {"R@1": 10.0}, "de": {"R@1": 5.0}, "sw": {"R@1": 2.0}} for name in ("none", "mp", "mmp")}
+    better = scores | {"mmp": {"en": {"R@1": 11.0}, "de": {"R@1": 7.0}}}
+    write_json(
+        demo / "results.json",
+        {"scores": scores, "baselines": {"ridge": better}},
+    )
     return demo
 
 
@@ -159,6 +166,19 @@ def test_a_built_folder_holds_what_the_app_needs_and_nothing_of_the_training(spa
     content = json.loads((space / "clips.json").read_text(encoding="utf-8"))
     assert {clip["video_id"]: clip["names"] for clip in content["clips"]} == names_of(KNOWN)
     assert sorted(example["language"] for example in content["examples"]) == sorted(LANGUAGES)
+
+
+def test_the_page_shows_the_scores_of_the_demo_beside_those_of_regressions(app):
+    table = sys.modules["render"].scores_table(app.demo.scores, 420)
+    rows = [re.sub("<[^>]+>", " ", row).split() for row in table.split("<tr>")[2:]]
+    assert ["MMP", "trained", "10.0", "3.5"] in rows
+    assert ["MMP", "ridge", "regression", "11.0", "7.0"] in rows
+    assert len(rows) == 6
+    assert "chance 0.2" in table
+
+
+def test_without_results_of_the_demo_the_page_shows_no_scores(app):
+    assert sys.modules["render"].scores_table([], 420) == ""
 
 
 def test_clips_keep_their_frames_and_times_in_the_codec_every_browser_plays(space):
