@@ -6,10 +6,11 @@ nothing but arrays, numbers, texts, bytes, lists, tuples, sets and dicts can com
 """
 
 import pickle
+import pickletools
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -17,6 +18,17 @@ from polyvid.modeling.errors_mmp import PolyvidError
 
 KINDS = "biufcSU"
 """Arrays of truth values, numbers and texts. Arrays of objects could hold anything."""
+
+LEVELS = 100
+"""Of tuples within tuples. Python's hash of a key with a million levels ends the interpreter."""
+
+DEEPER = ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "FROZENSET", "REDUCE", "NEWOBJ", "NEWOBJ_EX", "INST", "OBJ")
+"""Instructions that put something hashable around what they take."""
+
+SPARE_SLOTS = 1000
+"""By which the number of a memo may be ahead of their count. The reader takes memory for all numbers below it."""
+
+PLAIN = (type(None), bool, int, float, complex, str, bytes, bytearray, np.ndarray)
 
 MALFORMED = (
     pickle.UnpicklingError,
@@ -47,6 +59,8 @@ def load_pickle(path: Path, encoding: str = "ASCII") -> Any:
     """
     try:
         with open(path, "rb") as file:
+            _check_shape(file)
+            file.seek(0)
             return _plain(_Unpickler(file, encoding=encoding).load())
     except _Refused as refused:
         raise PolyvidError(
@@ -158,9 +172,47 @@ def _plain(content: Any) -> Any:
     if isinstance(content, _Array):
         return content.array
     if isinstance(content, dict):
-        return {key: _plain(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
+        return {_plain(key): _plain(value) for key, value in content.items()}
+    if isinstance(content, list | tuple | set | frozenset):
         return type(content)(_plain(value) for value in content)
-    if isinstance(content, _Callable | _Type):
-        raise TypeError("it holds a type of numpy by itself")
+    if type(content) not in PLAIN:
+        raise TypeError("it holds a type or a function of numpy by itself")
     return content
+
+
+def _check_shape(file: IO[bytes]) -> None:
+    """Follow the instructions of a pickle without carrying them out: how deep are its tuples, how large its memo?
+
+    Raises:
+        ValueError: for too many levels, or a memo whose number is far ahead.
+        IndexError, KeyError: if instructions take more than there is.
+    """
+    stack: list[int] = []  # of each object how many levels of hashable containers it has at most
+    marks: list[int] = []
+    memo: dict[int, int] = {}
+    for instruction, argument, _ in pickletools.genops(file):
+        name, index = instruction.name, argument if isinstance(argument, int) else 0
+        if name == "MARK":
+            marks.append(len(stack))
+        elif name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            number = len(memo) if name == "MEMOIZE" else index
+            if number > len(memo) + SPARE_SLOTS:
+                raise ValueError(f"memo {number} where {len(memo)} are known")
+            memo[number] = stack[-1]
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            stack.append(memo[index])
+        elif name == "DUP":
+            stack.append(stack[-1])
+        else:
+            before = instruction.stack_before
+            taken: list[int] = []
+            if pickletools.markobject in before:
+                start = marks.pop()
+                taken = stack[start:]
+                del stack[start:]
+                before = before[: before.index(pickletools.markobject)]
+            taken += [stack.pop() for _ in before]
+            levels = max(taken, default=0) + (name in DEEPER)
+            if levels > LEVELS:
+                raise ValueError(f"more than {LEVELS} levels of tuples")
+            stack += [levels for _ in instruction.stack_after]

@@ -113,6 +113,52 @@ def test_a_damaged_or_hand_made_pickle_is_refused_in_one_line(tmp_path, written)
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        b"\x80\x04\x8f(cnumpy\ndtype\n\x90.",  # in a set
+        b"\x80\x04}cnumpy\ndtype\nK\x01s.",  # a key
+        b"\x80\x04}cnumpy\ndtype\nX\x02\x00\x00\x00f4\x85RK\x01s.",  # an element type as a key
+        b"\x80\x04cnumpy\ndtype\n\x85.",
+    ],
+)
+def test_what_stands_for_numpy_does_not_come_out_anywhere(tmp_path, written):
+    (tmp_path / "a.pkl").write_bytes(written)
+    with pytest.raises(PolyvidError, match="not a whole pickle of arrays .it holds a type or a function of numpy"):
+        load_pickle(tmp_path / "a.pkl")
+
+
+@pytest.mark.parametrize(
+    "of_each", [b"\x85", b"K\x01\x86", b"q\x00h\x00\x86", b"cbuiltins\nfrozenset\nq\x010h\x01)\x85R0\x85"]
+)
+def test_keys_of_a_million_levels_are_refused_before_they_end_the_interpreter(tmp_path, of_each):
+    (tmp_path / "a.pkl").write_bytes(b"\x80\x04})" + of_each * 1_000_000 + b"K\x01s.")
+    with pytest.raises(PolyvidError, match="more than 100 levels of tuples"):
+        load_pickle(tmp_path / "a.pkl")
+
+
+def test_frozen_sets_of_frozen_sets_count_as_levels(tmp_path):
+    content = frozenset()
+    for _ in range(200):
+        content = frozenset([content])
+    for protocol in (2, 4):
+        (tmp_path / "a.pkl").write_bytes(pickle.dumps(content, protocol))
+        with pytest.raises(PolyvidError, match="more than 100 levels"):
+            load_pickle(tmp_path / "a.pkl")
+
+
+def test_a_memo_with_a_huge_number_takes_no_memory(tmp_path):
+    (tmp_path / "a.pkl").write_bytes(b"\x80\x02]r\xff\xff\xff\x7f.")
+    with pytest.raises(PolyvidError, match="memo 2147483647 where 0 are known"):
+        load_pickle(tmp_path / "a.pkl")
+
+
+def test_lists_may_be_as_long_as_they_are(tmp_path):
+    content = [("a", index) for index in range(5000)]
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(content))
+    assert load_pickle(tmp_path / "a.pkl") == content
+
+
 def test_arrays_of_python_2_are_read_when_asked_for(tmp_path):
     """Its texts are bytes: protocol 2, with the array's bytes as a text."""
     array = np.arange(4, dtype="<f4")
