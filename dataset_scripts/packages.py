@@ -6,11 +6,13 @@ import json
 import os
 import tarfile
 import urllib.request
+from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from polyvid.modeling.errors_mmp import PolyvidError
 
@@ -39,7 +41,8 @@ class NpmPackage:
     def read(self, given: Sequence[Path] = ()) -> bytes:
         """The package, from the file among `given` that has its name, or else from the registry.
 
-        The registry is the one that the environment variable `NPM_CONFIG_REGISTRY` names, as for npm itself.
+        The registry is the one that the environment variable `NPM_CONFIG_REGISTRY` names, as for npm itself. A name
+        and password in its address are sent, and never shown.
 
         Raises:
             PolyvidError: if it cannot be fetched, or is another one. The message says how to get it by hand.
@@ -55,16 +58,21 @@ class NpmPackage:
         return content
 
     def _url(self) -> str:
-        settings = (os.environ.get(name) for name in ("NPM_CONFIG_REGISTRY", "npm_config_registry"))
-        registry = next(filter(None, settings), REGISTRY).rstrip("/")
-        return f"{registry}/{self.name}/-/{self.name.split('/')[-1]}-{self.version}.tgz"
+        """Where the file is, without name and password."""
+        where = urlsplit(_registry())
+        path = f"{where.path}/{self.name}/-/{self.name.split('/')[-1]}-{self.version}.tgz"
+        return where._replace(netloc=where.netloc.rpartition("@")[2], path=path).geturl()
 
     def _download(self) -> bytes:
-        url = self._url()
-        if not url.startswith(("https://", "http://")):
-            raise PolyvidError(f"NPM_CONFIG_REGISTRY is not the address of a registry of packages: {url.split('/')[0]}")
+        url, registry = self._url(), urlsplit(_registry())
+        if registry.scheme not in ("https", "http"):
+            raise PolyvidError("NPM_CONFIG_REGISTRY is not the address of a registry of packages: https://...")
+        request = urllib.request.Request(url)
+        if registry.username is not None:
+            known = f"{unquote(registry.username)}:{unquote(registry.password or '')}"
+            request.add_header("Authorization", f"Basic {b64encode(known.encode()).decode()}")
         try:
-            with urllib.request.urlopen(url, timeout=SECONDS) as answer:
+            with urllib.request.urlopen(request, timeout=SECONDS) as answer:
                 return answer.read()
         except (OSError, HTTPException) as error:
             reason = str(getattr(error, "reason", None) or error)
@@ -72,6 +80,11 @@ class NpmPackage:
                 f"{url} cannot be fetched ({reason}): get the file with `{self.command}` where there is a network, and "
                 f"pass it as --package {self.file_name}."
             ) from None
+
+
+def _registry() -> str:
+    settings = (os.environ.get(name) for name in ("NPM_CONFIG_REGISTRY", "npm_config_registry"))
+    return next(filter(None, settings), REGISTRY).rstrip("/")
 
 
 def read_json(package: bytes, member: str) -> Any:

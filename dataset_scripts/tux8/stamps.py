@@ -121,25 +121,32 @@ def unpack(package: Path, folder: Path) -> Path:
     Raises:
         PolyvidError: if it cannot be unpacked, or holds no stamps.
     """
-    try:
-        process = subprocess.Popen(
-            ["dpkg-deb", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-    except FileNotFoundError:
-        raise PolyvidError(
-            f"There is no dpkg-deb here to unpack {package} with: unpack it elsewhere, such as with `ar x` and `tar xf "
-            f"data.tar.xz`, and pass the folder {INSTALLED} as --package."
-        ) from None
-    assert process.stdout is not None and process.stderr is not None
-    with process, process.stdout:
+    with tempfile.TemporaryFile() as said:  # a pipe that nobody reads would stop dpkg-deb
         try:
-            with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
-                for member in archive:
-                    if member.isreg() and member.name.endswith((".png", ".svg", ".txt")):
-                        archive.extract(member, folder, filter="data")
-        except tarfile.TarError as error:
-            reason = process.stderr.read().decode(errors="replace").strip() or error
-            raise PolyvidError(f"{package} cannot be unpacked ({reason}): delete it, and get it again.") from None
+            process = subprocess.Popen(
+                ["dpkg-deb", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE, stderr=said
+            )
+        except FileNotFoundError:
+            raise PolyvidError(
+                f"There is no dpkg-deb here to unpack {package} with: unpack it elsewhere, such as with `ar x` and "
+                f"`tar xf data.tar.xz`, and pass the folder {INSTALLED} as --package."
+            ) from None
+        assert process.stdout is not None
+        reason = ""
+        with process, process.stdout:
+            try:
+                with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
+                    for member in archive:
+                        if member.isreg() and member.name.endswith((".png", ".svg", ".txt")):
+                            archive.extract(member, folder, filter="data")
+                while process.stdout.read(1 << 16):  # else the end of the padding has no reader
+                    pass
+            except tarfile.TarError as error:
+                reason = str(error)
+        if reason or process.returncode:
+            said.seek(0)
+            reason = said.read().decode(errors="replace").strip() or reason
+            raise PolyvidError(f"{package} cannot be unpacked ({reason}): delete it, and get it again.")
     if not (stamps := folder / INSTALLED).is_dir():
         raise PolyvidError(f"{package} holds no {INSTALLED}: it is not {PACKAGE}.")
     return stamps
@@ -151,7 +158,7 @@ def read_stamps(folder: Path) -> dict[str, dict[str, Any]]:
     The id is the path of the stamp joined by dashes: `animals-birds-swan`. A stamp in both formats is read as PNG.
 
     Raises:
-        PolyvidError: if there are none, or if the text of one is not UTF-8; names the file.
+        PolyvidError: if there are none, if the text of one is not UTF-8, or if two have one id; names the file.
     """
     stamps: dict[str, dict[str, Any]] = {}
     seen: set[str] = set()
@@ -166,7 +173,10 @@ def read_stamps(folder: Path) -> dict[str, dict[str, Any]]:
         seen.add(captions["en"].casefold())
         drawn = pictures[-1].suffix == ".svg" or not {*DRAWINGS}.isdisjoint("_".join(parts).split("_"))
         kind = "drawing" if drawn else "photo"
-        stamps["-".join(parts)] = {"picture": pictures[0], "category": parts[0], "kind": kind, "captions": captions}
+        video_id = "-".join(parts)
+        if video_id in stamps:
+            raise PolyvidError(f"{file} has the same id as {stamps[video_id]['picture']}: {video_id}. Rename one.")
+        stamps[video_id] = {"picture": pictures[0], "category": parts[0], "kind": kind, "captions": captions}
     if not stamps:
         raise PolyvidError(f"There are no stamps in {folder}.")
     return stamps

@@ -128,6 +128,25 @@ def test_the_debian_package_gives_the_same_as_the_folder_that_it_installs(folder
     ]
 
 
+def test_two_stamps_with_one_id_are_named(tmp_path):
+    for name in ("a-b/c", "a/b-c"):
+        write_stamp(tmp_path, name, f"This is {name}.")
+    with pytest.raises(PolyvidError, match="c.txt has the same id as .*b-c.png: a-b-c. Rename one"):
+        stamps.read_stamps(tmp_path)
+
+
+def test_a_package_that_complains_much_does_not_stop_its_reader(tmp_path, monkeypatch):
+    """A program that writes more than a pipe holds to both of its ends waited for ever."""
+    program = tmp_path / "dpkg-deb"
+    program.write_text(
+        "#!/bin/sh\nhead -c 300000 /dev/zero | tr '\\0' x >&2\nhead -c 300000 /dev/zero | tr '\\0' x\nexit 2\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(PolyvidError, match="x.deb cannot be unpacked"):
+        stamps.unpack(tmp_path / "x.deb", tmp_path / "out")
+
+
 def test_another_version_of_the_package_is_refused_with_both_counts(fetched):
     builder = load_builder("tux8")(data_dir=str(fetched))
     with pytest.raises(PolyvidError, match="expected 461 videos, found 3; expected 461 captions .en., found 3"):
