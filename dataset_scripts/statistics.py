@@ -16,6 +16,7 @@ import typer
 from tqdm import tqdm
 
 from polyvid.dataset_scripts.building import atomic_path, find_shards, write_json
+from polyvid.dataset_scripts.hub import check_source
 from polyvid.dataset_scripts.locking import locked
 from polyvid.dataset_scripts.schema import canonical_language, in_table_order, language_name
 from polyvid.modeling.errors_mmp import PolyvidError
@@ -39,7 +40,7 @@ def statistics(
     "Statistics". A language that was counted already (same tokenizer, same shards) is not counted again.
     """
     check_local_path(dataset_dir, "dataset")
-    check_local_path(tokenizer, "tokenizer")
+    check_source(tokenizer, "tokenizer")
     with locked(dataset_dir, "polyvid statistics"):
         counted = _write_statistics(dataset_dir, tokenizer)
     print(f"{len(counted)} languages counted; see {dataset_dir / 'README.md'}")

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from polyvid.dataset_scripts.building import atomic_path
 from polyvid.dataset_scripts.devices import find_device
+from polyvid.dataset_scripts.hub import check_source
 from polyvid.dataset_scripts.locking import locked
 from polyvid.dataset_scripts.own_data.opening import open_splits, parse_columns
 from polyvid.dataset_scripts.schema import canonical_language
@@ -236,6 +237,8 @@ def translate(
     ]
     if not captions:
         raise PolyvidError(f"{benchmark} has no English captions to translate.")
+    for language in languages:
+        check_source(model.replace("{language}", language), "model")
     for language in languages:
         with locked(output_dir / f"{language}.jsonl", "polyvid translate"):  # before the model is loaded
             translator = Translator(model.replace("{language}", language), language, revision, num_beams, device)

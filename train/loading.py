@@ -6,8 +6,8 @@ from transformers import AutoModel, AutoProcessor
 from transformers.utils import cached_file
 
 from polyvid.dataset_scripts.devices import find_device
+from polyvid.dataset_scripts.hub import check_source
 from polyvid.modeling import MMPModel, MMPProcessor
-from polyvid.modeling.paths_mmp import check_local_path
 
 if TYPE_CHECKING:
     from polyvid.train.recipe import Recipe
@@ -25,7 +25,7 @@ def load_model(model: str, device: str | None = None) -> tuple[MMPModel, MMPProc
         OSError: if there is no such model on the Hub, or the Hub cannot be reached.
         PolyvidError: if this machine has no such device.
     """
-    check_local_path(model, "model")
+    check_source(model, "model")
     device = find_device(device)
     return (
         AutoModel.from_pretrained(model, dtype="float32").to(device),
@@ -38,11 +38,12 @@ def recipe_of(model: str) -> "Recipe | None":
 
     Raises:
         FileNotFoundError: if `model` is a path where nothing exists.
+        ConnectionError: if it is to come from the Hub, which cannot be reached.
         RecipeError: if the recipe is refused.
     """
     from polyvid.train.recipe import load_recipe  # it imports all that training needs
 
-    check_local_path(model, "model")
+    check_source(model, "model")
     file = cached_file(
         model,
         "recipe.yaml",

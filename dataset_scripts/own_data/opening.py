@@ -17,11 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from polyvid.dataset_scripts.building import atomic_path, known_datasets, load_builder
+from polyvid.dataset_scripts.hub import check_source
 from polyvid.dataset_scripts.own_data.captions import OwnVideo, VideoCell, read_videos, split_name
 from polyvid.dataset_scripts.own_data.tables import METADATA, Table, find_table, read_table
 from polyvid.dataset_scripts.protocols import ALIASES, canonical_benchmark, protocols_of
 from polyvid.modeling.errors_mmp import PolyvidError
-from polyvid.modeling.paths_mmp import check_local_path, is_local_path
+from polyvid.modeling.paths_mmp import is_local_path
 
 Row = dict[str, Any]
 """A row of `polyvid.dataset_scripts.schema.CAPTIONS`."""
@@ -191,7 +192,7 @@ def open_own(
         PolyvidError: if it holds no captions, or wrong ones; names file, row and column.
         OSError: if the Hub cannot be reached, or wants a login.
     """
-    check_local_path(name, "folder of captioned videos")
+    check_source(name, "folder of captioned videos", "dataset")
     folder = Path(name)
     root: Path | None = Path(data_dir) if data_dir is not None else folder
     if folder.is_dir() and (tables := _tables_in(folder)):

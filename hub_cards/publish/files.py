@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 import yaml
 
+from polyvid.dataset_scripts.own_data.tables import has_table
 from polyvid.hub_cards.publish import cards, facts
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.video_encoders_mmp import FOLDER
@@ -99,8 +100,15 @@ def collect_dataset(source: Path, folder: Path, repo_id: str) -> None:
 
     Raises:
         FileNotFoundError: if card or shards are missing.
-        PolyvidError: if a link points out of the folder.
+        PolyvidError: if a link points out of the folder, or it is one of the user's own videos that is not built yet.
     """
+    if has_table(source):
+        built = f"out/{source.resolve().name}"
+        raise PolyvidError(
+            f"{source} holds videos that are not built yet. Build them: `polyvid build {source} default --output-dir "
+            f"{built}`. Say in {built}/README.md where they come from and under which licence. Then push: `polyvid "
+            f"push dataset {built} --repo-id {repo_id}`."
+        )
     card = cards.dataset_card(source, repo_id)
     for split in cards.splits_of(source, card):
         for shard in split["shards"]:

@@ -430,6 +430,16 @@ def test_what_cannot_be_pushed_is_refused_before_anybody_is_asked(hub, push, tmp
     assert code == 1 and message in error and error.count("\n") == 1 and hub.requests == []
 
 
+def test_a_folder_of_captioned_videos_is_built_first_and_the_line_says_how(hub, push, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_folder").mkdir()
+    (tmp_path / "my_folder" / "metadata.csv").write_text("file_name,de\na.mp4,Ein Hund\n")
+    code, _, error = push("dataset", "my_folder", "--repo-id", "lab/clips")
+    assert code == 1 and error.count("\n") == 1 and hub.requests == []
+    assert "`polyvid build my_folder default --output-dir out/my_folder`" in error
+    assert "`polyvid push dataset out/my_folder --repo-id lab/clips`" in error
+
+
 def test_refusing_an_unfinished_run_names_its_best_model(hub, push, tmp_path):
     (tmp_path / "checkpoints" / "best").mkdir(parents=True)
     assert f"its best model so far is {tmp_path}/checkpoints/best" in push("model", tmp_path, "--repo-id", "lab/x")[2]

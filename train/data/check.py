@@ -15,10 +15,10 @@ from typing import Annotated, Any
 import typer
 from tqdm import tqdm
 
+from polyvid.dataset_scripts.hub import check_source
 from polyvid.dataset_scripts.own_data.opening import OwnDataset, known_dataset, parse_columns
 from polyvid.dataset_scripts.schema import language_name
 from polyvid.modeling.errors_mmp import PolyvidError
-from polyvid.modeling.paths_mmp import is_local_path
 from polyvid.train.data.own_features import Content, videos_at_hand
 from polyvid.train.data.videos import open_dataset
 from polyvid.train.recipe import ALL_LANGUAGES, Recipe, load_recipe
@@ -56,6 +56,8 @@ def check(
     """
     if known_dataset(dataset) is not None:
         raise PolyvidError(f"{dataset} is a dataset of this package; `polyvid coverage` counts its videos.")
+    if model is not None:
+        check_source(model, "model")
     overrides = [f"data.dataset={dataset}"] + ([f"model.init_from={model}"] if model else [])
     recipe = load_recipe(config, overrides)
     recipe.data.columns |= parse_columns(column or [])
@@ -159,8 +161,10 @@ def check_captions(own: OwnDataset) -> Iterator[Finding]:
 def check_lengths(own: OwnDataset, recipe: Recipe) -> Iterator[Finding]:
     """Captions that the recipe would cut."""
     source = recipe.model.init_from or recipe.model.backbone
-    if is_local_path(source) and not Path(source).exists():
-        yield Finding(f"lengths were not compared: there is no model at {source} (--model names another).")
+    try:
+        check_source(source, "model")
+    except OSError as error:
+        yield Finding(f"lengths were not compared. {error} (--model names another.)")
         return
     from transformers import AutoTokenizer
 

@@ -11,8 +11,8 @@ from torch.nn.functional import normalize
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedConfig
 
 from polyvid.dataset_scripts.devices import find_device
+from polyvid.dataset_scripts.hub import check_source
 from polyvid.modeling.errors_mmp import PolyvidError
-from polyvid.modeling.paths_mmp import check_local_path
 from polyvid.modeling.video_reading_mmp import VideoError, require_av
 from polyvid.train.dual_encoders.frames import FrameRule
 
@@ -167,7 +167,7 @@ def is_dual_encoder(name: str) -> bool:
     Raises:
         FileNotFoundError: for a path at which there is nothing.
     """
-    check_local_path(name, "model")
+    check_source(name, "model")
     try:
         return PreTrainedConfig.get_config_dict(name)[0].get("model_type") in FAMILIES
     except OSError:  # it is not there: whoever loads it says so better

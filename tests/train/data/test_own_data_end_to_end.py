@@ -124,6 +124,16 @@ def test_from_sixty_captioned_clips_to_what_is_on_the_hub(folder, polyvid, monke
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert "lab/clips: 60 videos, 120 captions" in done.stdout and "Splits: in the table" in done.stdout
+        for arguments in (
+            ["train", "--config", "own", "data.dataset=lab/clips", *changes[:-1], "output_dir=outputs/from_hub"],
+            ["evaluate", "--model", "outputs/from_hub"],
+        ):
+            polyvid_here = [sys.executable, "-m", "polyvid", *arguments]
+            done = subprocess.run(polyvid_here, env=environment, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+        scored = json.loads(next(Path("outputs/results/clips").glob("lab*/results.json")).read_text(encoding="utf-8"))
+        assert scored["counts"] == results["counts"]
+        assert scored["scores"] == results["scores"]  # of the same videos, by the same seed
         stranger = environment | {"HF_HOME": str(tmp_path / "another"), "HF_TOKEN": ""}
         done = subprocess.run(command, env=stranger, capture_output=True, text=True)
         assert done.returncode == 1 and "needs `hf auth login`, or HF_TOKEN" in done.stderr
