@@ -297,7 +297,9 @@ def test_the_recipe_of_a_model_from_the_hub_reads_nothing_outside_the_working_fo
     monkeypatch.chdir(tmp_path / "work")
     recipe = load_recipe(CONFIGS / "vtt_en.yaml", [f"data.{option}={tmp_path / 'private'}"])
     monkeypatch.setattr(benchmarks, "recipe_of", lambda model: recipe)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # the model itself is not looked for
+    (tmp_path / "cache" / "models--lab--mmp").mkdir(parents=True)  # as if the model had come from the Hub
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     flag = "--benchmark" if option == "dataset" else f"--{option.replace('_', '-')}"
     with pytest.raises(PolyvidError, match=f"recipe of lab/mmp names .*private, outside the working .* pass {flag}"):
         evaluate("lab/mmp")
