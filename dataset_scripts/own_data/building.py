@@ -83,6 +83,11 @@ def _file(own: OwnDataset, video: OwnVideo) -> Path | Callable[[], bytes]:
         raise PolyvidError(f"{video.where}: no file is named, which a dataset of videos needs: add a column file_name.")
     if not (path := own.folder / video.file_name).is_file():
         raise PolyvidError(f"{video.where}, column file_name: there is no {path}.")
+    if not path.resolve().is_relative_to(own.folder.resolve()):  # someone else's table may name someone else's secrets
+        raise PolyvidError(
+            f"{video.where}, column file_name: {path} is a link to a file outside the folder, which would be published "
+            "with it. Copy it into the folder."
+        )
     return path
 
 

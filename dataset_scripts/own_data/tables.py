@@ -65,8 +65,24 @@ def read_table(file: Path, split: str | None = None) -> Table:
         ) from None
     if not rows:
         raise PolyvidError(f"{file} holds no rows.")
+    for where, row in rows:
+        for name, value in row.items():
+            if wrong := _wrong_text(value) or _wrong_text(name):
+                raise PolyvidError(f"{file}, {where}, column {name!r}: {wrong}.")
     columns = list(dict.fromkeys(name for _, row in rows for name in row))
     return Table(str(file), columns, rows, split)
+
+
+def _wrong_text(value: Any) -> str | None:
+    """Why a text, or one within a list or an object, cannot be used: files and tokenizers cannot take it."""
+    if isinstance(value, str):
+        if "\0" in value:
+            return "it holds a NUL character"
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            return "it is not valid Unicode: it holds half of a surrogate pair"
+        return None
+    values = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+    return next(filter(None, map(_wrong_text, values)), None)
 
 
 def _read_csv(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -101,7 +117,7 @@ def _read_json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise PolyvidError(f"{file}, line {number}: not valid JSON ({error}).") from None
             if not isinstance(row, dict):
                 raise PolyvidError(f'{file}, line {number}: expected {{"file_name": ..., "caption": ...}}.')

@@ -280,6 +280,35 @@ def test_wrong_json_lines_are_refused_with_the_place(folder, content, message):
         open_own(folder(content, "metadata.jsonl"), columns={"de": "de"} if '"de": 3' in content else None)
 
 
+@pytest.mark.parametrize("key", ["file_name", "caption", "language", "split"])
+@pytest.mark.parametrize("wrong, message", [("\\u0000", "a NUL character"), ("\\ud800", "half of a surrogate pair")])
+def test_texts_that_no_file_and_no_tokenizer_can_take_are_named(folder, key, wrong, message):
+    row = {"file_name": "a.mp4", "caption": "Ein Hund", "language": "de", "split": "test"}
+    line = json.dumps(row).replace(f'"{key}": "', f'"{key}": "{wrong}')
+    with pytest.raises(PolyvidError, match=f"metadata.jsonl, line 1, column '{key}': .*{message}"):
+        open_own(folder(line, "metadata.jsonl"))
+
+
+def test_they_are_found_in_lists_of_captions_too(folder):
+    row = {"file_name": "a.mp4", "captions": [{"language": "de", "text": "\ud800"}]}
+    with pytest.raises(PolyvidError, match="line 1, column 'captions': it is not valid Unicode"):
+        open_own(folder(json.dumps(row), "metadata.jsonl"))
+
+
+def test_lists_a_hundred_thousand_deep_are_no_json(folder):
+    with pytest.raises(PolyvidError, match="metadata.jsonl, line 1: not valid JSON"):
+        open_own(folder('{"caption": ' + "[" * 100_000 + "]" * 100_000 + "}", "metadata.jsonl"))
+
+
+def test_a_link_out_of_the_folder_is_not_built_into_a_dataset(folder, tmp_path):
+    (tmp_path / "secret.txt").write_text("password")
+    name = folder("file_name,caption,language,split\na.mp4,Ein Hund,de,test\n")
+    (tmp_path / "my_folder" / "a.mp4").symlink_to(tmp_path / "secret.txt")
+    with pytest.raises(PolyvidError, match="line 2, column file_name: .*a.mp4 is a link to a file outside the folder"):
+        build(name, ["default"], output_dir=tmp_path / "built")
+    assert not (tmp_path / "built").exists() or not any((tmp_path / "built").rglob("*.parquet"))
+
+
 def test_a_split_without_videos_is_refused_and_those_there_are_named(folder):
     name = folder("video_id,de,split\na,x,train\n")
     with pytest.raises(PolyvidError, match=r"no videos in the split 'test': choose from train all"):
