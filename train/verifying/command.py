@@ -1,5 +1,6 @@
 """`polyvid verify`: says which files are whole, and which are damaged."""
 
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
@@ -27,7 +28,7 @@ def verify(
     with tqdm(desc="verify", unit="B", unit_scale=True, leave=False) as progress:
         for finding in verify_path(path):
             with progress.external_write_mode():
-                print(f"{finding.state:<11}  {finding.path}  {finding.note}", flush=True)
+                print(f"{finding.state:<11}  {_shown(finding.path)}  {finding.note}", flush=True)
             states[finding.state] += 1
             if finding.state == "damaged":
                 damaged.append(finding.path)
@@ -41,8 +42,13 @@ def verify(
         more = f" and {len(damaged) - LISTED:,} more" if len(damaged) > LISTED else ""
         raise PolyvidError(
             f"{len(damaged):,} of {sum(states.values()):,} files are damaged or missing: "
-            f"{', '.join(map(str, damaged[:LISTED]))}{more}. Copy them again, or delete them and make them again."
+            f"{', '.join(map(_shown, damaged[:LISTED]))}{more}. Copy them again, or delete them and make them again."
         )
+
+
+def _shown(path: Path) -> str:
+    """A path as text that can be printed, though its name may not be UTF-8."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _counted(states: Counter[str]) -> str:

@@ -57,6 +57,8 @@ def check_file(path: Path) -> Finding | None:
         state, note = check(path)
     except PolyvidError as error:
         return Finding(path, "damaged", str(error))
+    except UnicodeEncodeError:
+        return Finding(path, "damaged", "its name is not UTF-8, which the readers of this format need: rename it")
     return Finding(path, state, note)
 
 

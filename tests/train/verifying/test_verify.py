@@ -1,6 +1,7 @@
 """`polyvid verify`: what is whole, what has no checksum, and every damage by name."""
 
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -300,6 +301,19 @@ def test_what_cannot_be_verified_is_one_line(tmp_path, capsys, make):
     make(tmp_path / "thing")
     code, lines, error = verify(capsys, tmp_path / "thing")
     assert (code, lines) == (1, []) and error.startswith("error: ") and str(tmp_path / "thing") in error
+
+
+def test_a_name_that_is_not_utf_8_is_one_line(tmp_path, capsys):
+    """pyarrow cannot open it, and the command ended in a traceback."""
+    name = os.path.join(os.fsencode(tmp_path), b"shard\xff.parquet")
+    try:
+        with open(name, "wb") as file:
+            file.write(b"PAR1")
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    code, lines, error = verify(capsys, tmp_path)
+    assert code == 1 and "shard\\xff.parquet  its name is not UTF-8" in lines[0]
+    assert error.startswith("error: 1 of 1 files are damaged or missing: ")
 
 
 def test_nothing_is_written_locked_or_unpickled(tmp_path, capsys):
