@@ -1,12 +1,15 @@
 """Models of this package for `mteb.evaluate`."""
 
 import hashlib
+import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import PIL.Image
 import torch
-from datasets import Video
+from datasets import Image, Video
 from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.model_meta import ModelMeta, ScoringFunction
 from transformers import AutoConfig, AutoModel, AutoProcessor
@@ -18,11 +21,14 @@ if TYPE_CHECKING:
     from mteb.types import PromptType
     from torch.utils.data import DataLoader
 
+PICTURES = 256  # in memory at a time
 LANGUAGES = "eng-Latn deu-Latn fra-Latn ces-Latn zho-Hans rus-Cyrl vie-Latn swa-Latn spa-Latn".split()  # of training
 
 
 class MMPEncoder(AbsEncoder):
-    """Embeds texts and videos. Videos are decoded as `polyvid extract` decodes them, whatever decoder mteb uses.
+    """Embeds texts, videos and pictures.
+
+    Videos are decoded as `polyvid extract` decodes them, whatever decoder mteb uses.
 
     Args:
         model_name: its id on the Hub.
@@ -44,7 +50,7 @@ class MMPEncoder(AbsEncoder):
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.model = AutoModel.from_pretrained(place, **options).to(device)
         self.processor = AutoProcessor.from_pretrained(place, **options)
-        self._seen: dict[bytes, np.ndarray] = {}  # the videos are the same in every language
+        self._seen: dict[bytes, np.ndarray] = {}
 
     def encode(
         self,
@@ -56,17 +62,38 @@ class MMPEncoder(AbsEncoder):
         prompt_type: "PromptType | None" = None,
         **kwargs: Any,
     ) -> np.ndarray:
-        """Embeddings of the texts or videos of a dataset: (rows, embed_dim) float32."""
+        """Embeddings of the texts, videos or pictures of a dataset: (rows, embed_dim) float32.
+
+        A picture is seen as a video of one frame.
+        """
         rows: Any = inputs.dataset
         if "video" in rows.features:
             files = list(rows.cast_column("video", Video(decode=False))["video"])
-            digests = [_digest(file) for file in files]
-            new = {digest: file for digest, file in zip(digests, files, strict=True) if digest not in self._seen}
-            if new:
-                embeds = self.model.encode_videos(list(new.values()), self.processor).numpy()
-                self._seen |= dict(zip(new, embeds, strict=True))
-            return np.stack([self._seen[digest] for digest in digests])
+            return self._see(files, lambda new: self.model.encode_videos(new, self.processor))
+        if "image" in rows.features:
+            files = list(rows.cast_column("image", Image(decode=False))["image"])
+            return self._see(files, self._encode_pictures)
         return self.model.encode_texts(list(rows["text"]), self.processor).numpy()
+
+    def _encode_pictures(self, files: list[dict[str, Any]]) -> torch.Tensor:
+        embeds = []
+        for start in range(0, len(files), PICTURES):
+            pictures = [[_read_picture(file)] for file in files[start : start + PICTURES]]
+            embeds.append(self.model.encode_videos(pictures, self.processor, frame_rate=1.0))
+        return torch.cat(embeds)
+
+    def _see(self, files: list[dict[str, Any]], encode: Callable[[list[dict[str, Any]]], torch.Tensor]) -> np.ndarray:
+        """The embedding of each file. Each is seen once: in every language of a task they are the same."""
+        digests = [_digest(file) for file in files]
+        new = {digest: file for digest, file in zip(digests, files, strict=True) if digest not in self._seen}
+        if new:
+            self._seen |= dict(zip(new, encode(list(new.values())).numpy(), strict=True))
+        return np.stack([self._seen[digest] for digest in digests])
+
+
+def _read_picture(file: dict[str, Any]) -> PIL.Image.Image:
+    with PIL.Image.open(io.BytesIO(file["bytes"]) if file["bytes"] else file["path"]) as picture:
+        return picture.convert("RGB")
 
 
 def _digest(file: dict[str, Any]) -> bytes:
@@ -128,5 +155,5 @@ def model_meta(model: str, revision: str | None = None) -> ModelMeta:
         similarity_fn_name=ScoringFunction.COSINE,
         use_instructions=False,
         training_datasets=None,
-        modalities=["text", "video"],
+        modalities=["text", "image", "video"],
     )
