@@ -34,7 +34,7 @@ app: $(VENV)/has-space
 docs: $(VENV)/has-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict -f hub_cards/mkdocs.yml
 
-# What continuous integration runs, and nothing else: style, types, then all tests.
+# What continuous integration runs, less its job `ecosystem`: style, types, then all tests.
 test: lint types test-all
 
 test-all: $(VENV)/has-test browser
