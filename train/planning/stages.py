@@ -53,6 +53,10 @@ class Estimate:
     missing: tuple[str, ...] = ()
 
 
+# Bytes by type of storage: of a vector in an index, and of its code in one of faiss, which adds the row's number.
+VECTOR = {"float32": "embed_dim * 4", "float16": "embed_dim * 2", "int8": "embed_dim + 4"}
+FAISS_CODE = {"float16": "embed_dim * 2", "int8": "embed_dim", "binary": "embed_dim / 8 + 8"}
+
 STAGES: dict[str, tuple[Line, ...]] = {
     "build: subtitles in all languages to one dataset": (
         Line("json_disk", "all_subtitles * subtitle_bytes", "bytes"),
@@ -65,6 +69,7 @@ STAGES: dict[str, tuple[Line, ...]] = {
         Line("network_hours", "video_hours / (extraction * devices)", "h"),
         Line("decoding_hours", "video_hours / (decoding * cores)", "h"),
         Line("extraction_hours", "max(network_hours, decoding_hours)", "h"),  # both run at the same time
+        Line("extraction_price", "extraction_hours * devices * price", "money"),
         Line("features_disk", "videos * video_seconds * feature_dim * 2", "bytes"),
     ),
     "join: features next to subtitles": (
@@ -78,15 +83,11 @@ STAGES: dict[str, tuple[Line, ...]] = {
     "index: one moment for each English subtitle": (
         Line("embedding_hours", "subtitles / (embedding * devices) / 3600", "h"),
         # A row also has the number of its video and its first and last second: three times 4 bytes.
-        Line("vectors_float32", "subtitles * (embed_dim * 4 + 12)", "bytes"),
-        Line("vectors_float16", "subtitles * (embed_dim * 2 + 12)", "bytes"),
-        Line("vectors_int8", "subtitles * (embed_dim + 4 + 12)", "bytes"),
+        *(Line(f"vectors_{name}", f"subtitles * ({size} + 12)", "bytes") for name, size in VECTOR.items()),
         Line("cells", "floor(2 * sqrt(subtitles))", "cells"),
         # k-means compares 40 vectors a cell with all cells, ten times; then each vector finds its cell.
         Line("faiss_hours", "(subtitles + 400 * cells) * cells * embed_dim / (faiss * 1e9 * cores) / 3600", "h"),
-        Line("faiss_memory_float16", "subtitles * (embed_dim * 2 + 8)", "bytes"),
-        Line("faiss_memory_int8", "subtitles * (embed_dim + 8)", "bytes"),
-        Line("faiss_memory_binary", "subtitles * (embed_dim / 8 + 16)", "bytes"),
+        *(Line(f"faiss_memory_{name}", f"subtitles * ({size} + 8)", "bytes") for name, size in FAISS_CODE.items()),
         # The table keeps float16 vectors next to int8 codes; ids and times are left out (21 bytes of 789 at width 256).
         Line("lance_disk", "subtitles * (embed_dim * 2 + embed_dim)", "bytes"),
         Line("lance_price", "lance_disk / 1e12 * storage_price", "money a month"),

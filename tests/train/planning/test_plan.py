@@ -38,6 +38,7 @@ def test_the_plan_of_the_paper_by_hand():
     assert found["network_hours"] == pytest.approx(134_215 / 60 / 8, rel=1e-4)
     assert found["decoding_hours"] == pytest.approx(134_215 / 5 / 16, rel=1e-4)
     assert found["extraction_hours"] == found["decoding_hours"]  # these GPUs wait for frames
+    assert found["extraction_price"] == found["extraction_hours"] * 8 * 2.5
     assert found["features_disk"] == 1_238_911 * 390 * 1024 * 2
     assert found["join_hours"] == pytest.approx(989_520_436_224 / 100e6 / 3600, rel=1e-3)
     assert found["join_disk"] == found["features_disk"] + found["build_disk"]
@@ -48,6 +49,9 @@ def test_the_plan_of_the_paper_by_hand():
     assert found["vectors_float16"] == 138_429_877 * (2048 + 12)
     assert found["vectors_int8"] == 138_429_877 * (1024 + 16)
     assert found["cells"] == 23_531
+    assert found["faiss_memory_float16"] == 138_429_877 * (2048 + 8)
+    assert found["faiss_memory_binary"] == 138_429_877 * (128 + 16)
+    assert found["lance_price"] == pytest.approx(138_429_877 * 3072 / 1e12 * 23)
     assert found["device_price"] == pytest.approx(
         2.5 * 8 * (found["extraction_hours"] + found["training_hours"] + found["embedding_hours"])
     )
