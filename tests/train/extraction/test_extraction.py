@@ -307,7 +307,6 @@ def test_a_retried_video_that_works_is_no_failure_any_more(r2plus1d, tmp_path):
 
 
 def test_features_per_video_and_per_frame(r2plus1d, tmp_path):
-    pytest.importorskip("efficientnet_lite_pytorch")
     (tmp_path / "in").mkdir()
     write_video(tmp_path / "in" / "a.mp4", 65)
     extract(tmp_path / "in", tmp_path / "second", [r2plus1d], num_shards=1, workers=0)
