@@ -13,6 +13,7 @@ from polyvid.train.cli import COMMANDS
 
 CONTEXT = multiprocessing.get_context("forkserver")
 COMMANDS_LOADED = ["build", "extract", "import-features", "index", "join", "regions", "translate", "evaluate", "push"]
+COMMANDS_LOADED += ["search", "fetch"]
 CONTEXT.set_forkserver_preload(
     ["polyvid.train.loop.dry_run", "polyvid.train.loop.setup", "polyvid.dataset_scripts.msrvtt.msrvtt"]
     + ["polyvid.dataset_scripts.multi_howto100m.multi_howto100m", "polyvid.train.scoring.measure"]

@@ -83,7 +83,8 @@ def fetch(output: Path, given: Sequence[Path] = (), workers: int | None = None) 
         if not copy.exists():
             with atomic_path(copy) as unfinished:
                 shutil.copyfile(HERE / "clips" / f"{concept}.mp4", unfinished)
-    shutil.copyfile(HERE / "LICENSE-animations", output / FLUENT / "LICENSE")
+    with atomic_path(output / FLUENT / "LICENSE") as unfinished:
+        shutil.copyfile(HERE / "LICENSE-animations", unfinished)
     failures = []
     for name, style in STYLES.items():
         try:
@@ -109,12 +110,13 @@ def _make(
                 f"that is missing is {missing[0]}."
             )
         write_stills({paths[concept]: drawings[concept] for concept in concepts}, draw_svg, name, workers)
-    (output / name / "ATTRIBUTION.md").write_text(
+    attribution = (
         f"# {style.title}\n\nDrawings by {style.authors} ({style.source}), licensed under {style.license} "
         f"({style.license_url}), as distributed in the npm package {style.package.name} {style.package.version}.\n\n"
-        "Changed: each drawing was put on white, drawn with 224 × 224 pixels, and stored as a video of one frame.\n",
-        encoding="utf-8",
+        "Changed: each drawing was put on white, drawn with 224 × 224 pixels, and stored as a video of one frame.\n"
     )
+    with atomic_path(output / name / "ATTRIBUTION.md") as unfinished:
+        unfinished.write_text(attribution, encoding="utf-8")
 
 
 def read_drawings(package: bytes) -> dict[str, str]:

@@ -28,6 +28,7 @@ INSTALLED = "usr/share/tuxpaint/stamps"
 BY_HAND = f"get it with `apt-get download {PACKAGE}` on Debian or Ubuntu, and pass the .deb file as --package"
 LEFT_OUT = "symbols"
 DRAWINGS = ("cartoon", "drawing")  # in the path of a stamp; SVGs are drawings too
+SCRATCH = ".stamps.incomplete"  # how the name of a folder of unpacked stamps begins
 CAPTIONS = pa.schema([(name, pa.string()) for name in ("video_id", "category", "kind", "language", "text")])
 """A row of `captions.parquet`: a caption of a stamp. `kind` is photo or drawing."""
 
@@ -47,12 +48,16 @@ def fetch(output: Path, given: Sequence[Path] = (), workers: int | None = None) 
         PolyvidError: if the package cannot be fetched or holds no stamps, or if pictures cannot be drawn; says which.
     """
     captions = output / "captions.parquet"
+    for left in output.glob(f"{SCRATCH}*"):  # by a run that was killed
+        shutil.rmtree(left)
     if captions.exists():  # written last
+        if not given:
+            shutil.rmtree(output / "package", ignore_errors=True)
         print(f"{output}: nothing to do")
         return
     if len(given) > 1:
         raise PolyvidError(f"{PACKAGE} is one package: pass one --package.")
-    with tempfile.TemporaryDirectory(prefix=".stamps", dir=output) as scratch:
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=output) as scratch:
         folder = find_stamps(given[0]) if given else None
         if folder is None:
             package = given[0] if given else download(output)

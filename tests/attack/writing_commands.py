@@ -31,10 +31,13 @@ from training_data import CONFIGS, VIDEO_DIM, overrides, write_everything
 from transformers import BartConfig, BartForConditionalGeneration
 from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
 from video_files import write_video
+from video_models import save_models
 
 from polyvid.dataset_scripts.build import build
 from polyvid.modeling.configuration_r2plus1d import R2Plus1DConfig
 from polyvid.modeling.modeling_r2plus1d import PREPROCESSING, R2Plus1DModel
+from polyvid.train.scoring.evaluation import TEXT_TO_VIDEO, Ranks
+from polyvid.train.scoring.results import write_ranks
 from tiny import tiny_model, tiny_processor
 
 LOCKED = r"is being written by `polyvid [\w-]+` \(process \d+ on \S+, since [^)]+\): wait until that run has ended, or "
@@ -76,6 +79,16 @@ def write_inputs(folder: Path) -> Path:
     grid = {"base": str(CONFIGS / "vtt_en.yaml"), "output": "results", "runs": {"paper": {}}, "tables": {}}
     (folder / "grid.yaml").write_text(yaml.safe_dump(grid))
     write_results(folder / "results")
+    (folder / "evaluated").mkdir()
+    ranks = Ranks(np.arange(1, 9), np.ones(8, bool), np.arange(8).astype(str))
+    write_ranks(folder / "evaluated" / "ranks.npz", {TEXT_TO_VIDEO: {"en": ranks}})
+    save_models(folder / "searching")
+    for name in ("animals/cat", "animals/dog", "food/apple"):
+        stamp = folder / "stamps" / f"{name}.txt"
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        stamp.write_text(f"A stamp, {name}.\nde.utf8=Ein Stempel, {name}.\n")
+        imsave(stamp.with_suffix(".png"), np.tril(np.full((8, 8), len(name))))
+    write_own_data(folder / "own")
     return folder
 
 
@@ -85,6 +98,16 @@ def write_results(folder: Path) -> None:
     path = folder / "paper" / "seed_0" / "results.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(results_file("paper", "msrvtt", "1k-A", recalls)))
+
+
+def write_own_data(folder: Path) -> None:
+    """Videos with captions in a table, as users have them."""
+    folder.mkdir()
+    splits = enumerate(("train", "validation", "test"))
+    rows = [f"clip{number}.mp4,dog number {number},en,{split}" for number, split in splits]
+    (folder / "metadata.csv").write_text("\n".join(["file_name,caption,language,split", *rows, ""]))
+    for number in range(3):
+        write_video(folder / f"clip{number}.mp4", 20 + number)
 
 
 def write_translator(folder: Path) -> None:
@@ -124,6 +147,13 @@ def command(name: str, inputs: Path, out: Path) -> list[str]:
         "contact-sheet": ["video9", "--model", inputs / "model", "--clips", inputs / "clips", "--output", out]
         + ["--benchmark", "vtt", *evaluate],
         "ablate": [inputs / "grid.yaml", "--output", out],
+        "search": [inputs / "videos", "the dog", "--index", out / "searched.safetensors", "--workers", "0"]
+        + ["--model", inputs / "searching" / "model", "--encoder", inputs / "searching" / "network"],
+        "fetch": ["tux8", "--package", inputs / "stamps", "--output-dir", out, "--workers", "1"],
+        "check": [inputs / "own", "--model", inputs / "model"],
+        "plan": [],
+        "verify": [out],
+        "compare": [inputs / "evaluated"] * 2,
         "push dataset": [out, "--repo-id", "alice/data"],
         "push model": [out, "--repo-id", "alice/model"],
     }
@@ -131,7 +161,8 @@ def command(name: str, inputs: Path, out: Path) -> list[str]:
 
 
 WRITING = ("build", "statistics", "translate", "regions", "extract", "import-features", "join", "train", "evaluate")
-WRITING += ("index", "coverage", "convert-backbone", "tables", "contact-sheet", "ablate")
+WRITING += ("index", "coverage", "convert-backbone", "tables", "contact-sheet", "ablate", "search", "fetch")
+READING = ("check", "plan", "verify", "compare")
 PUSHES = ("push dataset", "push model")
 
 
@@ -205,6 +236,7 @@ def _run(arguments: list[str], log: Path, changes: Iterable[Callable[[], None]])
     from polyvid.train.cli import main
 
     os.environ["ACCELERATE_USE_CPU"] = "true"
+    os.environ["XDG_CACHE_HOME"] = str(log.with_name("cache"))  # where `search` notes what it compared
     for change in changes:
         change()
     sys.stdout = sys.stderr = open(log, "w", buffering=1, encoding="utf-8")

@@ -174,6 +174,18 @@ def test_what_is_no_package_is_refused_in_one_line(tmp_path):
     assert not (tmp_path / "out" / "captions.parquet").exists()
 
 
+def test_what_a_killed_run_left_goes_at_the_next_start(folder, tmp_path):
+    unpacked = tmp_path / "out" / f"{stamps.SCRATCH}7"
+    unpacked.mkdir(parents=True)
+    fetch("tux8", tmp_path / "out", [folder], workers=1)
+    assert not unpacked.exists()
+    package = tmp_path / "out" / "package"  # of a run killed after its last file, before it removed the package
+    package.mkdir()
+    (package / "stamps.deb").write_bytes(b"")
+    fetch("tux8", tmp_path / "out")
+    assert not package.exists()
+
+
 def test_where_there_is_no_apt_the_message_says_how_to_get_the_package(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(
