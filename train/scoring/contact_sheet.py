@@ -28,14 +28,14 @@ from polyvid.dataset_scripts.locking import locked
 from polyvid.dataset_scripts.schema import in_table_order, language_name
 from polyvid.modeling import MMPModel, MMPProcessor
 from polyvid.modeling.errors_mmp import PolyvidError
-from polyvid.modeling.paths_mmp import check_local_path
+from polyvid.modeling.paths_mmp import VIDEO_SUFFIXES, check_local_path
 from polyvid.modeling.pinned_files_mmp import FONT, pinned_file
 from polyvid.train.loading import load_model
 from polyvid.train.scoring.benchmark import open_benchmark
 from polyvid.train.scoring.ranking import ranks_of_targets
 
 GREEN = "#1b9e3a"
-SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".webp", ".gif", ".jpg", ".jpeg", ".png")
+SUFFIXES = (".mp4", *VIDEO_SUFFIXES, ".webp", ".jpg", ".jpeg", ".png")  # .mp4 first where a video is there twice
 
 STYLE = f"""\
 body {{ font: 16px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; color: #222 }}
@@ -222,7 +222,7 @@ def contact_sheet(
     )
     if clips is not None:
         for row in opened.videos:
-            row["clip"] = _clip_of(row["video_id"], clips)
+            row["clip"] = find_clip(row["video_id"], clips)
     elif "clip" not in opened.videos[0]:
         raise PolyvidError(f"{opened.protocol['benchmark']} does not include its videos: pass --clips.")
     loaded, processor = load_model(model)
@@ -262,7 +262,8 @@ def middle_frame(clip: str | Path | bytes) -> np.ndarray:
     raise PolyvidError(f"{path} holds no frame.")
 
 
-def _clip_of(video_id: str, folder: Path) -> str:
+def find_clip(video_id: str, folder: Path) -> str:
+    """The file of a video, or of its picture, in a folder; `<video id>.mp4` if there is none."""
     found = [folder / f"{video_id}{suffix}" for suffix in SUFFIXES if (folder / f"{video_id}{suffix}").is_file()]
     return str(found[0] if found else folder / f"{video_id}.mp4")
 

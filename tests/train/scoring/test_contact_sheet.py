@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 import torch.nn.functional as F
 
-from polyvid.train.scoring.contact_sheet import Query, middle_frame, search_by_own_captions, write_html, write_png
+from polyvid.modeling.paths_mmp import VIDEO_SUFFIXES
+from polyvid.train.scoring.contact_sheet import (
+    Query,
+    find_clip,
+    middle_frame,
+    search_by_own_captions,
+    write_html,
+    write_png,
+)
 from tiny import VIDEO_FEATURE_DIM, tiny_model, tiny_processor
 
 CLIPS = Path(__file__).parents[3] / "dataset_scripts" / "fluent_emoji_9" / "clips"
@@ -100,6 +108,14 @@ def test_pictures_are_clips_too(tmp_path):
     picture[:10] = 255
     plt.imsave(tmp_path / "image.png", picture)
     assert np.array_equal(middle_frame(tmp_path / "image.png"), picture)
+
+
+@pytest.mark.parametrize("suffix", [*VIDEO_SUFFIXES, ".png", ".jpeg"])
+def test_the_clip_of_a_video_may_be_any_file_that_is_read_elsewhere(tmp_path, suffix):
+    (tmp_path / f"v1{suffix}").write_bytes(b"")
+    assert find_clip("v1", tmp_path) == str(tmp_path / f"v1{suffix}")
+    (tmp_path / "v1.mp4").write_bytes(b"")
+    assert find_clip("v1", tmp_path) == str(tmp_path / "v1.mp4")
 
 
 def test_missing_and_broken_clips_are_named(tmp_path):
