@@ -26,6 +26,8 @@ try:  # transformers looks for packages outside of `try` only, and models must l
 except ImportError as error:
     raise ImportError("This needs sentence-transformers 6: pip install -U 'sentence-transformers>=6'") from error
 
+VIDEOS = "pixel_values_videos"  # its trainer drops a column of videos that come by another name, without a word
+
 
 class MMPInputModule(InputModule):
     """Texts and videos, in any mix, to the embeddings of [`MMPModel`], not normalised.
@@ -138,8 +140,8 @@ class MMPInputModule(InputModule):
             prompt: put before each text.
 
         Returns:
-            `input_ids` and `attention_mask` of the texts, `video_features` and `video_mask` of the videos, and
-            `text_rows` and `video_rows`, their positions in the batch.
+            `input_ids` and `attention_mask` of the texts, `pixel_values_videos` (which are features) and `video_mask`
+            of the videos, and `text_rows` and `video_rows`, their positions in the batch.
 
         Raises:
             PolyvidError: for a path at which there is no video, a video that cannot be read, and what is neither a text
@@ -154,6 +156,7 @@ class MMPInputModule(InputModule):
             names = [f"{row + 1} of its batch" for row in videos]
             features = self._features([values[row] for row in videos], names)
             batch |= self.processor(videos=features, video_names=names, return_tensors="pt")
+            batch[VIDEOS] = batch.pop("video_features")
             batch["video_rows"] = torch.tensor(videos)
         return batch
 
@@ -166,7 +169,7 @@ class MMPInputModule(InputModule):
             found.append(output.pooler_output)
             rows.append(text_rows)
         if video_rows is not None:
-            output = self.model.get_video_features(features["video_features"], features["video_mask"])
+            output = self.model.get_video_features(features[VIDEOS], features["video_mask"])
             found.append(output.pooler_output)
             rows.append(video_rows)
         features["sentence_embedding"] = torch.cat(found)[torch.cat(rows).argsort()]

@@ -11,7 +11,7 @@ from PIL import Image
 from video_files import numbered_frame, write_video
 
 from polyvid.modeling import MMPModel, MMPProcessor
-from tiny import tiny_model, tiny_processor
+from tiny import WORDS, tiny_model, tiny_processor
 
 pytest.importorskip("sentence_transformers", minversion="6")
 
@@ -183,6 +183,45 @@ def test_it_can_be_trained_further(model):
     gradients = {name for name, parameter in model[0].model.named_parameters() if parameter.grad is not None}
     assert gradients == {name for name, parameter in model[0].model.named_parameters() if parameter.requires_grad}
     model.zero_grad()
+
+
+def test_its_own_trainer_trains_and_saves_it(folder, tmp_path):
+    """Captions and clips, as in its guides for training with several modalities: a table with one column of each."""
+    from datasets import Dataset
+    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers.losses import MultipleNegativesRankingLoss
+
+    model = load(folder)
+    captions = [" ".join(WORDS[start : start + 3]) for start in range(8)]
+    clips = [{"video": features(3, seed=seed).tolist()} for seed in range(8)]
+    arguments = SentenceTransformerTrainingArguments(
+        output_dir=str(tmp_path / "run"),
+        num_train_epochs=20,
+        per_device_train_batch_size=8,
+        learning_rate=0.01,
+        logging_steps=1,
+        save_strategy="steps",
+        save_steps=20,
+        report_to=[],
+        use_cpu=True,
+        seed=0,
+    )
+    trainer = SentenceTransformerTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_dict({"anchor": captions, "positive": clips}),
+        loss=MultipleNegativesRankingLoss(model),
+    )
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert sum(losses[-5:]) / 5 < 0.8 * losses[0]
+
+    model.save_pretrained(str(tmp_path / "trained"))
+    again = load(tmp_path / "trained")
+    given = [*captions, *({"video": np.asarray(clip["video"], np.float32)} for clip in clips)]
+    assert np.array_equal(again.encode(given), model.encode(given))
+    checkpoint = load(tmp_path / "run" / "checkpoint-20")
+    assert np.array_equal(checkpoint.encode(given), model.encode(given))
 
 
 def test_its_settings_survive_saving_and_its_own_are_written_again(folder, model, tmp_path):
