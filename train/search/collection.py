@@ -48,7 +48,7 @@ class Collection:
     """An index that is up to date.
 
     Attributes:
-        index: of all videos that could be read.
+        index: of all videos that could be read. If any were embedded now, it reads queries with the model that did it.
         failures: `{video_id: reason}` of the others.
         done: how many videos were extracted and embedded for it now.
         removed: how many are gone since the last time.
@@ -102,6 +102,7 @@ class _Work:
         ]
         # A file that could be read before and now cannot is not what the index says.
         self.gone += sorted(self.failed.keys() & self.known.keys())
+        self.towers: tuple[Any, Any] | None = None  # the model that embeds videos, and its processor, once loaded
 
     def is_done(self) -> bool:
         return not self.todo and not self.gone
@@ -139,6 +140,8 @@ class _Work:
             elif stale:
                 index.remove(stale)
         if index is not None:
+            if self.towers is not None:
+                index.read_queries_with(*self.towers)
             if unchanged and index.engine.rows is not None:
                 rows = index.engine.rows
                 rows.columns.update(rows.with_metadata(rows.metadata() | unchanged).columns)
@@ -165,7 +168,7 @@ class _Work:
         named = self.settings.model or (self.old.made_by if self.old is not None else "")
         if not named:
             raise PolyvidError("To search videos for the first time, pass --model: the folder or Hub id of a model.")
-        model, processor = load_model(named, self.settings.device)
+        model, processor = self.towers = load_model(named, self.settings.device)
         if self.old is not None:
             self.old.check_model(model, processor)
         encoders = load_encoders(model, self.settings.encoders)

@@ -239,17 +239,17 @@ def search(
             from polyvid.train.loading import load_model  # seconds that a search in a warm index has no use for
 
             towers = load_model(model)
-        opened = VideoIndex.load(target, *towers)
+        opened, is_loaded = VideoIndex.load(target, *towers), bool(towers)
     else:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         decoding = max(1, cores - 1) if workers is None else workers
         settings = Settings(model, tuple(encoder) if encoder else None, parse_lengths(moment_seconds), device, decoding)
         found = open_collection(source, index or source.index_path(), settings, retry_failed)
-        opened = found.index
+        opened, is_loaded = found.index, found.done > 0
         say_what_was_done(source, found)
     filters = parse_where(where or [], opened.engine.kinds)
     span = None if seconds is None else parse_range("--seconds", seconds, float)
-    tower = known_tower(opened) if source or not model else None
+    tower = None if is_loaded else known_tower(opened)
     if tower:
         opened.read_queries_with(tower, tower)
     else:
