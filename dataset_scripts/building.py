@@ -212,11 +212,19 @@ def refuse_damage(path: str | os.PathLike[str]) -> Iterator[None]:
 def open_shard(path: str | os.PathLike[str], memory_map: bool = False) -> pq.ParquetFile:
     """Open a shard whose pages are verified when they are read; read them within `refuse_damage`.
 
+    The footer has no checksum, so its numbers of rows must agree. Its other entries are left to the reader: pyarrow
+    ends the interpreter where those of a column are damaged.
+
     Raises:
         PolyvidError: if the file is no whole Parquet file.
     """
     with refuse_damage(path):
-        return pq.ParquetFile(path, memory_map=memory_map, page_checksum_verification=True)
+        file = pq.ParquetFile(path, memory_map=memory_map, page_checksum_verification=True)
+        groups = (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups))
+        if file.metadata.num_rows != sum(group.num_rows for group in groups):
+            file.close()
+            raise PolyvidError(f"{path} is damaged (its numbers of rows disagree): delete it and make it again.")
+        return file
 
 
 def read_shard(path: str | os.PathLike[str], columns: list[str] | None = None) -> pa.Table:
@@ -229,7 +237,7 @@ def read_shard(path: str | os.PathLike[str], columns: list[str] | None = None) -
         if missing := sorted(set(columns or ()) - set(file.schema_arrow.names)):
             raise PolyvidError(f"{path} has no column {missing[0]!r}; it has {' '.join(file.schema_arrow.names)}.")
         table = file.read(columns)
-        if table.num_rows != sum(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)):
+        if table.num_rows != file.metadata.num_rows:
             raise PolyvidError(f"{path} is damaged (its numbers of rows disagree): delete it and make it again.")
         table.validate(full=True)
         return table

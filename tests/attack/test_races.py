@@ -28,7 +28,7 @@ BOUNDED = [("build", "build"), ("build", "statistics"), ("join", "join"), ("extr
 BOUNDED += [("tables", "tables"), ("statistics", "push dataset"), ("search", "search")]
 REFUSALS = "|".join(
     [LOCKED, "was extracted with ", "holds features of ", "holds more than features", "was joined with features of "]
-    + [DONE, "is sending files to "]
+    + [DONE, "is sending files to ", "There is no recipe "]  # convert-backbone clears the folder of what train made
 )
 """What a command may say that does not do its work."""
 SHARED = ("out/README.md",)  # written by `build` and added to by `statistics`

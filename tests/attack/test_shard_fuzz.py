@@ -68,6 +68,23 @@ def test_a_damaged_page_is_refused_by_the_name_of_its_file(whole, tmp_path):
         read(tmp_path, bytes(changed))
 
 
+def test_no_flipped_bit_of_the_footer_gives_wrong_features(whole, tmp_path):
+    """It has no checksum: rows were lost without a word where their number was damaged, and ids came as bytes."""
+    content, features = whole
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    refused = 0
+    for bit in range(8 * footer, 8 * len(content)):
+        data = bytearray(content)
+        data[bit // 8] ^= 1 << bit % 8
+        try:
+            found = read(tmp_path, bytes(data))
+        except PolyvidError:
+            refused += 1
+        else:
+            assert same(found, features), f"bit {bit}"
+    assert refused
+
+
 def test_no_damage_gives_wrong_features(whole, tmp_path, attack):
     content, features = whole
     generator = np.random.default_rng([1, SEED])

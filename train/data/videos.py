@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 
 from polyvid.dataset_scripts.benchmark import BenchmarkBuilder
 from polyvid.dataset_scripts.building import all_shards, load_builder, read_shard
@@ -156,7 +157,10 @@ class VideoFeatures(Mapping):
         self.encoders = recorded_encoders(folder)
         self._arrays: dict[str, np.ndarray] = {}
         for shard in all_shards(folder):
-            for row in read_shard(shard, list(FEATURES)).to_pylist():
+            table = read_shard(shard, list(FEATURES))
+            if table.schema.field("video_id").type not in (pa.string(), pa.large_string()):
+                raise PolyvidError(f"{shard} is damaged (video_id holds no text): delete it and make it again.")
+            for row in table.to_pylist():
                 self._arrays[row["video_id"]] = features_from_row(row)
 
     def __iter__(self) -> Iterator[str]:
