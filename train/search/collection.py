@@ -9,6 +9,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from polyvid.dataset_scripts.locking import locked
+from polyvid.dataset_scripts.locking import LockedError, locked
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.video_index_mmp import VideoIndex
 from polyvid.train.search.sources import Source
@@ -75,7 +76,8 @@ def open_collection(source: Source, path: Path, settings: Settings, retry_failed
         OSError: if there is no such model, or the index cannot be written.
     """
     work = _Work(source, path, settings, retry_failed)
-    if work.is_done():  # then nothing is written, and others may read
+    if work.is_done():  # then the index is not written, and others may read
+        work.remove_leftovers()
         return work.collection()
     with locked(path, "polyvid search"):
         work = _Work(source, path, settings, retry_failed)  # another run may just have done it
@@ -106,6 +108,12 @@ class _Work:
 
     def is_done(self) -> bool:
         return not self.todo and not self.gone
+
+    def remove_leftovers(self) -> None:
+        """What a run left that was killed after it had written the index. If another run is at work, it does this."""
+        if self._parts_path().exists():
+            with suppress(LockedError, OSError), locked(self.path, "polyvid search"):
+                shutil.rmtree(self._parts_path())
 
     def collection(self, done: int = 0) -> Collection:
         """

@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from lock_holder import held_elsewhere
 from video_files import write_video
 from video_models import save_models
 
@@ -157,6 +158,18 @@ def test_a_run_that_was_stopped_keeps_what_it_did(search, videos, extracted, mon
     assert code == 0 and len(extracted) == 3 and "4 of them new or changed" in said  # two of them, and the broken one
     left = [path.name for path in (videos.parent / "cache/polyvid/indexes").iterdir()]
     assert not [name for name in left if name.endswith(".parts")]
+
+
+def test_what_a_run_left_that_was_killed_after_its_index_was_written_is_removed(search, videos):
+    assert search("videos", QUERY, *FIRST)[0] == 0
+    (index,) = (videos.parent / "cache/polyvid/indexes").glob("*.safetensors")
+    before = index.stat().st_mtime_ns
+    left = index.with_name(f".{index.name}.parts")
+    (left / "of one run").mkdir(parents=True)
+    with held_elsewhere(index):
+        assert search("videos", QUERY)[0] == 0 and left.exists()  # it is the other run that removes its own
+    assert search("videos", QUERY)[0] == 0
+    assert not left.exists() and index.stat().st_mtime_ns == before
 
 
 def test_what_could_not_be_read_is_tried_again_when_it_changed_or_when_asked(search, videos, extracted):
