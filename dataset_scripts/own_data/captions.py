@@ -183,7 +183,8 @@ class _Layout:
             language = canonical_language(column)
         except PolyvidError:
             return False
-        return len(language.split("-")[0]) == 2 and not any(_texts(row.get(column)) for _, row in self.table.rows)
+        values = [value for _, row in self.table.rows for value in _texts(row.get(column))]
+        return len(language.split("-")[0]) == 2 and not any(str(value).strip() for value in values)
 
     def identity(self, place: str, row: Mapping[str, Any]) -> tuple[str, str | None, str | None]:
         """Id, file name and split of a row's video."""

@@ -233,6 +233,7 @@ HEAD = "file_name,caption,language,split\n"
         ("name,caption,language\na,b,de\n", r"metadata.csv has no column file_name or video_id.*it has name caption"),
         ("file_name,title\na.mp4,b\n", r"metadata.csv has no captions: it needs the columns caption and language"),
         ("file_name,de,sw\na.mp4,,\n", r"has no captions: nothing is written in any row of the columns de sw"),
+        ("file_name,de,sw\na.mp4, ,\t\n", r"has no captions: nothing is written in any row of the columns de sw"),
         ("file_name,caption\na.mp4,b\n", r"column caption but no column language.*data.columns.en=caption"),
         (HEAD + "a.mp4,Hund,de,train\nb.mp4,Hund,xx,train\n", r"metadata.csv, line 3, column language: Unknown lang"),
         (

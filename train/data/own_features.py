@@ -184,10 +184,9 @@ def make_features(
             print(f"Making the features of {len(todo)} videos of {own.name}, kept in {folder}.")
         _extract(videos, todo, folder, load(), cast(Per, records[0].get("per", "second")), launch)
     launch.wait()
-    if launch.rank == 0:
-        if contents != seen:
-            write_json(folder / CONTENTS, contents)
-        _report(own, videos, folder)
+    if launch.rank == 0 and contents != seen:
+        write_json(folder / CONTENTS, contents)
+    _report(own, videos, folder, speaks=launch.rank == 0)
     return folder
 
 
@@ -215,14 +214,15 @@ def _extract(
             job.run([shard], list(encoders), files)
 
 
-def _report(own: OwnDataset, videos: Mapping[str, Content], folder: Path) -> None:
+def _report(own: OwnDataset, videos: Mapping[str, Content], folder: Path, speaks: bool) -> None:
+    """Say what is missing. Every process of a launch raises the same error; one of them `speaks`."""
     failures = [f for f in FeatureShards(folder, NUM_SHARDS).failures() if f["video_id"] in videos]
     absent = [video.video_id for video in own.videos if video.video_id not in videos]
-    if absent:
+    if absent and speaks:
         print(f"{len(absent)} of the {len(own.videos)} videos of {own.name} are not there, such as {absent[0]}.")
     if len(failures) == len(videos):
         raise PolyvidError(f"No video of {own.name} can be read, such as {_shown(failures[0])}.")
-    if failures:
+    if failures and speaks:
         print(
             f"{len(failures)} videos of {own.name} cannot be read, such as {_shown(failures[0])}; "
             f"{folder / 'failures.jsonl'} lists all."

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import psutil
@@ -12,6 +13,12 @@ from accelerate.utils import DistributedType
 
 from polyvid.modeling.errors_mmp import PolyvidError
 
+PATIENCE = timedelta(days=30)
+"""How long processes wait for work that one does for all, or that takes one longer than another, such as validation or
+the features of videos. The defaults, half an hour over the CPU and ten minutes on GPUs, are for steps of training. A
+process that ends is noticed at once in any case, because its connection closes.
+"""
+
 
 class Processes:
     """All processes of a run. Every process must make every call. With a single process, calls cost nothing."""
@@ -20,6 +27,12 @@ class Processes:
         self.count = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
         self.rank = dist.get_rank() if self.count > 1 else 0
         self.group = dist.new_group(backend="gloo") if self.count > 1 else None
+        self.patient_group = dist.new_group(backend="gloo", timeout=PATIENCE) if self.count > 1 else None
+
+    def wait(self) -> None:
+        """Return once all processes are here, however long one of them takes."""
+        if self.count > 1:
+            dist.barrier(group=self.patient_group)
 
     def any(self, flags: Sequence[bool]) -> list[bool]:
         """For each flag, whether it is true on any process."""
@@ -30,11 +43,11 @@ class Processes:
         return tensor.bool().tolist()
 
     def from_main(self, item: Any) -> Any:
-        """The item passed by the main process."""
+        """The item passed by the main process, which may have worked long for it."""
         if self.count == 1:
             return item
         items = [item]
-        dist.broadcast_object_list(items, src=0, group=self.group)
+        dist.broadcast_object_list(items, src=0, group=self.patient_group)
         return items[0]
 
     def gather(self, item: Any) -> list[Any]:

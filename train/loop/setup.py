@@ -49,7 +49,7 @@ def build_trainer(recipe: Recipe) -> Trainer:
     check_launch(accelerator.num_processes)
     check_sharding(accelerator, data.frozen_states is not None)
     processes = Processes()
-    launch = Launch(processes.rank, processes.count, accelerator.wait_for_everyone)
+    launch = Launch(processes.rank, processes.count, processes.wait)
     complete_data(data, recipe.model.init_from, launch)
     videos = _captioned(data)
     features = VideoFeatures(data.features) if data.features is not None else None

@@ -1,11 +1,14 @@
 """From a folder of captioned videos to a trained model and its scores: features are made where they are missing."""
 
 import json
+import re
 import shutil
 
 import pytest
 import torch
 from datasets import Dataset, DatasetDict, Features, Value, Video
+from launching import Launch
+from training_data import CONFIGS
 from transformers import CLIPVisionConfig, CLIPVisionModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from video_files import write_video
@@ -117,6 +120,35 @@ def tiny_records(features: VideoFeatures) -> list:
 
     records = MMPConfig.from_pretrained("model").video_encoders
     return [{**record, "scaling": features.encoders[0]["scaling"]} for record in records]
+
+
+@pytest.mark.slow
+def test_two_processes_each_make_their_share_and_find_the_same(here):
+    """`torchrun --nproc_per_node 2 train/train.py --config own data.dataset=my_folder`, from videos to a model."""
+    log = here / "run.log"
+    run = Launch(CONFIGS / "own.yaml", [*OWN, "model.start=random"], log, processes=2)
+    assert run.wait() == [0, 0], run.said()[-3000:]
+    said = [log.with_name(f"run.log.{rank}").read_text() for rank in range(2)]
+    assert "Making the features of 12 videos of my_folder" in said[0] and "Making" not in said[1]
+    shares = [int(re.findall(r"(\d+)/\1 \[.* videos", text)[0]) for text in said]
+    assert sum(shares) == 12 and min(shares) > 0
+    own = open_own("my_folder")
+    shutil.move("outputs/features", "made_by_two")
+    alone = VideoFeatures(features_for(own, "model"))
+    [folder] = (here / "made_by_two").glob("my_folder-*")
+    together = VideoFeatures(folder)
+    assert sorted(alone) == sorted(together)
+    assert all((alone[name] == together[name]).all() for name in alone)
+
+
+@pytest.mark.slow
+def test_two_processes_say_that_no_video_can_be_read(here):
+    for clip in (here / "my_folder" / "clips").iterdir():
+        clip.write_bytes(b"no video")
+    run = Launch(CONFIGS / "own.yaml", OWN, here / "run.log", processes=2)
+    assert run.wait() == [1, 1]
+    assert run.said().count("No video of my_folder can be read, such as v0 (") == 2
+    assert "Traceback" not in run.said()
 
 
 def test_a_video_that_changed_is_noticed_and_a_copy_of_it_is_not(here):
