@@ -170,12 +170,28 @@ def load_frame_encoder(
         return _video_network(label, model, {**network.preprocessing, **saved}, window, feature)
     image_model = AutoModel.from_pretrained(name, **weights).eval()
     processor = AutoImageProcessor.from_pretrained(name, backend="pil", **where)
+    encoder = image_encoder(image_model, processor, name, sampling or IMAGE_SAMPLING)
+    encoder.name = label
+    return encoder
+
+
+def image_encoder(
+    model: PreTrainedModel, processor: Any, name: str, sampling: Sampling = IMAGE_SAMPLING
+) -> FrameEncoder:
+    """A vision model that is loaded already, or the image side of a dual encoder.
+
+    Args:
+        model: of transformers, in eval mode.
+        processor: its image processor.
+        name: the folder or Hub id of the model.
+        sampling: the frames that it sees.
+    """
     return FrameEncoder(
-        name=label,
-        model=MeanOverFrames(_HubImageModel(image_model)),
-        view=View(sampling or IMAGE_SAMPLING, transform=_HubTransform(processor)),
-        batch_size=_image_batch_size(sampling or IMAGE_SAMPLING),
-        source=_source(name, image_model),
+        name=name,
+        model=MeanOverFrames(_HubImageModel(model)),
+        view=View(sampling, transform=_HubTransform(processor)),
+        batch_size=_image_batch_size(sampling),
+        source=_source(name, model),
     )
 
 

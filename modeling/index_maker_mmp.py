@@ -180,14 +180,21 @@ def load_towers(
     """A model and its processor, from their folder or Hub id unless they are given.
 
     Raises:
-        PolyvidError: for a model without a processor.
+        PolyvidError: for a model without a processor, or of another kind.
         OSError: if there is no such model.
     """
     loaded: Any = model  # a model of another copy of this code is one, too
     if isinstance(model, str | os.PathLike):
-        from .modeling_mmp import MMPModel  # seconds, which an index that is given its model does without
+        from transformers import PreTrainedConfig  # seconds, which an index that is given its model does without
+
+        from .modeling_mmp import MMPModel
 
         check_local_path(model, "model")
+        kind = PreTrainedConfig.get_config_dict(model)[0].get("model_type")
+        if kind != MMPModel.config_class.model_type:
+            raise PolyvidError(
+                f"{os.fspath(model)} is a {kind}, not an MMP model: pass what embeds its texts, as polyvid search does."
+            )
         loaded = MMPModel.from_pretrained(model, dtype="float32").eval()
     if processor is None:
         if not loaded.name_or_path:

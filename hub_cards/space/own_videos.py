@@ -237,13 +237,13 @@ def open_page(source: Source, index: Path | None, settings: Settings) -> tuple[O
     Raises:
         PolyvidError, OSError, ImportError: what `open_collection` raises, and for a model without networks.
     """
-    from polyvid.train.loading import load_model
+    from polyvid.train.dual_encoders.searching import load_searching_model
     from polyvid.train.search.frames import load_encoders
 
     found = open_collection(source, index or source.index_path(), settings)
     say_what_was_done(source, found)
     name = settings.model or found.index.made_by
-    model, processor = load_model(name, settings.device)
+    model, processor = load_searching_model(name, settings.device)
     loaded = load_encoders(model, settings.encoders)
     files = {video_id: source.files[video_id].resolve() for video_id in found.index.video_ids}
     return OwnVideos(found.index, files, model, processor, loaded.encoders), trained_on_drawings(name) or ""

@@ -170,13 +170,13 @@ class _Work:
 
     def _embed(self, todo: list[str]) -> list[VideoIndex]:
         """Indexes of these videos: what an earlier run kept, and new ones. Fills in `failed`."""
-        from polyvid.train.loading import load_model
+        from polyvid.train.dual_encoders.searching import load_searching_model
         from polyvid.train.search.frames import load_encoders
 
         named = self.settings.model or (self.old.made_by if self.old is not None else "")
         if not named:
             raise PolyvidError("To search videos for the first time, pass --model: the folder or Hub id of a model.")
-        model, processor = self.towers = load_model(named, self.settings.device)
+        model, processor = self.towers = load_searching_model(named, self.settings.device)
         if self.old is not None:
             self.old.check_model(model, processor)
         encoders = load_encoders(model, self.settings.encoders)

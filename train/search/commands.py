@@ -33,7 +33,10 @@ def index(
     ],
     model: Annotated[
         str | None,
-        typer.Option(help="Folder or Hub id of an MMP model. To change an index, default: the one that made it."),
+        typer.Option(
+            help="Folder or Hub id of an MMP model or a dual encoder such as SigLIP. To change an index, default: "
+            "the one that made it."
+        ),
     ] = None,
     add: Annotated[bool, typer.Option(help="Add the videos of FEATURES to INDEX, or replace them there.")] = False,
     refresh: Annotated[
@@ -90,7 +93,8 @@ def index(
     If it is stopped, the same command resumes.
     """
     from polyvid.dataset_scripts.building import find_shards
-    from polyvid.train.loading import load_model, recipe_of
+    from polyvid.train.dual_encoders.searching import load_searching_model
+    from polyvid.train.loading import recipe_of
     from polyvid.train.search.indexing import change_index, index_features  # seconds that a search has no use for
 
     *features, output = paths
@@ -126,7 +130,7 @@ def index(
     whole, unknown = index_features(
         features[0],
         output,
-        *load_model(model, device),
+        *load_searching_model(model, device),
         metadata=known,
         moment_seconds=lengths,
         storage=storage,
@@ -236,9 +240,10 @@ def search(
         check_local_path(target, "video index")  # before the model is loaded
         towers: tuple[Any, ...] = ()
         if model:
-            from polyvid.train.loading import load_model  # seconds that a search in a warm index has no use for
+            # It takes seconds, which a search in a warm index has no use for.
+            from polyvid.train.dual_encoders.searching import load_searching_model
 
-            towers = load_model(model)
+            towers = load_searching_model(model, device)
         opened, is_loaded = VideoIndex.load(target, *towers), bool(towers)
     else:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -252,8 +257,10 @@ def search(
     tower = None if is_loaded else known_tower(opened)
     if tower:
         opened.read_queries_with(tower, tower)
-    else:
-        import polyvid.train.loading  # noqa: F401 (it tells transformers of our classes)
+    elif not is_loaded:
+        from polyvid.train.dual_encoders.searching import read_queries
+
+        read_queries(opened, device)
     answers = opened.search(
         query, k, lang, filters, span, one_per_video, max_overlap, query_language, corrected=not uncorrected
     )

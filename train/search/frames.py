@@ -13,6 +13,7 @@ from polyvid.modeling.frame_encoders_mmp import FrameEncoder
 from polyvid.modeling.provenance_mmp import Encoders, refuse_other_encoders, shown_encoders
 from polyvid.modeling.video_encoders_mmp import VideoEncoders
 from polyvid.modeling.video_reading_mmp import VideoError
+from polyvid.train.dual_encoders.searching import ZeroShotModel
 from polyvid.train.extraction.encode import encode_videos
 from polyvid.train.extraction.job import Extraction
 from polyvid.train.extraction.listing import has_utf8_name
@@ -43,11 +44,11 @@ class LoadedEncoders:
             yield video_id, found if isinstance(found, VideoError) else found.astype(np.float16)
 
 
-def load_encoders(model: MMPModel, names: Sequence[str] | None = None) -> LoadedEncoders:
+def load_encoders(model: MMPModel | ZeroShotModel, names: Sequence[str] | None = None) -> LoadedEncoders:
     """The networks whose features a model was trained with.
 
     Args:
-        model: says which, unless it was made before models did.
+        model: says which, unless it was made before models did. A dual encoder is its own network.
         names: as for `polyvid extract --encoder`; must be the same networks where the model says which.
 
     Raises:
@@ -58,6 +59,8 @@ def load_encoders(model: MMPModel, names: Sequence[str] | None = None) -> Loaded
     recorded = model.config.video_encoders
     if names:
         encoders = Extraction(Path(), tuple(names)).load_encoders()
+    elif isinstance(model, ZeroShotModel):
+        encoders = [model.frame_encoder]
     elif recorded:
         if others := {record["per"] for record in recorded if "per" in record} - {"second"}:
             raise PolyvidError(f"{name} takes features per {min(others)}: pass features instead of videos.")

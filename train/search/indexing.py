@@ -22,7 +22,7 @@ from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.index_engines_mmp import engine_factory
 from polyvid.modeling.index_vectors_mmp import check_storage
 from polyvid.modeling.provenance_mmp import Encoders, refuse_other_encoders
-from polyvid.train.loading import load_model
+from polyvid.train.dual_encoders.searching import load_searching_model
 
 
 def index_features(
@@ -153,7 +153,7 @@ def change_index(
                 gone = set(index.video_ids) - known
             written = output.stat().st_mtime_ns
             old = {shard for shard in shards if shard.stat().st_mtime_ns <= written}
-            load = load_model(model or index.made_by, device)
+            load = load_searching_model(model or index.made_by, device)
             index.check_model(*load)
             encoders = _encoders_for(features, load[0], index.other_encoders) or index.video_encoders
             parts = _embed_like(

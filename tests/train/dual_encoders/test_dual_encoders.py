@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from dual_encoder_models import CONFIGS, save_dual_encoder
 from PIL import Image
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.nn.functional import normalize
-from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 from video_files import read_number, write_video
 
 from polyvid.dataset_scripts.fluent_emoji_9 import build
@@ -23,72 +22,14 @@ from tiny import WORDS, tiny_model
 pytest.importorskip("av")
 
 CLIPS = Path(build.__file__).parent / "clips"
-SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
-TEXT = dict(vocab_size=64, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2)
-TEXT |= dict(max_position_embeddings=77, bos_token_id=0, pad_token_id=1, eos_token_id=2)
-VISION = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2)
-VISION |= dict(image_size=32, patch_size=8)
-CONFIGS = {
-    "clip": dict(text_config=TEXT, vision_config=VISION, projection_dim=12),
-    "siglip": dict(text_config=TEXT | dict(projection_size=16), vision_config=VISION),
-    "siglip2": dict(
-        text_config=TEXT | dict(projection_size=16),
-        vision_config={k: v for k, v in VISION.items() if k != "image_size"} | dict(num_patches=16),
-    ),
-    "metaclip_2": dict(text_config=TEXT, vision_config=VISION, projection_dim=12),
-    "altclip": dict(
-        text_config=TEXT | dict(project_dim=12, type_vocab_size=1, max_position_embeddings=100),
-        vision_config=VISION,
-        projection_dim=12,
-    ),
-    "chinese_clip": dict(text_config=TEXT, vision_config=VISION, projection_dim=12),
-    "xclip": dict(
-        text_config=TEXT,
-        vision_config=VISION
-        | dict(num_frames=4, mit_hidden_size=12, mit_intermediate_size=16, mit_num_hidden_layers=1)
-        | dict(mit_num_attention_heads=2),
-        projection_dim=12,
-        prompt_num_attention_heads=2,
-    ),
-    "videoprism": dict(
-        text_config=TEXT,
-        vision_config=dict(hidden_size=16, intermediate_size=24, num_attention_heads=2, image_size=32, num_frames=4)
-        | dict(tubelet_size=[1, 8, 8], num_spatial_layers=1, num_temporal_layers=1, num_auxiliary_layers=1),
-    ),
-}
-IMAGE_PROCESSORS = {
-    "siglip": "SiglipImageProcessor",
-    "siglip2": "Siglip2ImageProcessor",
-    "chinese_clip": "ChineseCLIPImageProcessor",
-}
-
-
-def tokenizer():
-    vocabulary = {word: index for index, word in enumerate([*SPECIAL, *WORDS, *"video of 0 1 2 3 4 5 6 7 8 9".split()])}
-    found = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    found.pre_tokenizer = pre_tokenizers.Whitespace()
-    found.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
-    names = ("bos_token", "pad_token", "eos_token", "unk_token")
-    options = dict(model_max_length=77, model_input_names=["input_ids", "attention_mask"])
-    return PreTrainedTokenizerFast(tokenizer_object=found, **options, **dict(zip(names, SPECIAL, strict=True)))
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """A folder with a tiny random model of each family."""
-    made = {}
-    for family, fields in CONFIGS.items():
-        folder = made[family] = tmp_path_factory.mktemp(family)
-        torch.manual_seed(0)
-        AutoModel.from_config(AutoConfig.for_model(family, **fields)).save_pretrained(folder)
-        tokenizer().save_pretrained(folder)
-        if family != "videoprism":
-            pixels = {"image_processor_type": IMAGE_PROCESSORS.get(family, "CLIPImageProcessor")}
-            size = {"height": 32, "width": 32}
-            pixels |= (
-                {"patch_size": 8, "max_num_patches": 16} if family == "siglip2" else {"size": size, "crop_size": size}
-            )
-            (folder / "preprocessor_config.json").write_text(json.dumps(pixels))
+    made = {family: tmp_path_factory.mktemp(family) for family in CONFIGS}
+    for family, folder in made.items():
+        save_dual_encoder(family, folder)
     return made
 
 
