@@ -2,7 +2,9 @@
 
 import unicodedata
 from html import escape
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from decoding import VideoError
@@ -15,6 +17,7 @@ from search import LANGUAGES, MODELS, Demo
 FOLDER = Path(__file__).parent
 SIDE_BY_SIDE = "all"
 AUTOMATIC = "auto"
+FOR_PROGRAMS = 10  # clips that programs and agents are told of
 QUERY_KINDS = [("Search with words", "words"), ("Search with a video", "video")]
 UPLOAD = f"Upload a video: a clip of this page, or one of your own (up to {MAX_UPLOAD_BYTES >> 20} MB)."
 MODEL_CHOICES = [
@@ -44,12 +47,8 @@ class App:
     def find_by_words(self, query: str, model: str, names_in: str) -> str:
         """The results page of a query, for one model or for all; clips are named in the query's language by default."""
         query = (query or "").strip()
-        if not query:
-            return notice("Type a few words, or choose an example.")
-        if len(query) > MAX_QUERY_CHARACTERS:  # the text box stops there too, but programs do not use it
-            return notice(f"The query has {len(query):,} characters: at most {MAX_QUERY_CHARACTERS} are read.")
-        if any(unicodedata.category(character) == "Cs" for character in query):
-            return notice("The query is not valid Unicode: it holds half of a surrogate pair.")
+        if reason := _refusal(query):
+            return notice(reason)
         language = self.demo.language_of(query) if names_in == AUTOMATIC else names_in
         right = self.demo.clips_named(query)
         note = f"<q>{escape(query)}</q>"
@@ -74,6 +73,45 @@ class App:
         note = f"your video, {'its first ' if seconds == self.demo.max_seconds else ''}{seconds} s"
         rankings = {name: self.demo.searchers[name].rank_by_video(features) for name in _models(model)}
         return self._results(rankings, "en" if names_in == AUTOMATIC else names_in, set(), note)
+
+    def find_with_words(self, query: str) -> list[dict[str, Any]]:
+        """Find the animated emoji that fit a description best.
+
+        Args:
+            query: What to look for, a few words in English, German, French, Czech, Chinese, Russian, Vietnamese,
+                Swahili or Spanish.
+
+        Returns:
+            The best clips first, each with its id, its name in English, and a score from -1 to 1.
+        """
+        query = (query or "").strip()
+        if reason := _refusal(query):
+            raise gr.Error(reason, print_exception=False)
+        return self._told(self.demo.searchers["mmp"].rank_by_texts([query])[0])
+
+    def find_with_video(self, video: str | None) -> list[dict[str, Any]]:
+        """Find the animated emoji that look most like a given video.
+
+        Args:
+            video: The video to compare with; at most 20 MB, of which the first seconds are seen.
+
+        Returns:
+            The best clips first, each with its id, its name in English, and a score from -1 to 1.
+        """
+        if not video:
+            raise gr.Error("Upload a video.", print_exception=False)
+        try:
+            features = self.demo.video_features(video)
+        except VideoError as error:
+            raise gr.Error(f"This file cannot be read: {error}.", print_exception=False) from None
+        return self._told(self.demo.searchers["mmp"].rank_by_video(features))
+
+    def _told(self, ranking: list[dict]) -> list[dict[str, Any]]:
+        names = self.demo.names
+        return [
+            {"clip": hit["video_id"], "name": names[hit["video_id"]]["en"], "score": round(hit["score"], 4)}
+            for hit in ranking[:FOR_PROGRAMS]
+        ]
 
     def _results(self, rankings: dict, language: str, right: set[str], note: str) -> str:
         best = rankings.get("mmp") or next(iter(rankings.values()))
@@ -129,22 +167,39 @@ class App:
             ask = dict(
                 fn=self.find_by_words, inputs=[query, model, names_in], outputs=by_words, show_progress="minimal"
             )
+            ask["api_visibility"] = "undocumented"  # programs and agents are shown find_with_words and find_with_video
             gr.on([button.click, query.submit, model.change, names_in.change, blocks.load], **ask)
             for chip, example in zip(chips, self.demo.examples, strict=True):
                 typed = chip.click(
                     lambda text=example["text"]: text, outputs=query, show_progress="hidden", api_visibility="private"
                 )
-                typed.then(**ask, api_visibility="private")  # programs call find_by_words and find_by_video
+                typed.then(**ask | {"api_visibility": "private"})
             gr.on(
                 [video.change, model.change, names_in.change],
                 self.find_by_video,
                 [video, model, names_in],
                 by_video,
                 show_progress="minimal",
+                api_visibility="undocumented",
             )
+            # Nothing on the page, but two tools with the same components, so with the same checks.
+            found, called = gr.JSON(visible=False), gr.Button(visible=False)
+            called.click(self.find_with_words, query, found, api_name="find_with_words")
+            called.click(self.find_with_video, video, found, api_name="find_with_video")
         # One search at a time uses the cores best. Without the queue, programs could start any number of them.
         blocks.queue(max_size=WAITING_REQUESTS, default_concurrency_limit=1, api_open=False)
         return blocks
+
+
+def _refusal(query: str) -> str | None:
+    """Why a query is not searched for; None if it is."""
+    if not query:
+        return "Type a few words, or choose an example."
+    if len(query) > MAX_QUERY_CHARACTERS:  # the text box stops there too, but programs do not use it
+        return f"The query has {len(query):,} characters: at most {MAX_QUERY_CHARACTERS} are read."
+    if any(unicodedata.category(character) == "Cs" for character in query):
+        return "The query is not valid Unicode: it holds half of a surrogate pair."
+    return None
 
 
 def _models(model: str) -> tuple[str, ...]:
@@ -161,6 +216,7 @@ def main() -> None:
         max_file_size=MAX_UPLOAD_BYTES,
         state_session_capacity=SESSIONS_KEPT,
         app_kwargs={"middleware": [Middleware(RequestLimits)]},
+        mcp_server=find_spec("mcp") is not None,  # as on the Hub, which installs it with requirements.txt
         ssr_mode=False,  # would need Node.js
     )
 

@@ -253,7 +253,9 @@ def test_a_second_build_of_one_folder_is_refused_while_the_first_is_at_work(tmp_
 def test_the_space_asks_for_the_versions_the_project_is_tested_with():
     folder = ROOT / "hub_cards" / "space"
     pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
-    required = dict(line.split("==") for line in (folder / "requirements.txt").read_text().split())
+    asked = (folder / "requirements.txt").read_text()
+    required = dict(line.split("==") for line in asked.replace("[mcp]", "").split())
+    assert "gradio[mcp]==" in asked  # agents search there, too
     assert required == {name: pins[name] for name in required}
     header = yaml.safe_load((folder / "README.md").read_text(encoding="utf-8").split("---")[1])
     assert header["sdk_version"] == pins["gradio"] and (folder / header["app_file"]).is_file()
@@ -360,9 +362,28 @@ def test_nothing_typed_asks_for_words(app, query):
 
 def test_programs_are_offered_the_two_searches_alone(app):
     endpoints = app.blocks().get_api_info()["named_endpoints"]
-    assert list(endpoints) == ["/find_by_words", "/find_by_video"]
-    parameters = endpoints["/find_by_words"]["parameters"]
-    assert [each["parameter_name"] for each in parameters] == ["query", "model", "names_in"]
+    assert list(endpoints) == ["/find_with_words", "/find_with_video"]
+    parameters = [each["parameter_name"] for tool in endpoints.values() for each in tool["parameters"]]
+    assert parameters == ["query", "video"]
+
+
+def test_programs_get_the_clips_that_the_page_shows(app, demo_dir):
+    hits = app.find_with_words(SWAHILI_FOR_EWE)
+    assert [hit["clip"] for hit in hits][:6] == shown(app.find_by_words(SWAHILI_FOR_EWE, "mmp", "auto"))[:6]
+    assert hits[0]["clip"] == "1f411" and hits[0]["name"] == "ewe" and 0 < hits[0]["score"] <= 1
+    [again, *_] = app.find_with_video(str(app.demo.folder / "clips" / "1f411.mp4"))
+    assert again["clip"] == "1f411"
+
+
+@pytest.mark.parametrize("query", ["", " ", "ab " * 100, "\ud800"])
+def test_programs_are_refused_what_the_page_refuses(app, query, tmp_path):
+    with pytest.raises(gradio.Error, match="Type a few words|at most 200 are read|not valid Unicode"):
+        app.find_with_words(query)
+    (tmp_path / "letter.mp4").write_text("Dear reader")
+    with pytest.raises(gradio.Error, match="This file cannot be read: not a video"):
+        app.find_with_video(str(tmp_path / "letter.mp4"))
+    with pytest.raises(gradio.Error, match="Upload a video"):
+        app.find_with_video(None)
 
 
 def test_a_file_that_is_no_video_is_refused_with_the_reason(app, tmp_path):
@@ -480,6 +501,13 @@ def call(address, data, endpoint="find_by_words"):
 def test_a_query_through_the_api_answers_like_the_page(address):
     status, page = call(address, [SWAHILI_FOR_EWE, "mmp", "auto"])
     assert status == 200 and shown(page)[0] == "1f411"
+
+
+def test_agents_find_the_two_searches_as_tools(address):
+    pytest.importorskip("mcp")
+    tools = httpx.get(f"{address}gradio_api/mcp/schema", timeout=300).json()
+    assert [tool["name"].rsplit("find_", 1)[1] for tool in tools] == ["with_words", "with_video"]
+    assert all(tool["description"].startswith("Find the animated emoji that") for tool in tools)
 
 
 def test_a_query_of_20_mb_is_refused_before_it_is_read(address):
