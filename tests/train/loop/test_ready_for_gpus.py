@@ -7,6 +7,7 @@ from tiny_trainer import tiny_trainer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from polyvid.modeling import inputs_mmp
+from polyvid.train.data.batches import _loader
 
 # Operators whose result or whose shape the host must know, so that it waits for a GPU to get there.
 WAITING = {"aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten._unique2", "aten.unique_dim"}
@@ -49,6 +50,27 @@ def test_no_step_waits_for_the_device(tmp_path, monkeypatch, micro_batch_size):
     with Waits() as waits:
         trainer.training_step(batches[1])
     assert not waits.found, waits.found
+
+
+def test_batches_wait_in_pinned_memory_and_are_sent_without_waiting(tmp_path, monkeypatch):
+    trainer = tiny_trainer(tmp_path / "run")
+    sent = []
+
+    class Tensor:
+        def to(self, device, non_blocking=False):
+            sent.append((device, non_blocking))
+
+    trainer._prepare({"input_ids": Tensor(), "video_features": Tensor()})
+    assert sent == [(trainer.accelerator.device, True)] * 2
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert _loader([0, 1]).pin_memory  # else a copy waits, whatever it is told
+
+
+def test_a_worker_reads_batches_ahead_of_the_step(tmp_path):
+    trainer = tiny_trainer(tmp_path / "run", num_workers=1)
+    asked = len(list(trainer.batches.read(0, 0)))
+    assert asked == trainer.batches.steps(0) >= 2
+    assert _loader([0, 1], num_workers=1).prefetch_factor == 2
 
 
 def with_scaler() -> Accelerator:
