@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
@@ -27,6 +27,7 @@ from datasets import ArrowBasedBuilder, BuilderConfig, DatasetBuilder, DownloadM
 from tqdm import tqdm
 
 from polyvid.dataset_scripts.locking import locked
+from polyvid.dataset_scripts.page_checksums import pages_have_checksums
 from polyvid.dataset_scripts.schema import ALIASES, shard_of
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.paths_mmp import check_local_path
@@ -212,18 +213,20 @@ def refuse_damage(path: str | os.PathLike[str]) -> Iterator[None]:
 def open_shard(path: str | os.PathLike[str], memory_map: bool = False) -> pq.ParquetFile:
     """Open a shard whose pages are verified when they are read; read them within `refuse_damage`.
 
-    The footer has no checksum, so its numbers of rows must agree. Its other entries are left to the reader: pyarrow
-    ends the interpreter where those of a column are damaged.
+    The footer has no checksum, so its numbers of rows must agree, and all pages must have a checksum or none.
 
     Raises:
         PolyvidError: if the file is no whole Parquet file.
     """
     with refuse_damage(path):
         file = pq.ParquetFile(path, memory_map=memory_map, page_checksum_verification=True)
-        groups = (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups))
-        if file.metadata.num_rows != sum(group.num_rows for group in groups):
-            file.close()
-            raise PolyvidError(f"{path} is damaged (its numbers of rows disagree): delete it and make it again.")
+        with ExitStack() as stack:
+            stack.callback(file.close)
+            groups = (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups))
+            if file.metadata.num_rows != sum(group.num_rows for group in groups):
+                raise PolyvidError(f"{path} is damaged (its numbers of rows disagree): delete it and make it again.")
+            pages_have_checksums(path)
+            stack.pop_all()
         return file
 
 

@@ -3,6 +3,8 @@
 Bounded by default; `make attack` tries more.
 """
 
+import re
+
 import numpy as np
 import pytest
 from budget import SEED
@@ -83,6 +85,22 @@ def test_no_flipped_bit_of_the_footer_gives_wrong_features(whole, tmp_path):
         else:
             assert same(found, features), f"bit {bit}"
     assert refused
+
+
+def test_a_page_whose_checksum_is_lost_is_refused(whole, tmp_path):
+    """The mark of a checksum is a bit of the page's header: without it pyarrow reads whatever the page says."""
+    content, features = whole
+    lost = 0
+    pages = content[: len(content) - 8 - int.from_bytes(content[-8:-4], "little")]
+    # Type of page, two sizes, checksum, each after the mark of an i32; then the mark of a struct.
+    for found in re.finditer(rb"\x15\x00\x15[^\x15]{1,3}\x15[^\x15]{1,3}\x15[^\x15]{4,5}\x1c", pages):
+        data = bytearray(content)
+        mark = found.start() + found[0].rindex(b"\x15")
+        data[mark] ^= 1  # the mark of an i16, which readers do not take for a checksum
+        with pytest.raises(PolyvidError, match="some of its pages have a checksum and others have none"):
+            read(tmp_path, bytes(data))
+        lost += 1
+    assert lost >= 6  # three columns in two row groups
 
 
 def test_no_damage_gives_wrong_features(whole, tmp_path, attack):

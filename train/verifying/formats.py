@@ -17,10 +17,10 @@ import yaml
 from safetensors import SafetensorError, safe_open
 
 from polyvid.dataset_scripts.building import open_shard, refuse_damage
+from polyvid.dataset_scripts.page_checksums import pages_have_checksums
 from polyvid.modeling import VideoIndex
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.index_file_mmp import FORMAT, read_index_file
-from polyvid.train.verifying.pages import has_checksums
 
 State = Literal["whole", "no checksum", "damaged"]
 CAUSES = (OSError, pa.ArrowException, UnicodeDecodeError, MemoryError)  # of pyarrow
@@ -78,7 +78,7 @@ def check_parquet(path: Path) -> tuple[State, str]:
         if (names := _names_of_arrow(metadata)) not in (None, file.schema_arrow.names, _names(metadata)):
             raise PolyvidError(f"its footer names the columns twice: {_names(metadata)} and {names}")
         about = f"{rows:,} rows in {metadata.num_row_groups} row groups"
-        if not has_checksums(path, metadata):
+        if not pages_have_checksums(path):
             return "no checksum", f"{about}; its pages have no checksums"
         return "whole", f"{about}, checksums of all pages"
 

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from polyvid.dataset_scripts.build import build
 from polyvid.dataset_scripts.building import shard_name, write_shard
 from polyvid.dataset_scripts.features import FEATURES, features_to_row, rows_to_table
+from polyvid.dataset_scripts.page_checksums import pages_have_checksums
 from polyvid.modeling import VideoIndex
 from polyvid.train.checksums import read_checksums, write_checksums
 from polyvid.train.cli import main
@@ -108,6 +109,40 @@ def test_a_built_dataset_is_whole_and_keeps_the_number_of_rows_it_was_built_with
     assert f"says {{'train': {written}}} were written" in found.note
     shard.unlink()
     assert damaged(tmp_path / "built")[0] == Finding(shard, "damaged", "it is missing")
+
+
+def test_no_flipped_bit_of_a_footer_ends_the_interpreter(tmp_path):
+    """pyarrow does that for some damaged entries of a column, when it is asked for them."""
+    script = """
+import sys
+from pathlib import Path
+from polyvid.train.verifying.folders import verify_path
+path = Path(sys.argv[1])
+content = path.read_bytes()
+states = set()
+for bit in range(8 * (len(content) - 8 - int.from_bytes(content[-8:-4], "little")), 8 * len(content)):
+    data = bytearray(content)
+    data[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(data)
+    states |= {found.state for found in verify_path(path)}
+print(*sorted(states))
+"""
+    table = pa.table({"a": ["x", "y"], "b": [1, 2]})
+    pq.write_table(table, tmp_path / "a.parquet", write_page_checksum=True, store_schema=False)
+    ended = subprocess.run([sys.executable, "-c", script, tmp_path / "a.parquet"], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, "damaged whole\n"), ended.stderr[-2000:]
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_checksums_are_found_in_every_kind_of_page(tmp_path, version, compression):
+    table = pa.table({"a": list(range(300)), "b": ["x" * 10, None, "y"] * 100, "c": [[1.0, None], [], None] * 100})
+    for signed in (False, True):
+        how = {"compression": compression, "data_page_version": version, "write_page_checksum": signed}
+        pq.write_table(table, tmp_path / "a.parquet", row_group_size=90, data_page_size=100, **how)
+        assert pages_have_checksums(tmp_path / "a.parquet") is signed
+        pq.write_table(table[:0], tmp_path / "empty.parquet", **how)
+        assert pages_have_checksums(tmp_path / "empty.parquet") is signed
 
 
 def test_parquet_of_others_without_checksums_is_only_read(tmp_path):
