@@ -80,8 +80,8 @@ check-tag:
 	test "$(TAG)" = "v$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)"
 
 # Other libraries that load our models, and notebooks: some of them are not among the packages of `make test`.
-ECOSYSTEM := tests/hub_cards/test_mteb.py tests/hub_cards/test_notebooks.py tests/hub_cards/test_scripts.py \
-	tests/modeling/test_sentence_transformer.py tests/train/search/test_lance_embeddings.py
+ECOSYSTEM := tests/hub_cards/test_from_the_hub.py tests/hub_cards/test_mteb.py tests/hub_cards/test_notebooks.py \
+	tests/hub_cards/test_scripts.py tests/modeling/test_sentence_transformer.py tests/train/search/test_lance_embeddings.py
 test-ecosystem:
 	$(PYTHON) -m venv .venv-ecosystem
 	.venv-ecosystem/bin/python -m pip install --quiet -c constraints.txt -e '.[test,mteb,notebooks]'

