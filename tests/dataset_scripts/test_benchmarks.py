@@ -24,7 +24,7 @@ from polyvid.dataset_scripts.protocols import canonical_benchmark
 
 SCRIPTS = Path(__file__).parents[2] / "dataset_scripts"
 BENCHMARKS = ("msrvtt", "vatex", "multi30k", "msvd")
-ALL = (*BENCHMARKS, "c2kd", "xm3600", "activitynet", "didemo", "lsmdc")
+ALL = (*BENCHMARKS, "c2kd", "xm3600", "activitynet", "didemo", "lsmdc", "tux8")
 
 
 @pytest.fixture
