@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from math import log2
 from typing import Any
 
 import torch
@@ -11,6 +12,10 @@ import torch
 from .errors_mmp import PolyvidError
 from .index_engines_mmp import Engine
 from .index_rows_mmp import Condition
+
+LONGER = 0.015
+"""Cosine that a window gains for each doubling of its length: see "Moments" in tests/benchmarks/RESULTS.md."""
+FIRST_HITS = 128
 
 
 def window_lengths(moment_seconds: int | Sequence[int] | None) -> tuple[int, ...]:
@@ -81,6 +86,45 @@ def _best_of_each_video(hits: Iterable[dict[str, Any]]) -> Iterator[dict[str, An
         if hit["video_id"] not in seen:
             seen.add(hit["video_id"])
             yield hit
+
+
+class LongerPreferred:
+    """An engine whose hits are ranked by cosine + `LONGER` for each doubling of a window's length, exactly as if all
+    rows had been scored.
+
+    A short window lies within one scene more often than a long one, and so its cosine is the highest of several windows
+    of that scene by a little; but the long one covers more of the scene. Beyond the paper.
+
+    Args:
+        engine: finds by cosine.
+        lengths: of its windows in seconds, from the shortest, whose hits keep their cosine.
+    """
+
+    def __init__(self, engine: Engine, lengths: Sequence[int]):
+        self.engine, self.rows = engine, engine.rows
+        self.shortest, self.most = lengths[0], LONGER * log2(lengths[-1] / lengths[0])
+
+    def _ranked(self, hit: dict[str, Any]) -> dict[str, Any]:
+        longer = max(1.0, (hit["end"] - hit["start"]) / self.shortest)
+        return hit | {"score": hit["score"] + LONGER * log2(longer)}
+
+    def nearest(self, queries: torch.Tensor, k: int, filters: Sequence[Condition]) -> list[list[dict[str, Any]]]:
+        """The hits of each query, best first; as `Engine.nearest`.
+
+        A row that was not among the hits has at most the cosine of the last of them, and the largest addition: when `k`
+        hits are above that, they are the best of all rows.
+        """
+        found: list[list[dict[str, Any]]] = [[] for _ in queries]
+        short, wanted = list(range(len(queries))), max(k, FIRST_HITS)
+        while short:
+            still_short = []
+            for query, hits in zip(short, self.engine.nearest(queries[short], wanted, filters), strict=True):
+                ranked = sorted(map(self._ranked, hits), key=lambda hit: -hit["score"])
+                found[query] = ranked[:k]
+                if len(hits) == wanted and ranked[min(k, len(hits)) - 1]["score"] < hits[-1]["score"] + self.most:
+                    still_short.append(query)
+            short, wanted = still_short, 4 * wanted
+        return found
 
 
 def nearest_moments(

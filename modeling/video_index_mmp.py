@@ -21,7 +21,7 @@ from .index_file_mmp import read_index_file, write_index_file
 from .index_maker_mmp import Maker, load_towers
 from .index_rows_mmp import Texts, VideoRows, conditions
 from .index_vectors_mmp import StoredVectors, check_storage
-from .moments_mmp import nearest_moments, window_lengths, windows
+from .moments_mmp import LongerPreferred, nearest_moments, window_lengths, windows
 from .paths_mmp import is_local_path
 from .provenance_mmp import Encoders, shown_encoders
 
@@ -433,13 +433,14 @@ class VideoIndex:
             max_overlap: of two moments of a video that overlap by more than this intersection over union, only the
                 better one is found; 1 lets the neighbours of one good moment fill the list.
             query_language: of the queries, to subtract its offset (`correct_languages`).
-            corrected: False searches by the cosine alone, whatever the index could correct.
+            corrected: False searches by the cosine alone, whatever the index could correct, and however long windows
+                are.
 
         Returns:
             For each query a list of `{"video_id", "score"}`, the score being the cosine, less the number of the video
-            if it was corrected for hubs; of moments also `start` and
-            `end`, of videos with metadata also `metadata`. For a single query the list itself. Fewer than `k` where
-            there are fewer, or the filters leave fewer.
+            if it was corrected for hubs, plus a little for longer windows if the index has several lengths (see
+            `moments_mmp`); of moments also `start` and `end`, of videos with metadata also `metadata`. For a single
+            query the list itself. Fewer than `k` where there are fewer, or the filters leave fewer.
 
         Raises:
             PolyvidError: for a query that is empty or in a script that the model does not know, for a model or width
@@ -468,6 +469,8 @@ class VideoIndex:
                 embeds = self._moved(embeds, query_language)
             if self.corrections.hubs is not None:
                 engine = HubCorrected(engine, self.corrections.hubs, self.video_ids)
+            if len(self.moment_seconds) > 1:
+                engine = LongerPreferred(engine, self.moment_seconds)
         found = []
         for part in embeds.split(QUERIES_AT_ONCE):
             if "start" in self.engine.kinds and (one_per_video or max_overlap < 1):

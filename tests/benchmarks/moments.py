@@ -27,6 +27,8 @@ from polyvid.train.loading import load_model
 SECONDS = 600
 SHOWN = (2, 20)
 WINDOWS: dict[str, int | tuple[int, ...]] = {"4": 4, "8": 8, "16": 16, "4, 8, 16": (4, 8, 16)}
+COSINE = "4, 8, 16, by cosine alone"
+WINDOWS[COSINE] = WINDOWS["4, 8, 16"]
 DATA = Path(fluent_emoji_9.__file__).parent
 
 
@@ -55,12 +57,13 @@ def main() -> None:
     parser.add_argument("features", type=Path)
     parser.add_argument("--split", default="split_0", help="whose test clips the model has not seen")
     parser.add_argument("--clips", type=int, help="take only so many of them, every nth; default: all")
+    parser.add_argument("--skip", type=int, default=0, help="with --clips: so many before the first")
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
     with open(DATA / "splits.csv", encoding="utf-8") as file:
         test = {row["video_id"] for row in csv.DictReader(file) if row[arguments.split] == "test"}
     if arguments.clips:
-        test = set(sorted(test)[:: len(test) // arguments.clips][: arguments.clips])
+        test = set(sorted(test)[arguments.skip :: len(test) // arguments.clips][: arguments.clips])
     rows = [row for shard in find_shards(arguments.features) for row in pq.read_table(shard).to_pylist()]
     clips = {row["video_id"]: features_from_row(row).astype(np.float32) for row in rows if row["video_id"] in test}
     captions = [row for row in pq.read_table(DATA / "captions.parquet").to_pylist() if row["video_id"] in clips]
@@ -76,7 +79,7 @@ def main() -> None:
             index = VideoIndex.build(model, videos, processor=processor, moment_seconds=lengths)
             seconds_of[way] += time.process_time() - started
             rows_of[way] = len(index)
-            hits = [first for first, *_ in index.search(texts, k=1)]
+            hits = [first for first, *_ in index.search(texts, k=1, corrected=way != COSINE)]
             right: dict[str, list[bool]] = {language: [] for language in languages}
             for row, hit in zip(captions, hits, strict=True):
                 name, *span = places[row["video_id"]]

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 from transformers.utils import logging
 
-from polyvid.modeling import MMPModel, VideoIndex, video_index_mmp
+from polyvid.modeling import MMPModel, VideoIndex, moments_mmp, video_index_mmp
 from polyvid.modeling.encoding_mmp import MMPEncodingMixin
 from polyvid.modeling.index_engines_mmp import ExactEngine
 from polyvid.modeling.index_file_mmp import FORMAT, read_index_file
@@ -300,6 +301,28 @@ def test_hits_are_different_moments(folder, features):
             for k in (1, 4, 99):
                 assert index.search("a dog runs", k=k, max_overlap=max_overlap) == expected[:k]
     assert index.search("a dog runs", k=5) == index.search("a dog runs", k=5, max_overlap=0)
+
+
+@pytest.mark.parametrize("engine", ["exact", "lance", "faiss"])
+def test_of_several_lengths_a_longer_window_is_preferred_by_a_little(folder, features, engine, tmp_path, monkeypatch):
+    """0.015 for each doubling, as if the scores of all windows had been computed and sorted."""
+    monkeypatch.setattr(moments_mmp, "FIRST_HITS", 2)  # more must be asked for
+    index = VideoIndex.build(folder, features, moment_seconds=(2, 4), storage="float32")
+    cosines = index.search(["a dog runs", "狗 跑"], k=len(index), max_overlap=1, corrected=False)
+    if engine == "lance":
+        pytest.importorskip("lancedb")
+        index = index.with_engine("lance", uri=tmp_path)
+    if engine == "faiss":
+        pytest.importorskip("faiss")
+        index = index.with_engine("faiss", codes="float16")
+    for k in (1, 3, len(index)):
+        for found, of in zip(index.search(["a dog runs", "狗 跑"], k=k, max_overlap=1), cosines, strict=True):
+            expected = [
+                hit | {"score": hit["score"] + 0.015 * math.log2(max(2, hit["end"] - hit["start"]) / 2)} for hit in of
+            ]
+            assert_alike([found], [sorted(expected, key=lambda hit: -hit["score"])[:k]])
+    one = VideoIndex.build(folder, features, moment_seconds=3)
+    assert one.search("a dog", max_overlap=1) == one.search("a dog", max_overlap=1, corrected=False)
 
 
 def test_windows_of_several_lengths_cover_every_video(folder, features):

@@ -22,7 +22,7 @@ from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.video_index_mmp import VideoIndex
 from polyvid.train.search.sources import Source
 
-MOMENT_SECONDS = (16,)
+MOMENT_SECONDS = (4, 8, 16)
 """Lengths of the windows, unless others are asked for: the best of those that tests/benchmarks/moments.py compares."""
 KEEP_EVERY = 10.0  # seconds of work that a stopped run may lose
 KEPT_AT_ONCE = 32  # videos that are embedded together

@@ -191,7 +191,7 @@ def search(
         str | None, typer.Option(help="Of the queries, for an INDEX that keeps offsets of languages: such as sw.")
     ] = None,
     uncorrected: Annotated[
-        bool, typer.Option(help="By the cosine alone, for an INDEX that corrects its scores.")
+        bool, typer.Option(help="By the cosine alone, where scores are corrected or longer moments preferred.")
     ] = False,
     max_overlap: Annotated[
         float, typer.Option(help="How much moments of a video may overlap: 0, not at all, to 1, one second apart.")

@@ -91,7 +91,7 @@ def test_a_folder_is_searched_with_one_command(search, videos, models):
     encoders = load_encoders(MMPModel.from_pretrained("silent"), ["network"])
     found = find_source("videos")
     features = {name: of for name, of in encoders.extract(list(found.files.items()), 0) if isinstance(of, np.ndarray)}
-    expected = VideoIndex.build("silent", features, moment_seconds=16).search(QUERY, k=10)
+    expected = VideoIndex.build("silent", features, moment_seconds=(4, 8, 16)).search(QUERY, k=10)
     _, shown, _ = search("videos", QUERY, "--json")
     hits = json.loads(shown)["hits"]
     assert [(hit["video_id"], hit["start"], hit["end"]) for hit in hits] == [
@@ -106,7 +106,7 @@ def test_a_model_that_knows_its_networks_needs_no_other_word(search, videos):
     assert code == 0
     hits = json.loads(shown)["hits"]
     files = {hit["video_id"]: hit["path"] for hit in hits}
-    index = VideoIndex.build("model", files, moment_seconds=16)
+    index = VideoIndex.build("model", files, moment_seconds=(4, 8, 16))
     again = index.search(QUERY)
     assert [(hit["video_id"], hit["start"], hit["end"]) for hit in again] == [
         (hit["video_id"], hit["start"], hit["end"]) for hit in hits
@@ -269,7 +269,7 @@ def test_an_index_that_was_made_otherwise_is_not_mixed(search, videos, models):
             ("--model", "other"),
             r"error: The index of these videos was made by .*/model, not by other: leave the option out",
         ),
-        (("--moment-seconds", "5"), r"error: The index of these videos was made with --moment-seconds 16: leave"),
+        (("--moment-seconds", "5"), r"error: The index of these videos was made with --moment-seconds 4,8,16: leave"),
     ]:
         code, _, said = search("videos", QUERY, *arguments)
         assert code == 1 and re.match(message, said.strip().splitlines()[-1]), said
