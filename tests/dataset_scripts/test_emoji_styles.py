@@ -32,11 +32,11 @@ class Quiet(SimpleHTTPRequestHandler):
         pass
 
 
-def iconify(file: Path, prefix: str, left_out: str = "", broken: str = "") -> NpmPackage:
+def iconify(file: Path, prefix: str, left_out: str = "", broken: str = "", body: str = "<g/>") -> NpmPackage:
     """A package of drawings, as npm packs those of Iconify: colored squares on a canvas of 36 × 36."""
     icons = {name: {"body": f'<path fill="{color}" d="M9 9h18v18h-18z"/>'} for name, color in COLORS.items()}
     if broken:
-        icons[broken] = {"body": "<g/>"}
+        icons[broken] = {"body": body}
     characters = {"1f418": "elephant", "23-fe0f-20e3": "keycap-hash", "1f415-200d-1f9ba": "service-dog"}
     characters = {key: name for key, name in characters.items() if name != left_out}
     contents = {
@@ -141,13 +141,18 @@ def test_a_package_that_lacks_a_concept_is_refused_with_both_counts(registry, tm
         fetch(tmp_path / "out")
 
 
-def test_a_drawing_that_shows_nothing_is_named(registry, tmp_path, monkeypatch):
-    package = iconify(registry / "@iconify-json" / "twemoji" / "-" / "twemoji-1.0.0.tgz", "twemoji", broken="elephant")
+@pytest.mark.parametrize(
+    ("body", "reason"), [("<g/>", "there is nothing to see in it"), ("<path d='M9 9'", "it cannot be drawn: ")]
+)
+def test_a_drawing_that_shows_nothing_or_cannot_be_drawn_is_named(registry, tmp_path, monkeypatch, body, reason):
+    file = registry / "@iconify-json" / "twemoji" / "-" / "twemoji-1.0.0.tgz"
+    package = iconify(file, "twemoji", broken="elephant", body=body)
     style = styles.STYLES["twemoji"]
     monkeypatch.setitem(styles.STYLES, "twemoji", type(style)(**{**vars(style), "package": package}))
-    with pytest.raises(PolyvidError, match=r"1 of 3 pictures failed, .* twemoji_1f418 \(there is nothing to see in it"):
+    with pytest.raises(PolyvidError, match=rf"1 of 3 pictures failed, .* twemoji_1f418 \({reason}"):
         fetch(tmp_path / "out")
     assert clip_path(tmp_path / "out", "twemoji", "23-20e3").exists()
+    assert clip_path(tmp_path / "out", "openmoji", "1f418").exists()  # the styles after it are made
 
 
 # --- protocols -----------------------------------------------------------------------------------------------------

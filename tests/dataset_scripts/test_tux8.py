@@ -202,6 +202,17 @@ def test_a_picture_that_cannot_be_read_is_named_and_the_others_are_made(folder, 
     assert len(list((tmp_path / "out" / "clips").iterdir())) == 3
 
 
+def test_a_drawing_that_cannot_be_drawn_is_named_and_counted(folder, tmp_path):
+    pytest.importorskip("resvg_py", reason="pip install 'polyvid[open-data]'")
+    drawing = folder / stamps.INSTALLED / "household" / "spoon.svg"
+    drawing.write_text(drawing.read_text()[:80])
+    message = r"tux8: 1 of 4 pictures failed, the first is household-spoon \(it cannot be drawn: "
+    for _ in range(2):  # nothing marks the second run as complete
+        with pytest.raises(PolyvidError, match=message):
+            fetch("tux8", tmp_path / "out", [folder], workers=1)
+    assert len(list((tmp_path / "out" / "clips").iterdir())) == 3
+
+
 @pytest.mark.slow
 def test_several_processes_draw_what_one_draws(tmp_path):
     colors = {f"{number:03d}": (number, 255 - number, 128) for number in range(0, 250)}

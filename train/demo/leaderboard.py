@@ -1,22 +1,26 @@
 """How much of what was learned from emoji holds for other pictures: `make leaderboard`.
 
     python -m polyvid.train.demo.leaderboard --model outputs/demo/mmp --model outputs/demo/none
+    python -m polyvid.train.demo.leaderboard --seeds 3
 
 Models, and the closed forms that they have to beat, search four sets of pictures: the test clips of Fluent-Emoji-9, the
-same concepts drawn by Noto (`unseen_style`), and the photos and drawings of Tux-8 in eight and in nine languages. Every
-row is kept in a file of its own at once, so a command that was stopped resumes with the rows that are missing. Delete
+same concepts drawn by Noto (`unseen_style`), and the photos and drawings of Tux-8 in eight and in nine languages. With
+`--seeds`, the demo's three models are trained first, on Fluent alone and on three styles, once for each seed. Every row
+is kept in a file of its own at once, so a command that was stopped resumes with the rows that are missing. Delete
 `outputs/leaderboard` to measure all of them again.
 
 The table is `hub_cards/results/leaderboard.md`, made from `leaderboard.json` beside it.
 """
 
 import json
+import os
 import re
 import shutil
 import statistics
 import time
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,8 +32,8 @@ from polyvid.dataset_scripts.locking import locked
 from polyvid.dataset_scripts.schema import LANGUAGES
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.demo.leaderboard_table import STYLES, TESTS, Pictures, to_markdown
-from polyvid.train.demo.models import MODELS
-from polyvid.train.demo.run import OUTPUT, TRAIN, prepare
+from polyvid.train.demo.models import MODELS, stages_of
+from polyvid.train.demo.run import OUTPUT, TRAIN, prepare, train
 from polyvid.train.scoring.baselines import LABELS, Baseline
 from polyvid.train.scoring.evaluation import TEXT_TO_VIDEO, Ranks
 from polyvid.train.scoring.results import environment
@@ -45,6 +49,9 @@ def main(
     model: Annotated[
         list[str] | None, typer.Option(help="Folder or Hub id of a model, such as outputs/demo/mmp; may be repeated.")
     ] = None,
+    seeds: Annotated[
+        int, typer.Option(min=0, help="Train the demo's models this many times on each set of styles, and score them.")
+    ] = 0,
     results: Annotated[Path, typer.Option(help="Results file; the table is written beside it, as .md.")] = RESULTS,
 ) -> None:
     """Score closed forms and models on the pictures they were trained on and on others."""
@@ -55,6 +62,7 @@ def main(
         score_closed_forms(videos)
         for folder in model or []:
             score_model(folder, videos)
+        train_models(seeds, videos)
         content = collect()
     write_json(results, content)
     with atomic_path(results.with_suffix(".md")) as path:
@@ -105,18 +113,13 @@ def score_closed_forms(videos: Mapping[str, Sequence[Mapping[str, Any]]]) -> Non
         for config, styles in TRAINING.items():
             if config != "split_0" and "noto" not in videos:
                 continue
-            changes = [f"data.config={config}"] + ([f"data.data_dir={STYLES}"] if config != "split_0" else [])
+            changes = changes_of(config)
             missing = [name for name in MODELS if not all(row_file(kind, name, config).exists() for kind in LABELS)]
             started = time.process_time()
             for kind, name, baseline in fit_baselines(missing, FOLDER, features, embed, changes) if missing else ():
-                row: dict[str, Any] = {
-                    "method": LABELS[kind],
-                    "pre-training": MODELS[name],
-                    "styles": styles,
-                    "seed": None,
-                }
-                row["cpu_minutes"] = round((time.process_time() - started) / 60, 2)
+                minutes = (time.process_time() - started) / 60
                 found = {test: ranks_of(baseline, rows) for test, rows in videos.items()}
+                row = row_of(LABELS[kind], MODELS[name], styles, None, minutes)
                 write_json(row_file(kind, name, config), row | {"tests": scores_of(found, videos, names)})
                 started = time.process_time()
         ceilings = {
@@ -134,8 +137,48 @@ def ranks_of(baseline: Baseline, videos: Sequence[Mapping[str, Any]]) -> dict[st
     }
 
 
-def score_model(folder: str, videos: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """A row for a model."""
+def train_models(seeds: int, videos: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """A row for each of the demo's models, set of styles and seed. A model is deleted once it is scored."""
+    for config in TRAINING:
+        if config != "split_0" and "noto" not in videos:
+            continue
+        for seed, name in product(range(seeds), MODELS):
+            folder = FOLDER / "models" / name
+            stages = stages_of(name, folder)
+            if row_file(stages[-1][0].stem, str(seed), config).exists():
+                continue
+            shutil.rmtree(folder, ignore_errors=True)  # of a run that was stopped: its minutes are not known
+            started = cpu_minutes_of_children()
+            for recipe, own in stages:
+                train(recipe, [*changes_of(config), f"training.seed={seed}", *own])
+            score_model(str(folder / name), videos, cpu_minutes_of_children() - started)
+            shutil.rmtree(folder)
+
+
+def changes_of(config: str) -> list[str]:
+    """What makes a recipe of the demo train on the styles of a config."""
+    changes = {"data.config": config}
+    if config != "split_0":
+        changes |= {"data.data_dir": str(STYLES), "data.features": str(TESTS["noto"].features)}
+    return [f"{key}={value}" for key, value in changes.items()]
+
+
+def cpu_minutes_of_children() -> float:
+    """CPU minutes of all processes that this one has started and waited for."""
+    times = os.times()
+    return (times.children_user + times.children_system) / 60
+
+
+def score_model(
+    folder: str, videos: Mapping[str, Sequence[Mapping[str, Any]]], cpu_minutes: float | None = None
+) -> None:
+    """A row for a model, kept under the name of its recipe, its seed and the config that it was trained on.
+
+    Args:
+        folder: of the model, or its Hub id.
+        videos: test → videos to search.
+        cpu_minutes: that training took, if known.
+    """
     from polyvid.train.loading import load_model, recipe_of
     from polyvid.train.scoring.benchmark import open_benchmark
     from polyvid.train.scoring.evaluation import rank_benchmark
@@ -161,8 +204,20 @@ def score_model(folder: str, videos: Mapping[str, Sequence[Mapping[str, Any]]]) 
             opened.check_encoders(folder, model)
             search = rank_benchmark(model, processor, videos[test], opened.features, LANGUAGES, progress=test)
             found[test] = search[TEXT_TO_VIDEO]
-    row = {"method": name, "pre-training": "", "styles": styles, "seed": seed, "cpu_minutes": None}
+    row = row_of(name, MODELS.get(name.removesuffix("_warm"), ""), styles, seed, cpu_minutes)
     write_json(path, row | {"tests": scores_of(found, videos, trained_names())})
+
+
+def row_of(method: str, pretraining: str, styles: str, seed: int | None, cpu_minutes: float | None) -> dict[str, Any]:
+    """What a row says besides its scores."""
+    return {
+        "method": method,
+        "pre-training": pretraining,
+        "styles": styles,
+        "seed": seed,
+        "cpu_minutes": None if cpu_minutes is None else round(cpu_minutes, 2),
+        "revision": environment()["git_revision"],
+    }
 
 
 def row_file(*parts: str) -> Path:

@@ -6,7 +6,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from polyvid.dataset_scripts.schema import LANGUAGES
 from polyvid.train.demo.run import OUTPUT
+from polyvid.train.scoring.language_table import language_table
+from polyvid.train.scoring.results import text_ceiling_row
 
 STYLES, STAMPS = OUTPUT.parent / "fluent_emoji_9", OUTPUT.parent / "tux8"
 
@@ -37,12 +40,15 @@ TESTS = {
 def to_markdown(content: Mapping[str, Any]) -> str:
     """The leaderboard, a table for each test, best first. Models of one name are averaged over their seeds."""
     where = content["environment"]
+    revisions = sorted({(row.get("revision") or "unknown")[:12] for row in content["rows"]})
     lines = [
         "# Leaderboard",
         "",
         "Text to video, R@1 in percent; the mean is over all languages of the test, with its 95 % interval (videos",
-        "resampled). Everything was trained on emoji alone: on names and keywords of clips in the styles named.",
-        f"Made by `make leaderboard` at revision {(where['git_revision'] or 'unknown')[:12]}, {where['date'][:10]}.",
+        "resampled). Models that were trained with several seeds are averaged over them; in brackets is the range of",
+        "their means. Everything was trained on emoji alone: on names and keywords of clips in the styles named. CPU",
+        "minutes are those of training, without features.",
+        f"Made by `make leaderboard`, measured at revision {', '.join(revisions)}; {where['date'][:10]}.",
     ]
     for test, pictures in TESTS.items():
         groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
@@ -58,12 +64,22 @@ def to_markdown(content: Mapping[str, Any]) -> str:
         lines += ["", f"## {pictures.title}", "", f"{videos} videos; chance {100 / videos:.2f}.", ""]
         lines += [f"| {' | '.join(heads)} |", f"|---|---|---|{'---:|' * (len(heads) - 3)}"]
         found = {key: [row["tests"][test] for row in rows] for key, rows in groups.items()}
-        for key in sorted(groups, key=lambda key: mean(own["mean"] for own in found[key]), reverse=True):
-            lines.append(f"| {' | '.join([*key, *_cells(found[key], tux), *_costs(groups[key])])} |")
-        if ceilings := content["text_ceilings"].get(test):
-            shown = ", ".join(f"{language} {scores['R@1']:.1f}" for language, scores in ceilings.items())
-            lines += ["", f"Text ceilings (the English caption found by the backbone alone): {shown}."]
+        ranked = sorted(groups, key=lambda key: mean(own["mean"] for own in found[key]), reverse=True)
+        for key in ranked:
+            lines.append(f"| {' | '.join([*key, *_cells(found[key], tux), *_costs(groups[key], found[key])])} |")
+        languages = [language for language in LANGUAGES if language in found[ranked[0]][0]["R@1"]]
+        rows = [[", ".join(filter(None, key)), *_by_language(found[key], languages)] for key in ranked]
+        ceilings = content["text_ceilings"].get(test)
+        rows += [text_ceiling_row(ceilings, languages)] if ceilings else []
+        lines += ["", *language_table("R@1 by language", languages, rows)]
+    if any(content["text_ceilings"].values()):
+        lines += ["", "Text ceiling: how often the text backbone alone finds the English caption of the same video."]
     return "\n".join(lines) + "\n"
+
+
+def _by_language(scores: Sequence[Mapping[str, Any]], languages: Sequence[str]) -> list[str]:
+    means = [mean([own["R@1"][language] for own in scores]) for language in languages]
+    return [f"{value:.1f}" for value in (*means, mean(means))]
 
 
 def _cells(scores: Sequence[Mapping[str, Any]], tux: bool) -> list[str]:
@@ -79,7 +95,9 @@ def _cells(scores: Sequence[Mapping[str, Any]], tux: bool) -> list[str]:
     return cells
 
 
-def _costs(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _costs(rows: Sequence[Mapping[str, Any]], scores: Sequence[Mapping[str, Any]]) -> list[str]:
     minutes = [row["cpu_minutes"] for row in rows if row["cpu_minutes"] is not None]
     seeds = len({row["seed"] for row in rows} - {None})
-    return [str(seeds) if seeds else "", f"{mean(minutes):.1f}" if minutes else ""]
+    means = sorted(own["mean"] for own in scores)
+    spread = f" ({means[0]:.1f}–{means[-1]:.1f})" if seeds > 1 else ""
+    return [f"{seeds}{spread}" if seeds else "", f"{mean(minutes):.1f}" if minutes else ""]
