@@ -1,4 +1,4 @@
-"""Tux-8: pictures of 626 objects with sentences in up to 70 languages, for tests only.
+"""Tux-8: pictures of 626 objects with sentences in 69 languages, for tests only.
 
 `data_dir` is the folder that `polyvid fetch tux8` has made; see `README.md` beside this file.
 """

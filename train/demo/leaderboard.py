@@ -34,6 +34,7 @@ from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.demo.leaderboard_table import STYLES, TESTS, Pictures, to_markdown
 from polyvid.train.demo.models import MODELS, stages_of
 from polyvid.train.demo.run import OUTPUT, TRAIN, prepare, train
+from polyvid.train.errors import explain
 from polyvid.train.scoring.baselines import LABELS, Baseline
 from polyvid.train.scoring.evaluation import TEXT_TO_VIDEO, Ranks
 from polyvid.train.scoring.results import environment
@@ -55,6 +56,10 @@ def main(
     results: Annotated[Path, typer.Option(help="Results file; the table is written beside it, as .md.")] = RESULTS,
 ) -> None:
     """Score closed forms and models on the pictures they were trained on and on others."""
+    from polyvid.train.loading import recipe_of
+
+    for folder in model or []:
+        recipe_of(folder)  # a model that is not there is named now, not after hours of work
     prepare()
     with locked(FOLDER, "python -m polyvid.train.demo.leaderboard"):
         ready = {pictures.folder: make(pictures) for pictures in {t.folder: t for t in TESTS.values()}.values()}
@@ -287,4 +292,9 @@ def collect() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    try:
+        typer.run(main)
+    except Exception as error:
+        if (line := explain(error)) is None:
+            raise
+        raise SystemExit(f"error: {line}") from None

@@ -124,6 +124,12 @@ def test_pictures_that_are_not_to_be_had_are_left_out_in_one_line(tmp_path, monk
     assert line.endswith("and pass the .deb file as --package.")
 
 
+def test_a_model_that_is_not_there_is_named_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(leaderboard, "prepare", lambda: pytest.fail("hours of work"))
+    with pytest.raises(FileNotFoundError, match="no_model"):
+        leaderboard.main([str(tmp_path / "no_model")])
+
+
 def test_tux_shows_names_that_were_trained_on_apart():
     of_tux = {"trained": {"videos": 90, "mean": 12.0}, "new": {"videos": 330, "mean": 3.0}}
     table = to_markdown(content(row("ridge", 10.0, tests=("tux8",), **of_tux)))
