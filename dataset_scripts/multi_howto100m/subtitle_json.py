@@ -38,11 +38,14 @@ COLUMNS = ("text", "start", "end")
 BLOCK_BYTES = 4 << 20
 MAX_VIDEO_BYTES = 64 << 20
 
-NEXT_VIDEO = re.compile(rb'\]\s*\}\s*,\s*("[^"\\]*")\s*:\s*\{(?=\s*"(?:text|start|end)"\s*:)')
+WHITESPACE = b" \t\n\r"  # of JSON, which knows no form feed
+SPACE = rb"[ \t\n\r]*"
+
+NEXT_VIDEO = re.compile(rb'\]%\}%,%("[^"\\]*")%:%\{(?=%"(?:text|start|end)"%:)'.replace(b"%", SPACE))
 """The seam between two videos. A caption cannot imitate it: none of its four quotes is escaped, so if the first one
 closed a caption, the second would open the next, the third close that, and the bare word behind it is no JSON."""
 
-FIRST_VIDEO = re.compile(rb'\s*("[^"\\]*")\s*:\s*\{')
+FIRST_VIDEO = re.compile(rb'%("[^"\\]*")%:%\{'.replace(b"%", SPACE))
 
 AFTER_OBJECT = re.compile(rb'\}[ \t\n\r]*(?:[^ \t\n\r,}\]{]|\{(?!"video_id":))')
 """Something behind an object that JSON does not allow there. Arrow would take it for a document of its own."""
@@ -138,7 +141,7 @@ def _blocks(path: Path) -> Iterator[tuple[bytes, int, bool]]:
     """
     with open(path, "rb") as file:
         buffer = file.read(BLOCK_BYTES)
-        opening = re.match(rb"(?:\xef\xbb\xbf)?\s*\{", buffer)
+        opening = re.match(rb"(?:\xef\xbb\xbf)?" + SPACE + rb"\{", buffer)
         if not opening:
             found = buffer[:20].decode("utf-8", "replace") or "nothing"
             raise SubtitleFileError(f"{path}, byte 0: expected a JSON object of videos, found {found!r}.")
@@ -156,12 +159,12 @@ def _blocks(path: Path) -> Iterator[tuple[bytes, int, bool]]:
                 )
             else:
                 searched = max(0, len(buffer) - 4096)  # a seam may lie across two reads
-        last = buffer.rstrip()
+        last = buffer.rstrip(WHITESPACE)
         if not last.endswith(b"}"):
             raise SubtitleFileError(
                 f"{path}, byte {offset + len(last)}: the file ends inside a video; it is truncated."
             )
-        if last[:-1].strip():
+        if last[:-1].strip(WHITESPACE):
             yield last[:-1], offset, True
 
 

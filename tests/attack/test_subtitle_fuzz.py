@@ -178,6 +178,11 @@ GOOD = '{"text": ["eins"], "start": [0.5], "end": [3.0]}'
         "{{}}",
         "{" + GOOD + "}",
         "{}}",
+        '{"a": ' + GOOD + ',\f"b": ' + GOOD + "}",
+        '\v{"a": ' + GOOD + "}",
+        '{\f"a": ' + GOOD + "}",
+        '{"a":\f' + GOOD + "}",
+        '{"a": ' + GOOD + "}\f",
     ],
 )
 def test_what_is_not_json_is_refused_with_its_position(tmp_path, content):
