@@ -217,3 +217,23 @@ def test_forged_cells_of_faiss_end_in_one_line_and_not_the_interpreter(codes, tm
         refused += found
     attack.note = f"of {FILES} files in each, {refused} refused, the others searched without an error"
     assert refused > attack.tried * FILES / 2
+
+
+def test_forged_cells_of_faiss_get_no_more_memory_than_they_take(tmp_path):
+    """A length of terabytes stands for one of the lists: the system ended the process that made room for it."""
+    faiss = pytest.importorskip("faiss")
+    if not hasattr(faiss, "set_deserialization_vector_byte_limit"):
+        pytest.skip("this faiss has no such limit")
+    path = tmp_path / "forged.safetensors"
+    make_index("videos").with_engine("faiss", cells=2, codes="float16").save(path)
+    tensors, about = read_index_file(path)
+    data, refused = tensors["faiss"].numpy().tobytes(), []
+    huge = (8 << 30).to_bytes(8, "little")
+    for at in range(0, len(data) - 8):
+        size = int.from_bytes(data[at : at + 8], "little")
+        if 0 < size <= len(data):  # what may be a length
+            forged = data[:at] + huge + data[at + 8 :]
+            cells = torch.frombuffer(bytearray(forged), dtype=torch.uint8)
+            write_index_file(path, tensors | {"faiss": cells}, about)
+            refused.append(refusal(path, verify=False))
+    assert any("deserialization_vector_byte_limit" in str(found) for found in refused)

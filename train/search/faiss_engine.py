@@ -10,7 +10,8 @@ The entry point `faiss` of `polyvid.index_engines` names this module; importing 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import faiss
@@ -140,7 +141,8 @@ class FaissEngine(ExactEngine):
         try:
             # Read-only: cells may name a file that holds them, which faiss would open to write; they are refused below.
             payload = stored(tensors, "faiss", torch.uint8, (None,)).numpy()
-            cells = faiss.deserialize_index(payload, faiss.IO_FLAG_READ_ONLY)
+            with _memory_limit(len(payload)):
+                cells = faiss.deserialize_index(payload, faiss.IO_FLAG_READ_ONLY)
         except (RuntimeError, MemoryError) as error:
             reason = (str(error).strip().splitlines() or ["it asks for too much memory"])[-1]
             raise PolyvidError(f"faiss cannot read its cells: {reason}") from error
@@ -148,6 +150,20 @@ class FaissEngine(ExactEngine):
             raise PolyvidError(f"its faiss cells do not hold its {len(exact)} vectors")
         _refuse_other_rows(cells, len(exact))
         return cls(exact.vectors, exact.rows, cells, codes, probes, changed)
+
+
+@contextmanager
+def _memory_limit(size: int) -> Iterator[None]:
+    """While the block reads `size` bytes: faiss makes room for no list that they cannot hold, whatever they promise."""
+    if not hasattr(faiss, "set_deserialization_vector_byte_limit"):  # an older version
+        yield
+        return
+    limit = faiss.get_deserialization_vector_byte_limit()
+    faiss.set_deserialization_vector_byte_limit(size + 64)
+    try:
+        yield
+    finally:
+        faiss.set_deserialization_vector_byte_limit(limit)
 
 
 def _are_own(cells: Any, codes: str) -> bool:
