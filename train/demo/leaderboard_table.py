@@ -40,14 +40,14 @@ TESTS = {
 def to_markdown(content: Mapping[str, Any]) -> str:
     """The leaderboard, a table for each test, best first. Models of one name are averaged over their seeds."""
     where = content["environment"]
-    revisions = sorted({(row.get("revision") or "unknown")[:12] for row in content["rows"]})
+    revisions = sorted({_short(row.get("revision")) for row in content["rows"]})
     lines = [
         "# Leaderboard",
         "",
         "Text to video, R@1 in percent; the mean is over all languages of the test, with its 95 % interval (videos",
         "resampled). Models that were trained with several seeds are averaged over them; in brackets is the range of",
         "their means. Everything was trained on emoji alone: on names and keywords of clips in the styles named. CPU",
-        "minutes are those of training, without features.",
+        "minutes are those of training, without features; the second of two regressions reuses sentence vectors.",
         f"Made by `make leaderboard`, measured at revision {', '.join(revisions)}; {where['date'][:10]}.",
     ]
     for test, pictures in TESTS.items():
@@ -75,6 +75,11 @@ def to_markdown(content: Mapping[str, Any]) -> str:
     if any(content["text_ceilings"].values()):
         lines += ["", "Text ceiling: how often the text backbone alone finds the English caption of the same video."]
     return "\n".join(lines) + "\n"
+
+
+def _short(revision: str | None) -> str:
+    commit, changed, _ = (revision or "unknown").partition("+")
+    return commit[:12] + (" with changes" if changed else "")
 
 
 def _by_language(scores: Sequence[Mapping[str, Any]], languages: Sequence[str]) -> list[str]:

@@ -75,10 +75,12 @@ def test_every_language_is_shown_above_its_text_ceiling():
 def test_rows_of_several_revisions_name_them_all():
     rows = [
         row("ridge", 10.0),
-        row("mmp", 14.0) | {"revision": "fedcba9876543210"},
+        row("mmp", 14.0) | {"revision": "fedcba9876543210+changes"},
         row("old", 1.0) | {"revision": None},
     ]
-    assert "measured at revision 0123456789ab, fedcba987654, unknown; 2026-11-25." in to_markdown(content(*rows))
+    assert "measured at revision 0123456789ab, fedcba987654 with changes, unknown; 2026-11-25." in to_markdown(
+        content(*rows)
+    )
 
 
 def test_models_are_trained_once_for_each_seed_and_set_of_styles(tmp_path, monkeypatch):
