@@ -22,7 +22,14 @@ Batch = dict[str, torch.Tensor]
 
 
 class Batches(Protocol):
-    """What the training loop needs from a source of batches."""
+    """What the training loop needs from a source of batches.
+
+    Attributes:
+        is_stream: whether the number of a batch does not say where it is, so that `state_dict` belongs to the last
+            batch that was read: it must be trained on before the next one is read.
+    """
+
+    is_stream: bool
 
     def steps(self, epoch: int) -> int:
         """Number of batches in an epoch, the same on all processes."""
@@ -107,6 +114,8 @@ class CaptionBatches:
         PolyvidError: if there are too few rows, or a batch has fewer rows than there are processes.
     """
 
+    is_stream = False
+
     def __init__(
         self,
         rows: PivotSampler,
@@ -189,6 +198,8 @@ class ClipBatches:
     Raises:
         PolyvidError: if the shards hold too few clips for one batch, or `num_workers` is more than one.
     """
+
+    is_stream = True
 
     def __init__(self, clips: ClipDataset, collator: MMPCollator, batch_size: int, num_workers: int = 0):
         rank, count = clips.rank, clips.world_size

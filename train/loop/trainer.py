@@ -162,7 +162,7 @@ class Trainer:
     def _batches(self, epoch: int, first: int) -> Iterator[Batch]:
         """The batches of an epoch, from batch number `first` on."""
         batches = self.batches.read(epoch, first)
-        if self.frozen_states is None or self.batches.state_dict() is not None:  # a stream's position would run ahead
+        if self.frozen_states is None or self.batches.is_stream:
             return batches
         return self.frozen_states.read_ahead(batches)
 

@@ -104,3 +104,26 @@ def test_shipped_recipes_show_additional_pairs_and_the_demo_pretrains_on_one_lan
     assert load_recipe(CONFIGS / "demo" / "mmp_pretrain.yaml").data.epoch_unit == "sentences"
     assert not load_recipe(CONFIGS / "vtt_en.yaml").objective.mask_same_video
     assert load_recipe(CONFIGS / "demo" / "mmp_pretrain.yaml").objective.mask_same_video
+
+
+def test_a_stream_whose_frozen_states_are_kept_resumes_at_the_next_clip(folder, tmp_path):
+    """Batches that are read ahead of the first step moved its position on: the resumed run missed their clips."""
+
+    def trainer(output: str) -> Trainer:
+        states = {"data__frozen_states": tmp_path / f"states_of_{output}"}
+        return build_trainer(recipe(folder, "mmp", tmp_path / output, training__batch_size=4, **states))
+
+    (whole := trainer("whole")).fit()
+    assert whole.progress.step > 4
+    stopped = trainer("stopped")
+    take_step = stopped.training_step
+
+    def stop_after_two(batch):
+        take_step(batch)
+        stopped.stop_requested = stopped.progress.step == 2
+
+    stopped.training_step = stop_after_two
+    with pytest.raises(Stopped):
+        stopped.fit()
+    (resumed := trainer("stopped")).fit()
+    assert all(torch.equal(weights_of(resumed)[name], value) for name, value in weights_of(whole).items())
