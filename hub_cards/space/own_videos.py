@@ -4,6 +4,7 @@ It shows the index that `polyvid search` keeps. Unlike the demo's page it runs f
 it serves are the videos of that index.
 """
 
+import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,11 +24,12 @@ from polyvid.modeling.video_reading_mmp import VideoEnd, VideoError, View, Windo
 from polyvid.train.search.collection import Settings, open_collection
 from polyvid.train.search.commands import parse_lengths, say_what_was_done
 from polyvid.train.search.page import thumbnail
-from polyvid.train.search.results import moment
+from polyvid.train.search.results import counted, moment
 from polyvid.train.search.sources import Source, find_source
 from polyvid.train.search.trained_on import trained_on_drawings
 
 HITS = 12
+MAX_PATH_CHARACTERS = 4096
 HERE = Path(__file__).parent
 STYLE = """
 .clips.wide { grid-template-columns: repeat(3, minmax(0, 1fr)); }
@@ -51,6 +53,7 @@ class OwnVideos:
         self.index, self.files, self.encoders = index, files, list(encoders)
         self.model, self.processor = model, processor
         self.max_seconds: int = processor.feature_extractor.max_length
+        self._ids = {str(path): video_id for video_id, path in files.items()}
 
     def find_with_words(self, query: str) -> list[dict[str, Any]]:
         """Find the moments of the videos in this collection that fit a description best.
@@ -67,12 +70,25 @@ class OwnVideos:
         """Find the moments of the videos in this collection that look most like a given video.
 
         Args:
-            video: The video to compare with; at most 20 MB, of which the first seconds are seen.
+            video: The video to compare with; at most 20 MB, of which the first seconds are seen. For one of this
+                collection, use find_similar.
 
         Returns:
             The best moments first, each with its video, the first and last second, and a score from -1 to 1.
         """
         return [_told(hit) for hit in self._by_video(video)]
+
+    def find_similar(self, video: str, start: float = 0) -> list[dict[str, Any]]:
+        """Find the moments of other videos in this collection that look most like a moment of one of its videos.
+
+        Args:
+            video: A video of this collection, named as the searches name it, or the path of its file.
+            start: The first second of the moment, as the searches give it; 0 is the beginning of the video.
+
+        Returns:
+            The best moments first, each with its video, the first and last second, and a score from -1 to 1.
+        """
+        return [_told(hit) for hit in self._by_moment(video, start)]
 
     def show_with_words(self, query: str) -> str:
         """The results of a query as HTML."""
@@ -105,6 +121,36 @@ class OwnVideos:
             raise PolyvidError("Upload a video.")
         features = self._features(video)
         return self.index.search(self.model.encode_videos([features], self.processor)[0], HITS)
+
+    def _by_moment(self, video: str, start: float | None) -> list[dict[str, Any]]:
+        # Only names that the index has are looked up: whatever else an agent asks for, no file is touched.
+        video_id = video if video in self.files else self._ids.get(os.path.abspath(video or ""))
+        if video_id is None:
+            raise PolyvidError(f"There is no video {(video or '')[:200]!r} in this collection: name it as the hits do.")
+        vector, hits = self._moment(video_id, start or 0), 2 * HITS
+        while True:  # the video's own moments, which are like it, may come first
+            found = self.index.search(vector, hits)
+            others = [hit for hit in found if hit["video_id"] != video_id]
+            if len(others) >= HITS or len(found) < hits:
+                return others[:HITS]
+            hits *= 4
+
+    def _moment(self, video_id: str, start: float) -> torch.Tensor:
+        """(embed_dim,) of the moment that begins nearest to a second; of several lengths, the longest."""
+        vectors, rows = self.index.engine.vectors, self.index.engine.rows
+        if vectors is None or rows is None:
+            raise PolyvidError("The vectors of this index are in a database.")
+        video = list(rows.video_ids).index(video_id)
+        if rows.videos is None or rows.spans is None:
+            return vectors[torch.tensor([video])][0]
+        own = (rows.videos == video).nonzero()[:, 0]
+        begins, ends = rows.spans[own].T
+        length = int(ends.max())
+        if not 0 <= start < length:
+            raise PolyvidError(f"{video_id} has no second {start:g}: it has {length}, from 0 on.")
+        away = (begins - start).abs()
+        nearest = (away == away.min()).nonzero()[:, 0]
+        return vectors[own[nearest[ends[nearest].argmax()]][None]][0]
 
     def _features(self, video: str) -> torch.Tensor:
         """(seconds, width) of a file that somebody uploaded, decoded in a process of its own, within limits."""
@@ -143,7 +189,7 @@ class OwnVideos:
         )
 
     def blocks(self, name: str, note: str = "") -> Any:
-        """The page as `gradio.Blocks`; `find_with_words` and `find_with_video` are what programs and agents call."""
+        """The page as `gradio.Blocks`; the methods `find_...` are what programs and agents call."""
         import gradio as gr
 
         from polyvid.hub_cards.space.limits import MAX_QUERY_CHARACTERS, MAX_UPLOAD_BYTES, WAITING_REQUESTS
@@ -151,7 +197,7 @@ class OwnVideos:
         with gr.Blocks(title=f"Search {name}", analytics_enabled=False, delete_cache=(600, 1800)) as blocks:
             gr.HTML(
                 f'<header class="hero"><h1>Search {escape(name)}</h1><p>Type what you look for, in any language, or '
-                f"upload a video; {len(self.files):,} videos are compared with it. {escape(note)}</p></header>"
+                f"upload a video, to search {counted(len(self.files), 'video')}. {escape(note)}</p></header>"
             )
             kinds = [("Search with words", "words"), ("Search with a video", "video")]
             gr.Radio(kinds, value="words", label="Search with", elem_id="kind", container=False, interactive=True)
@@ -181,10 +227,13 @@ class OwnVideos:
                 api_visibility="private",
             )
             video.change(self.show_with_video, video, by_video, show_progress="minimal", api_visibility="private")
-            # For programs: nothing on the page, but two tools with the same components, so with the same checks.
+            # For programs: nothing on the page, but tools with the same components, so with the same checks.
             found, called = gr.JSON(visible=False), gr.Button(visible=False)
+            known = gr.Textbox(label="video", max_length=MAX_PATH_CHARACTERS, visible=False)
+            start = gr.Number(0, label="start", visible=False)
             called.click(_refusing(self.find_with_words), query, found, api_name="find_with_words")
             called.click(_refusing(self.find_with_video), video, found, api_name="find_with_video")
+            called.click(_refusing(self.find_similar), [known, start], found, api_name="find_similar")
         # One search at a time uses the cores best. Without the queue, programs could start any number of them.
         blocks.queue(max_size=WAITING_REQUESTS, default_concurrency_limit=1, api_open=False)
         return blocks
@@ -208,7 +257,7 @@ def app(
     index: Annotated[Path | None, typer.Option(help="Where the index is kept. Default: as polyvid search.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Decoding processes.")] = 1,
     device: Annotated[str | None, typer.Option(help="Default: cuda if there is one, else cpu.")] = None,
-    mcp: Annotated[bool, typer.Option("--mcp", help="Offer both searches as tools to agents, by MCP.")] = False,
+    mcp: Annotated[bool, typer.Option("--mcp", help="Offer the searches as tools to agents, by MCP.")] = False,
     port: Annotated[int | None, typer.Option(help="Default: the first free one from 7860.")] = None,
 ) -> None:
     """Open a page that searches your own videos, with words in any language or with a video.

@@ -1,11 +1,13 @@
 """`polyvid app`: the page of the user's own videos, its tools for programs, and what it does not serve."""
 
-import json
+import ast
+import asyncio
 import re
 import shutil
 import urllib.error
 import urllib.request
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 from video_files import write_video
@@ -13,6 +15,7 @@ from video_models import save_models
 
 from polyvid.hub_cards.space.own_videos import OwnVideos, open_page
 from polyvid.hub_cards.space.screenshot import find_browser, open_browser, serve, wait_for
+from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.video_reading_mmp import VideoEnd
 from polyvid.train import cli
 from polyvid.train.extraction import pool
@@ -62,6 +65,39 @@ def test_a_video_finds_itself(page, home):
     assert best["score"] > 0.9
 
 
+def test_a_moment_finds_moments_of_other_videos(page, home):
+    """By the name that hits have or by the path of the file, from what the index knows: nothing is decoded."""
+    hits = page.find_similar("b & c.mp4", 8)
+    assert {hit["video"] for hit in hits} == {"a.mp4", "trip/été 视频.mp4"}
+    assert hits == sorted(hits, key=lambda hit: -hit["score"])
+    assert page.find_similar(str(home / "videos" / "trip" / ".." / "b & c.mp4"), 8) == hits
+    # The longest window that begins there is what is searched with.
+    rows, number = page.index.engine.rows, list(page.index.video_ids).index("b & c.mp4")
+    spans = [span for video, span in zip(rows.videos.tolist(), rows.spans.tolist(), strict=True) if video == number]
+    row = rows.videos.tolist().index(number) + spans.index([8, max(end for start, end in spans if start == 8)])
+    moment = page.index.engine.vectors[row : row + 1][0]
+    best = [hit for hit in page.index.search(moment, 100) if hit["video_id"] != "b & c.mp4"][0]
+    assert (hits[0]["video"], hits[0]["start"], hits[0]["end"]) == (best["video_id"], best["start"], best["end"])
+
+
+@pytest.mark.parametrize(
+    ("video", "start", "reason"),
+    [
+        ("", 0, "There is no video '' in this collection: name it as the hits do."),
+        ("private.mp4", 0, "There is no video 'private.mp4' in this collection"),
+        ("../private.mp4", 0, "There is no video '../private.mp4' in this collection"),
+        ("/etc/passwd", 0, "There is no video '/etc/passwd' in this collection"),
+        ("a\0.mp4", 0, "There is no video 'a\\x00.mp4' in this collection"),
+        ("a.mp4", 1000, "a.mp4 has no second 1000: it has 40, from 0 on."),
+        ("a.mp4", -1, "a.mp4 has no second -1: it has 40, from 0 on."),
+        ("a.mp4", float("nan"), "a.mp4 has no second nan"),
+    ],
+)
+def test_only_videos_of_the_index_can_be_named(page, video, start, reason):
+    with pytest.raises(PolyvidError, match=re.escape(reason)):
+        page.find_similar(video, start)
+
+
 @pytest.mark.parametrize(
     ("query", "reason"),
     [
@@ -101,14 +137,17 @@ def test_the_served_page(home, monkeypatch):
         assert set(client.view_api(return_format="dict")["named_endpoints"]) == {
             "/find_with_words",
             "/find_with_video",
+            "/find_similar",
+        }
+        assert {hit["video"] for hit in client.predict("a.mp4", 4, api_name="/find_similar")} == {
+            "b & c.mp4",
+            "trip/été 视频.mp4",
         }
         assert _status(f"{address}gradio_api/file={home}/videos/a.mp4") == 200
         for other in ("private.mp4", "videos/broken.mp4", "index.safetensors", "model/config.json"):
             assert _status(f"{address}gradio_api/file={home}/{other}") in (403, 404), other
         if mcp:
-            tools = json.loads(urllib.request.urlopen(f"{address}gradio_api/mcp/schema").read())
-            assert [tool["name"].split("_", 1)[1] for tool in tools] and len(tools) == 2
-            assert all(tool["description"].startswith("Find the moments") for tool in tools)
+            asyncio.run(_talk_as_an_agent(address))
         if find_browser():
             with open_browser() as driver:
                 driver.get(address)
@@ -121,6 +160,38 @@ def test_the_served_page(home, monkeypatch):
                 start = int(driver.execute_script(f"return {first}.dataset.start"))
                 time = wait_for(driver, f"return {first}.querySelector('video').currentTime")
                 assert start <= time < start + 16
+
+
+async def _talk_as_an_agent(address: str) -> None:
+    """Lists the tools, calls those that need no upload, and reads the answers, which Gradio writes as Python would."""
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamablehttp_client
+
+    async with (
+        streamablehttp_client(f"{address}gradio_api/mcp/") as (read, write, *_),
+        ClientSession(read, write) as session,
+    ):
+        await session.initialize()
+        tools = {tool.name[tool.name.index("find_") :]: tool for tool in (await session.list_tools()).tools}
+        assert set(tools) == {"find_with_words", "find_with_video", "find_similar"}
+        assert all(tool.description.startswith("Find the moments") for tool in tools.values())
+
+        async def call(name: str, **arguments: Any) -> tuple[bool, str]:
+            answer = await session.call_tool(tools[name].name, arguments)
+            return answer.isError, answer.content[0].text
+
+        failed, text = await call("find_with_words", query="the dog")
+        best = ast.literal_eval(text)[0]
+        assert not failed and set(best) == {"video", "score", "start", "end"}
+        failed, text = await call("find_similar", video=best["video"], start=best["start"])
+        others = {hit["video"] for hit in ast.literal_eval(text)}
+        assert not failed and others == {"a.mp4", "b & c.mp4", "trip/été 视频.mp4"} - {best["video"]}
+        failed, text = await call("find_similar", video="a.mp4")  # from its beginning
+        assert not failed and ast.literal_eval(text)
+        failed, text = await call("find_similar", video="../private.mp4")
+        assert failed and "There is no video '../private.mp4' in this collection" in text
+        failed, text = await call("find_with_words", query="  ")
+        assert failed and "Type a few words." in text
 
 
 def _status(address: str) -> int:

@@ -122,10 +122,9 @@ class _Work:
         """
         if self.old is None:
             reasons = "; ".join(f"{name}: {of['reason']}" for name, of in list(self.failed.items())[:3])
-            raise PolyvidError(
-                f"None of the {len(self.source.files)} videos in {self.source.name} can be read ({reasons}). "
-                "--retry-failed tries again."
-            )
+            name, count = self.source.name, len(self.source.files)
+            said = f"None of the {count} videos in {name} can" if count > 1 else f"The only video in {name} cannot"
+            raise PolyvidError(f"{said} be read ({reasons}). --retry-failed tries again.")
         failures = {name: of["reason"] for name, of in sorted(self.failed.items())}
         return Collection(self.old, failures, done, len(set(self.gone) - self.failed.keys()))
 

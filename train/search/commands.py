@@ -17,7 +17,7 @@ from polyvid.train.search.collection import Collection, Settings, open_collectio
 from polyvid.train.search.metadata import parse_range, parse_where, read_metadata
 from polyvid.train.search.player import play as play_video
 from polyvid.train.search.results import as_json as json_line
-from polyvid.train.search.results import table, with_paths
+from polyvid.train.search.results import counted, table, with_paths
 from polyvid.train.search.sources import Source, find_source
 from polyvid.train.search.text_tower import compare_tower, known_tower
 from polyvid.train.search.trained_on import trained_on_drawings
@@ -115,7 +115,7 @@ def index(
             raise PolyvidError("With FEATURES, --remove also needs --add or --refresh.")
         source = features[0] if features else None
         changed, added, removed = change_index(output, source, model, device, known, remove or (), refresh)
-        print(f"{_summary(output, changed)} Added or replaced {added} videos, removed {removed}.")
+        print(f"{_summary(output, changed)} Added or replaced {counted(added, 'video')}, removed {removed}.")
         return
     if model is None:
         raise PolyvidError("A new index needs --model.")
@@ -140,15 +140,15 @@ def index(
         correct=correct,
     )
     if unknown:
-        print(f"{unknown} videos have no metadata in {metadata}.")
+        print(f"{counted(unknown, 'video')} without metadata in {metadata}.")
     print(_summary(output, whole))
     if push_to_hub:
         print(whole.push_to_hub(push_to_hub))
 
 
 def _summary(output: Path, index: VideoIndex) -> str:
-    rows = "moments" if "start" in index.engine.kinds else "videos"
-    return f"{output}: {len(index):,} {rows}, engine {index.engine.name}."
+    rows = counted(len(index), "moment" if "start" in index.engine.kinds else "video")
+    return f"{output}: {rows}, engine {index.engine.name}."
 
 
 def parse_lengths(text: str | None) -> tuple[int, ...] | None:
@@ -297,4 +297,4 @@ def say_what_was_done(source: Source, found: Collection) -> None:
         parts += [f"{found.done} of them new or changed"] if found.done else []
         parts += [f"{len(found.failures)} could not be read"] if found.failures else []
         parts += [f"{found.removed} no longer there"] if found.removed else []
-        print(f"{source.name}: {len(source.files)} videos: {', '.join(parts)}.", file=sys.stderr)
+        print(f"{source.name}: {counted(len(source.files), 'video')}: {', '.join(parts)}.", file=sys.stderr)

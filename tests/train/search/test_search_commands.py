@@ -67,7 +67,7 @@ def hits(shown: str) -> list[dict]:
 def test_a_folder_of_features_becomes_an_index_that_the_terminal_searches(mmp, folder, features):
     code, shown = mmp(*INDEX, "--metadata", "metadata.csv")
     assert code == 0
-    assert "1 videos have no metadata in metadata.csv." in shown
+    assert "1 video without metadata in metadata.csv." in shown
     assert "videos.safetensors: 9 videos, engine exact." in shown
     assert not list(folder.glob(".videos*.parts"))  # what a stopped run would resume from
     expected = VideoIndex.build(str(folder / "model"), features).search(QUERY, k=9)

@@ -77,6 +77,28 @@ def extracted(monkeypatch):
     return seen
 
 
+def test_one_video_is_not_called_videos(search, videos):
+    code, _, said = search("videos/a.mp4", QUERY, *FIRST)
+    assert code == 0 and "videos/a.mp4: 1 video: 1 searched, 1 of them new or changed." in said
+
+
+def test_the_first_search_loads_the_model_once(search, videos, monkeypatch):
+    """Embedding the videos and reading the query are done by the same copy; the second search needs one at most."""
+    loaded: list[str] = []
+    load = MMPModel.from_pretrained.__func__
+
+    def noted(cls, name, *args, **kwargs):
+        loaded.append(str(name))
+        return load(cls, name, *args, **kwargs)
+
+    monkeypatch.setattr(MMPModel, "from_pretrained", classmethod(noted))
+    assert search("videos", QUERY, *FIRST)[0] == 0
+    assert len(loaded) == 1
+    loaded.clear()
+    assert search("videos", QUERY)[0] == 0
+    assert len(loaded) <= 1
+
+
 def test_a_folder_is_searched_with_one_command(search, videos, models):
     code, shown, said = search("videos", QUERY, *FIRST)
     assert code == 0
@@ -252,7 +274,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(search, videos):
             "error: silent does not say which networks made its features: pass --enc",
         ),
         (("videos", QUERY, "--model", "./nowhere"), "error: There is no model at './nowhere'"),
-        (("bad", QUERY, *FIRST), "error: None of the 1 videos in bad can be read (x.mp4: "),
+        (("bad", QUERY, *FIRST), "error: The only video in bad cannot be read (x.mp4: "),
         (("videos", QUERY, *FIRST, "--moment-seconds", "0"), "error: moment_seconds must be at least 1"),
     ]:
         code, shown, said = search(*arguments)
