@@ -616,10 +616,11 @@ def _check_readable(texts: Sequence[str], processor: MMPProcessor) -> None:
     Raises:
         PolyvidError: for a text of which the tokenizer knows nothing: all such texts would find the same.
     """
-    unknown = processor.tokenizer.unk_token_id
+    tokenizer = processor.tokenizer
+    blank = set(tokenizer(" ", add_special_tokens=False)["input_ids"])  # SentencePiece has a token for a space
     for text in texts:
-        tokens = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-        if tokens and set(tokens) == {unknown}:
+        tokens = set(tokenizer(text, add_special_tokens=False)["input_ids"])
+        if tokens - blank == {tokenizer.unk_token_id}:
             shown = text if len(text) <= 40 else f"{text[:39]}…"
             raise PolyvidError(f"The model cannot read {shown!r}: it does not know this script or these words.")
 

@@ -6,6 +6,7 @@ import math
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ import torch
 from clustered_vectors import clustered_vectors
 from peak_memory import PEAK_MEMORY
 from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn import functional as F
+from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from polyvid.modeling import MMPModel, VideoIndex, moments_mmp, video_index_mmp
@@ -301,6 +304,15 @@ def test_hits_are_different_moments(folder, features):
             for k in (1, 4, 99):
                 assert index.search("a dog runs", k=k, max_overlap=max_overlap) == expected[:k]
     assert index.search("a dog runs", k=5) == index.search("a dog runs", k=5, max_overlap=0)
+
+
+def test_a_text_of_which_the_tokenizer_knows_nothing_but_the_spaces_is_refused():
+    pieces = Tokenizer(models.Unigram([("<unk>", 0.0), ("▁", -1.0), ("▁dog", -1.0)], unk_id=0))
+    pieces.pre_tokenizer = pre_tokenizers.Metaspace()
+    processor = SimpleNamespace(tokenizer=PreTrainedTokenizerFast(tokenizer_object=pieces, unk_token="<unk>"))
+    video_index_mmp._check_readable(["dog", "a dog"], processor)
+    with pytest.raises(ValueError, match="cannot read 'ᚠᚢ ᚦ': it does not know this script"):
+        video_index_mmp._check_readable(["dog", "ᚠᚢ ᚦ"], processor)
 
 
 @pytest.mark.parametrize("engine", ["exact", "lance", "faiss"])

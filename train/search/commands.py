@@ -237,7 +237,9 @@ def search(
     if source is None and (html or open_page or play or index or encoder or moment_seconds or retry_failed):
         raise PolyvidError(f"{target} is an index, which does not say where its videos are: this option needs VIDEOS.")
     if source is None:
-        check_local_path(target, "video index")  # before the model is loaded
+        from polyvid.dataset_scripts.hub import check_source
+
+        check_source(target, "video index", "dataset")  # before the model is loaded
         towers: tuple[Any, ...] = ()
         if model:
             # It takes seconds, which a search in a warm index has no use for.

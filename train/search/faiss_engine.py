@@ -155,15 +155,15 @@ class FaissEngine(ExactEngine):
 @contextmanager
 def _memory_limit(size: int) -> Iterator[None]:
     """While the block reads `size` bytes: faiss makes room for no list that they cannot hold, whatever they promise."""
-    if not hasattr(faiss, "set_deserialization_vector_byte_limit"):  # an older version
-        yield
-        return
-    limit = faiss.get_deserialization_vector_byte_limit()
-    faiss.set_deserialization_vector_byte_limit(size + 64)
+    names = [name for name in ("vector_byte", "loop") if hasattr(faiss, f"set_deserialization_{name}_limit")]  # new
+    before = {name: getattr(faiss, f"get_deserialization_{name}_limit")() for name in names}
     try:
+        for name in names:
+            getattr(faiss, f"set_deserialization_{name}_limit")(size + 64)
         yield
     finally:
-        faiss.set_deserialization_vector_byte_limit(limit)
+        for name in names:
+            getattr(faiss, f"set_deserialization_{name}_limit")(before[name])
 
 
 def _are_own(cells: Any, codes: str) -> bool:
