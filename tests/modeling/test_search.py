@@ -315,18 +315,23 @@ def test_a_text_of_which_the_tokenizer_knows_nothing_but_the_spaces_is_refused()
         video_index_mmp._check_readable(["dog", "ᚠᚢ ᚦ"], processor)
 
 
+def searched_by(engine: str, index: VideoIndex, folder) -> VideoIndex:
+    if engine == "lance":
+        pytest.importorskip("lancedb")
+        return index.with_engine("lance", uri=folder)
+    if engine == "faiss":
+        pytest.importorskip("faiss")
+        return index.with_engine("faiss", codes="float16")
+    return index
+
+
 @pytest.mark.parametrize("engine", ["exact", "lance", "faiss"])
 def test_of_several_lengths_a_longer_window_is_preferred_by_a_little(folder, features, engine, tmp_path, monkeypatch):
     """0.015 for each doubling, as if the scores of all windows had been computed and sorted."""
     monkeypatch.setattr(moments_mmp, "FIRST_HITS", 2)  # more must be asked for
     index = VideoIndex.build(folder, features, moment_seconds=(2, 4), storage="float32")
     cosines = index.search(["a dog runs", "狗 跑"], k=len(index), max_overlap=1, corrected=False)
-    if engine == "lance":
-        pytest.importorskip("lancedb")
-        index = index.with_engine("lance", uri=tmp_path)
-    if engine == "faiss":
-        pytest.importorskip("faiss")
-        index = index.with_engine("faiss", codes="float16")
+    index = searched_by(engine, index, tmp_path)
     for k in (1, 3, len(index)):
         for found, of in zip(index.search(["a dog runs", "狗 跑"], k=k, max_overlap=1), cosines, strict=True):
             expected = [
@@ -351,12 +356,7 @@ def test_windows_of_several_lengths_cover_every_video(folder, features):
 @pytest.mark.parametrize("engine", ["exact", "lance", "faiss"])
 def test_of_each_video_the_best_moment(folder, features, engine, tmp_path):
     index = VideoIndex.build(folder, features, moment_seconds=3)
-    if engine == "lance":
-        pytest.importorskip("lancedb")
-        index = index.with_engine("lance", uri=tmp_path)
-    if engine == "faiss":
-        pytest.importorskip("faiss")
-        index = index.with_engine("faiss", codes="float16")
+    index = searched_by(engine, index, tmp_path)
     best = {}
     for hit in index.search("a dog runs", k=len(index), max_overlap=1):
         best.setdefault(hit["video_id"], hit)
