@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,6 +116,41 @@ def hubs_of(vectors: StoredVectors, rows: VideoRows, bank: torch.Tensor, beta: f
     return HubNumbers.from_cosines(cosines(), videos, beta, gated)
 
 
+def nearest_rescored(
+    engine: Engine,
+    queries: torch.Tensor,
+    k: int,
+    filters: Sequence[Condition],
+    rescore: Callable[[list[dict[str, Any]]], list[dict[str, Any]] | None],
+    gain: float,
+) -> list[list[dict[str, Any]]]:
+    """The hits of each query by other scores than the engine's, exactly as if all of its rows had been scored.
+
+    A row that was not among the hits has at most the score of the last of them, and `gain`: when `k` hits are above
+    that, they are the best of all rows. Else the engine is asked for more.
+
+    Args:
+        engine, queries, k, filters: as for `Engine.nearest`.
+        rescore: hits, best first, with the scores they shall have; None leaves those of a query as they are.
+        gain: what a row can gain by that at most.
+    """
+    found: list[list[dict[str, Any]]] = [[] for _ in queries]
+    short, wanted = list(range(len(queries))), max(k, FIRST_HITS)
+    while short:
+        still_short = []
+        for query, hits in zip(short, engine.nearest(queries[short], wanted, filters), strict=True):
+            rescored = rescore(hits)
+            if rescored is None:
+                found[query] = hits[:k]
+                continue
+            rescored.sort(key=lambda hit: -hit["score"])
+            found[query] = rescored[:k]
+            if len(hits) == wanted and rescored[min(k, len(hits)) - 1]["score"] < hits[-1]["score"] + gain:
+                still_short.append(query)
+        short, wanted = still_short, 4 * wanted
+    return found
+
+
 class HubCorrected:
     """An engine whose hits have corrected scores, exactly as if all of its rows had been scored.
 
@@ -133,24 +168,11 @@ class HubCorrected:
         self.least = float(hubs.numbers.min())
 
     def nearest(self, queries: torch.Tensor, k: int, filters: Sequence[Condition]) -> list[list[dict[str, Any]]]:
-        """The hits of each query, best first; as `Engine.nearest`.
+        """The hits of each query, best first; as `Engine.nearest`."""
 
-        A row that was not among the hits has at most the cosine of the last of them, less the smallest number: when
-        `k` hits are above that, they are the best of all rows.
-        """
-        found: list[list[dict[str, Any]]] = [[] for _ in queries]
-        short, wanted = list(range(len(queries))), max(k, FIRST_HITS)
-        while short:
-            still_short = []
-            for query, hits in zip(short, self.engine.nearest(queries[short], wanted, filters), strict=True):
-                if self.gated and (not hits or hits[0]["video_id"] not in self.passing):
-                    found[query] = hits[:k]
-                    continue
-                corrected = [hit | {"score": hit["score"] - self.numbers[hit["video_id"]]} for hit in hits]
-                corrected.sort(key=lambda hit: -hit["score"])
-                found[query] = corrected[:k]
-                others = hits[-1]["score"] - self.least if len(hits) == wanted else -torch.inf
-                if len(hits) == wanted and corrected[min(k, len(hits)) - 1]["score"] < others:
-                    still_short.append(query)
-            short, wanted = still_short, 4 * wanted
-        return found
+        def correct(hits: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
+            if self.gated and (not hits or hits[0]["video_id"] not in self.passing):
+                return None
+            return [hit | {"score": hit["score"] - self.numbers[hit["video_id"]]} for hit in hits]
+
+        return nearest_rescored(self.engine, queries, k, filters, correct, -self.least)

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from .errors_mmp import PolyvidError
+from .index_corrections_mmp import nearest_rescored
 from .index_engines_mmp import Engine
 from .index_rows_mmp import Condition
 
 LONGER = 0.015
 """Cosine that a window gains for each doubling of its length: see "Moments" in tests/benchmarks/RESULTS.md."""
-FIRST_HITS = 128
 
 
 def window_lengths(moment_seconds: int | Sequence[int] | None) -> tuple[int, ...]:
@@ -104,27 +104,14 @@ class LongerPreferred:
         self.engine, self.rows = engine, engine.rows
         self.shortest, self.most = lengths[0], LONGER * log2(lengths[-1] / lengths[0])
 
-    def _ranked(self, hit: dict[str, Any]) -> dict[str, Any]:
-        longer = max(1.0, (hit["end"] - hit["start"]) / self.shortest)
-        return hit | {"score": hit["score"] + LONGER * log2(longer)}
-
     def nearest(self, queries: torch.Tensor, k: int, filters: Sequence[Condition]) -> list[list[dict[str, Any]]]:
-        """The hits of each query, best first; as `Engine.nearest`.
+        """The hits of each query, best first; as `Engine.nearest`."""
 
-        A row that was not among the hits has at most the cosine of the last of them, and the largest addition: when `k`
-        hits are above that, they are the best of all rows.
-        """
-        found: list[list[dict[str, Any]]] = [[] for _ in queries]
-        short, wanted = list(range(len(queries))), max(k, FIRST_HITS)
-        while short:
-            still_short = []
-            for query, hits in zip(short, self.engine.nearest(queries[short], wanted, filters), strict=True):
-                ranked = sorted(map(self._ranked, hits), key=lambda hit: -hit["score"])
-                found[query] = ranked[:k]
-                if len(hits) == wanted and ranked[min(k, len(hits)) - 1]["score"] < hits[-1]["score"] + self.most:
-                    still_short.append(query)
-            short, wanted = still_short, 4 * wanted
-        return found
+        def prefer(hits: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            doublings = [log2(max(1.0, (hit["end"] - hit["start"]) / self.shortest)) for hit in hits]
+            return [hit | {"score": hit["score"] + LONGER * n} for hit, n in zip(hits, doublings, strict=True)]
+
+        return nearest_rescored(self.engine, queries, k, filters, prefer, self.most)
 
 
 def nearest_moments(

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from polyvid.modeling import MMPModel, VideoIndex, moments_mmp, video_index_mmp
+from polyvid.modeling import MMPModel, VideoIndex, video_index_mmp
 from polyvid.modeling.encoding_mmp import MMPEncodingMixin
 from polyvid.modeling.index_engines_mmp import ExactEngine
 from polyvid.modeling.index_file_mmp import FORMAT, read_index_file
@@ -328,7 +328,7 @@ def searched_by(engine: str, index: VideoIndex, folder) -> VideoIndex:
 @pytest.mark.parametrize("engine", ["exact", "lance", "faiss"])
 def test_of_several_lengths_a_longer_window_is_preferred_by_a_little(folder, features, engine, tmp_path, monkeypatch):
     """0.015 for each doubling, as if the scores of all windows had been computed and sorted."""
-    monkeypatch.setattr(moments_mmp, "FIRST_HITS", 2)  # more must be asked for
+    monkeypatch.setattr("polyvid.modeling.index_corrections_mmp.FIRST_HITS", 2)  # more must be asked for
     index = VideoIndex.build(folder, features, moment_seconds=(2, 4), storage="float32")
     cosines = index.search(["a dog runs", "狗 跑"], k=len(index), max_overlap=1, corrected=False)
     index = searched_by(engine, index, tmp_path)

@@ -174,10 +174,10 @@ def is_dual_encoder(name: str) -> bool:
         return False
 
 
-def family_of(name: str) -> tuple[str, type[DualEncoder]]:
-    """The `model_type` of a dual encoder, and its adapter."""
-    kind = AutoConfig.from_pretrained(name).model_type
-    return kind, FAMILIES[kind]
+def adapter_of(name: str) -> tuple[PreTrainedConfig, type[DualEncoder]]:
+    """The configuration of a dual encoder, and its adapter."""
+    config = AutoConfig.from_pretrained(name)
+    return config, FAMILIES[config.model_type]
 
 
 def load_dual_encoder(name: str, frames: str | None, prompt: str | None, device: str | None = None) -> DualEncoder:
@@ -193,7 +193,7 @@ def load_dual_encoder(name: str, frames: str | None, prompt: str | None, device:
         OSError: if the model cannot be loaded.
         PolyvidError: for a rule or a prompt that does not fit.
     """
-    _, family = family_of(name)
-    own = AutoConfig.from_pretrained(name).vision_config.num_frames if family is VideoDualEncoder else 8
+    config, family = adapter_of(name)
+    own = config.vision_config.num_frames if family is VideoDualEncoder else 8
     rule = FrameRule.parse(frames) if frames else FrameRule(own, False)
     return family(name, rule, prompt or "{}", device)

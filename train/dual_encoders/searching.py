@@ -18,7 +18,7 @@ from polyvid.train.dual_encoders.frames import FrameRule
 from polyvid.train.dual_encoders.models import (
     DualEncoder,
     VideoDualEncoder,
-    family_of,
+    adapter_of,
     is_dual_encoder,
     load_dual_encoder,
 )
@@ -75,14 +75,15 @@ class ZeroShotModel:
         """
         found = []
         for number, video in enumerate(videos):
+            name = names[number] if names is not None else number
             features = torch.tensor(np.asarray(video), dtype=torch.float32)
             if features.ndim != 2 or features.shape[1] != self.config.embed_dim or not len(features):
-                name, shape = names[number] if names is not None else number, tuple(features.shape)
+                shape = tuple(features.shape)
                 raise PolyvidError(
                     f"Video {name}: {self.name_or_path} takes features (seconds, {self.config.embed_dim}), not {shape}."
                 )
             if not features.isfinite().all():
-                raise PolyvidError(f"Video {names[number] if names is not None else number}: NaN or infinity.")
+                raise PolyvidError(f"Video {name}: NaN or infinity.")
             found.append(normalize(features, dim=-1).mean(0))
         return torch.stack(found)
 
@@ -100,7 +101,8 @@ def load_searching_model(name: str, device: str | None = None) -> tuple[Any, Any
     """
     if not is_dual_encoder(name):
         return load_model(name, device)
-    kind, family = family_of(name)
+    config, family = adapter_of(name)
+    kind = config.model_type
     if family is VideoDualEncoder or kind in WITH_PATCHES:
         raise PolyvidError(
             f"{name} is a {kind}: polyvid evaluate can test it, but an index needs a model of single images, such as "
