@@ -8,6 +8,7 @@ the previous one. Nothing here imports torch, so a decoding process starts in a 
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -27,6 +28,7 @@ except ImportError:
     av = None  # type: ignore[assignment]
 
 LONGEST_GAP = 3600  # seconds between two frames; a longer gap means broken timestamps, not a slide show
+PLAYLISTS = {"concat", "dash", "hls", "imf"}  # formats of files that name other files
 LONGEST_SIDE = 64  # as a multiple of the shorter side; beyond it, scaling would take gigabytes
 MATROSKA_DURATION = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 TOLERATED_CORRUPTION = 0.05  # share of corrupt packets above which a video counts as broken
@@ -190,21 +192,28 @@ def timed_frames(path: Path) -> Iterator[TimedFrame]:
         raise VideoError(f"no such file: {path}")
     if path.stat().st_size == 0:
         raise VideoError("the file is empty")
-    with open_container(str(path)) as container:
+    with open_container(path) as container:
         yield from frames_of_container(container)
 
 
 def open_container(source: Any, timeout: float | None = None) -> InputContainer:
-    """
+    """Opens a video, which is one file: a playlist could make FFmpeg read any other on this machine.
+
     Args:
-        source: a path, a URL that FFmpeg opens, or a file that is open.
+        source: a `Path`; a URL as a string, where a playlist is read, since it can only name other URLs; or a file that
+            is open.
         timeout: seconds to wait for a server.
 
     Raises:
-        VideoError: if FFmpeg cannot open it.
+        VideoError: if FFmpeg cannot open it, or if it is a file that names others.
     """
+    allowed = {} if isinstance(source, str) else {"format_whitelist": ",".join(av.formats_available - PLAYLISTS)}
+    if isinstance(source, os.PathLike):
+        source = os.path.abspath(source)  # FFmpeg takes what is before a colon, as in `http:a.mp4`, for a protocol
     try:
-        return av.open(source, timeout=timeout)
+        return av.open(source, timeout=timeout, options=allowed)
+    except av.error.ArgumentError:
+        raise VideoError("a playlist, or another file that FFmpeg does not open by itself: pass the video") from None
     except (av.error.FFmpegError, OSError) as error:
         raise VideoError(f"not a video FFmpeg can open: {error.strerror}") from None
 

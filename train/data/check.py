@@ -19,6 +19,7 @@ from polyvid.dataset_scripts.hub import check_source
 from polyvid.dataset_scripts.own_data.opening import OwnDataset, known_dataset, parse_columns
 from polyvid.dataset_scripts.schema import language_name
 from polyvid.modeling.errors_mmp import PolyvidError
+from polyvid.modeling.video_reading_mmp import VideoError, open_container
 from polyvid.train.data.own_features import Content, videos_at_hand
 from polyvid.train.data.videos import open_dataset
 from polyvid.train.recipe import ALL_LANGUAGES, Recipe, load_recipe
@@ -218,10 +219,12 @@ def _examined(content: Content) -> tuple[str, str | None]:
     except OSError as error:
         return str(content), error.strerror or str(error)
     try:
-        with av.open(str(data) if isinstance(data, Path) else data) as container:
+        with open_container(data) as container:
             next(container.decode(video=0))
     except StopIteration:
         return digest, "it has no frames"
+    except VideoError as error:
+        return digest, str(error)
     except (av.FFmpegError, IndexError) as error:
         return digest, getattr(error, "strerror", None) or "it has no video stream"
     return digest, None

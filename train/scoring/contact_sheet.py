@@ -30,6 +30,7 @@ from polyvid.modeling import MMPModel, MMPProcessor
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.paths_mmp import VIDEO_SUFFIXES, check_local_path
 from polyvid.modeling.pinned_files_mmp import FONT, pinned_file
+from polyvid.modeling.video_reading_mmp import VideoError, open_container
 from polyvid.train.loading import load_model
 from polyvid.train.scoring.benchmark import open_benchmark
 from polyvid.train.scoring.ranking import ranks_of_targets
@@ -248,7 +249,7 @@ def middle_frame(clip: str | Path | bytes) -> np.ndarray:
         raise FileNotFoundError(f"There is no clip {clip}.")
     frame = None
     try:
-        with av.open(io.BytesIO(clip) if isinstance(clip, bytes) else str(clip), mode="r") as container:
+        with open_container(io.BytesIO(clip) if isinstance(clip, bytes) else Path(clip)) as container:
             middle = (container.duration or 0) / 2
             if middle:
                 container.seek(int(middle))  # to the last key frame before it
@@ -257,7 +258,7 @@ def middle_frame(clip: str | Path | bytes) -> np.ndarray:
                     break
             if frame is not None:
                 return frame.to_ndarray(format="rgb24")
-    except (av.FFmpegError, IndexError) as error:
+    except (av.FFmpegError, IndexError, VideoError) as error:
         raise PolyvidError(f"{path} cannot be decoded ({error}).") from None
     raise PolyvidError(f"{path} holds no frame.")
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from jinja2 import Environment
 
+from polyvid.modeling.video_reading_mmp import open_container
 from polyvid.train.search.results import moment, shown_query
 
 THUMBNAIL_WIDTH = 320
@@ -50,7 +51,7 @@ def thumbnail(path: Path, second: float) -> str:
     import av
 
     try:
-        with av.open(str(path)) as container:
+        with open_container(path) as container:
             stream = container.streams.video[0]
             origin = (stream.start_time or 0) * stream.time_base if stream.time_base else 0
             if second > 0:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from video_files import SIDE, numbered_frame, read_number, resampled_by_ffmpeg, write_audio, write_video
 
-from polyvid.modeling.video_reading_mmp import Sampling, Scaling, VideoError, View, read_windows
+from polyvid.modeling.video_reading_mmp import Sampling, Scaling, VideoError, View, read_windows, timed_frames
+from polyvid.modeling.video_sources_mmp import frames_of
 
 SHARED_VIDEOS = Path(__file__).parents[3].parent / "shared" / "data" / "videos"
 NATIVE_SIZE = None
@@ -165,6 +166,30 @@ def test_broken_videos_say_what_is_wrong(tmp_path):
     for name, reason in expected.items():
         with pytest.raises(VideoError, match=reason):
             list(read_windows(tmp_path / name, [View(Sampling())]))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("upload.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{folder}/private.ts\n#EXT-X-ENDLIST\n"),
+        ("upload.mp4", "ffconcat version 1.0\nfile private.ts\n"),
+    ],
+)
+def test_a_file_that_names_other_files_shows_none_of_them(tmp_path, name, content):
+    """FFmpeg reads what a playlist names, whatever the playlist is called."""
+    write_video(tmp_path / "private.ts", 10)
+    (tmp_path / name).write_text(content.format(folder=tmp_path))
+    for source in (tmp_path / name, (tmp_path / name).read_bytes(), open(tmp_path / name, "rb")):
+        with pytest.raises(VideoError, match="a playlist, or another file|not a video FFmpeg can open"):
+            list(frames_of(source))
+
+
+@pytest.mark.parametrize("name", ["concat:private.mp4|private.mp4", "12:30.mp4", "http:127.0.0.1.mp4"])
+def test_a_name_with_a_colon_is_a_name_and_no_protocol(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "private.mp4", 10)
+    write_video(tmp_path / "new.mp4", 20).rename(tmp_path / name)
+    assert len(list(timed_frames(Path(name)))) == 20
 
 
 def test_half_a_download_is_no_short_video(tmp_path):
