@@ -14,7 +14,8 @@ import pytest
 from polyvid.dataset_scripts import protocols
 from polyvid.train.cli import COMMANDS, load_command
 from polyvid.train.demo.report import summary_table
-from polyvid.train.recipe import find_recipe, load_recipe
+from polyvid.train.recipe import load_recipe
+from polyvid.train.recipe_files import find_recipe
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "hub_cards" / "docs"

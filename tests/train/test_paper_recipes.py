@@ -11,7 +11,8 @@ from transformers import AutoModel
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.loop.setup import build_trainer
 from polyvid.train.loop.step_log import read_steps
-from polyvid.train.recipe import RecipeError, load_recipe
+from polyvid.train.recipe import load_recipe
+from polyvid.train.recipe_files import RecipeError
 from polyvid.train.train import main
 
 FINE_TUNING = ("vtt_en", "vtt_translated", "vatex_en", "vatex_en_zh", "m30k_en", "m30k_all")

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from polyvid.train.recipe import CONFIGS, RecipeError, differences, load_recipe, save_recipe, shipped_recipes
+from polyvid.train.recipe import differences, load_recipe, save_recipe
+from polyvid.train.recipe_files import CONFIGS, RecipeError, shipped_recipes
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ from polyvid.dataset_scripts.building import atomic_path
 from polyvid.dataset_scripts.locking import locked
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.launching import run_to_end
-from polyvid.train.recipe import CONFIGS, find_shipped, load_recipe
+from polyvid.train.recipe import load_recipe
+from polyvid.train.recipe_files import CONFIGS, find_shipped
 from polyvid.train.scoring.figure_2 import FIGURE_COLUMNS, plot_figure_2
 from polyvid.train.scoring.tables import (
     Results,

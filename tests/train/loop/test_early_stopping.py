@@ -4,7 +4,8 @@ import pytest
 from tiny_trainer import tiny_trainer
 
 from polyvid.train.loop.checkpoints import Checkpoints
-from polyvid.train.recipe import RecipeError, load_recipe
+from polyvid.train.recipe import load_recipe
+from polyvid.train.recipe_files import RecipeError
 
 
 def sums(history: list[dict]) -> list[float]:

@@ -19,7 +19,8 @@ from polyvid.train.loop.warm_start import (
     set_landmarks,
     warm_start,
 )
-from polyvid.train.recipe import RecipeError, load_recipe
+from polyvid.train.recipe import load_recipe
+from polyvid.train.recipe_files import RecipeError
 from polyvid.train.scoring.sentences import SentenceVectors
 from tiny import tiny_model, tiny_processor
 
