@@ -23,6 +23,9 @@ XLM_ROBERTA_LARGE = {
     "layer_norm_eps": 1e-5,
 }
 
+POSITIONS = ("none", "sinusoidal")
+"""What `video_positions` may be."""
+
 
 @strict
 class MMPConfig(PreTrainedConfig):
@@ -46,6 +49,9 @@ class MMPConfig(PreTrainedConfig):
         share_poolers (`bool`): one pooling head for text and video (Table 2's 2*).
         video_kernel_size (`int`, *optional*): number of landmarks of an [`MMPKernelMap`] between the features of a
             second and the projection. `None`, as in the paper: no such map.
+        video_positions (`str`): `"sinusoidal"` adds Vaswani et al.'s (2017) encoding of a second's place to its
+            embedding, before the video's head and before c_{x|v}. `"none"`, as in the paper (App. C): the heads know
+            which second comes first, and of the others only that they are there.
         lock_text (`bool`): the whole text tower is frozen, projection and pooling head included. Beyond the paper.
         temperature (`float`): softmax temperature of every contrastive objective (Eq. 2).
         mask_ratio (`float`): share of text tokens and of video seconds masked in the noisy views (Eq. 3).
@@ -78,6 +84,7 @@ class MMPConfig(PreTrainedConfig):
     pooler_dropout: float | int = 0.3
     share_poolers: bool = False
     video_kernel_size: int | None = None
+    video_positions: str = "none"
     lock_text: bool = False
     temperature: float | int = 0.1
     mask_ratio: float | int = 0.05
@@ -135,6 +142,13 @@ class MMPConfig(PreTrainedConfig):
             )
         if self.video_kernel_size is not None and self.video_kernel_size < 1:
             raise PolyvidError(f"video_kernel_size must be at least 1, or unset; got {self.video_kernel_size}.")
+        if self.video_positions not in POSITIONS:
+            raise PolyvidError(f"video_positions must be {' or '.join(POSITIONS)}, got {self.video_positions!r}.")
+        if self.video_positions != "none" and self.image_feature_dim is not None:
+            raise PolyvidError(
+                f"video_positions={self.video_positions!r} needs image_feature_dim unset: an image's regions have no "
+                "order."
+            )
         if self.lock_text and (self.freeze_below < self.output_layer or self.share_poolers):
             raise PolyvidError(
                 f"lock_text=True freezes the whole text tower: it needs freeze_below={self.output_layer}, the output "

@@ -22,7 +22,7 @@ from .kernel_mmp import MMPKernelMap
 from .losses_mmp import MMPObjective
 from .outputs_mmp import MMPOutput
 from .paths_mmp import check_local_path, refuse_pickled_weights
-from .pooling_mmp import MMPPoolingHead
+from .pooling_mmp import MMPPoolingHead, sinusoidal_positions
 from .sentence_transformer_files_mmp import write_sentence_transformer_files
 
 if TYPE_CHECKING:  # never runs, but `save_pretrained` copies what is imported, and a saved model needs these beside it
@@ -273,7 +273,7 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
                 "A text is conditioned on its own video, so both batches must be equally long: got e_x of shape "
                 f"{tuple(token_embeds.shape)} and e_v of shape {tuple(second_embeds.shape)}."
             )
-        return self.text_pooler(token_embeds, attention_mask, second_embeds, video_mask)
+        return self.text_pooler(token_embeds, attention_mask, self._placed(second_embeds), video_mask)
 
     @can_return_tuple
     def get_text_features(
@@ -339,7 +339,14 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
     def pool_video(self, second_embeds: torch.Tensor, video_mask: torch.Tensor | None = None) -> torch.Tensor:
         """c_v from e_v: (batch, seconds, embed_dim) -> (batch, embed_dim)."""
         pooler = self.text_pooler if self.config.share_poolers else self.video_pooler
-        return pooler(second_embeds, video_mask)
+        return pooler(self._placed(second_embeds), video_mask)
+
+    def _placed(self, second_embeds: torch.Tensor) -> torch.Tensor:
+        """The seconds with their places added, if `config.video_positions` says so."""
+        if self.config.video_positions == "none":
+            return second_embeds
+        length, width = second_embeds.shape[1:]
+        return second_embeds + sinusoidal_positions(length, width, second_embeds.device).to(second_embeds.dtype)
 
     @can_return_tuple
     def get_video_features(

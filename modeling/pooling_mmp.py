@@ -10,6 +10,16 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from .configuration_mmp import MMPConfig
 
 
+def sinusoidal_positions(length: int, width: int, device: torch.device | None = None) -> torch.Tensor:
+    """The positional encoding of Vaswani et al. (2017, §3.5): (length, width) float32.
+
+    Column 2i is the sine and column 2i + 1 the cosine of position / 10000^(2i / width).
+    """
+    columns = torch.arange(0, width, 2, device=device)
+    angles = torch.arange(length, device=device)[:, None] * 10_000.0 ** (-columns / width)
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :width]
+
+
 class MMPPoolingAttention(nn.Module):
     """Multi-head attention with queries from one sequence and keys = values from another.
 
@@ -67,7 +77,8 @@ class MMPPoolingLayer(GradientCheckpointingLayer):
 class MMPPoolingHead(nn.Module):
     """Trans^(L): a stack of Transformer layers whose first output token is the embedding (§3.1).
 
-    No positional embedding (App. C). With `context` it is the conditioned head of §3.3: query = e_x and
+    No positional embedding (App. C): the output does not depend on the order of what follows the first position, unless
+    the model adds [`sinusoidal_positions`]. With `context` it is the conditioned head of §3.3: query = e_x and
     key = value = e_x || e_v. We apply the extension in every layer: layer l attends from the text's hidden
     states to those same states followed by e_v, which itself is not transformed by the text head.
 

@@ -37,6 +37,7 @@ SHAPE = (
     "pooler_num_heads",
     "share_poolers",
     "video_kernel_size",
+    "video_positions",
 )
 EPOCH_UNITS = ("pairs", "sentences")
 ALL_LANGUAGES = ["all"]  # in place of languages: all that the dataset has captions in
@@ -64,6 +65,7 @@ class ModelRecipe:
     start_penalty: float = 1.0  # of the ridge regression of a warm start
     lock_text: bool = False  # the whole text tower stays as it starts; needs freeze_below = output_layer
     video_kernel_size: int | None = None  # landmarks of a kernel map before the video projection
+    video_positions: str | None = "none"  # of the seconds in the video's head: none (App. C) or sinusoidal
 
 
 @dataclass

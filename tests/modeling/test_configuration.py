@@ -13,6 +13,7 @@ def test_the_defaults_are_the_papers():
     assert (config.embed_dim, config.video_feature_dim) == (1024, 1024)
     assert (config.pooler_num_layers, config.pooler_num_heads, config.pooler_dropout) == (2, 4, 0.3)
     assert (config.temperature, config.mask_ratio, config.share_poolers) == (0.1, 0.05, False)
+    assert config.video_positions == "none"  # App. C
     text = config.text_config
     assert (text.model_type, text.hidden_size, text.vocab_size) == ("xlm-roberta", 1024, 250002)
 
@@ -50,6 +51,8 @@ def test_a_saved_configuration_comes_back_the_same(backbone, tmp_path):
         (dict(pooler_num_layers=0), "pooler_num_layers must be at least 1, got 0"),
         (dict(video_pooler_num_layers=0), "video_pooler_num_layers must be at least 1"),
         (dict(video_pooler_num_layers=1, share_poolers=True), "unset with share_poolers=True"),
+        (dict(video_positions="learned"), "video_positions must be none or sinusoidal, got 'learned'"),
+        (dict(video_positions="sinusoidal", image_feature_dim=20), "needs image_feature_dim unset: .* have no order"),
         (dict(image_feature_dim=10), "image_feature_dim=10 must be positive and differ from video_feature_dim=10"),
         (dict(embed_dim="wide"), "embed_dim"),
     ],

@@ -19,8 +19,9 @@ def towers(model):
 
 
 @pytest.mark.slow
-def test_exported_towers_take_any_batch_and_length():
-    model = tiny_model()
+@pytest.mark.parametrize("positions", ["none", "sinusoidal"])
+def test_exported_towers_take_any_batch_and_length(positions):
+    model = tiny_model(video_positions=positions)
     graphs = [export_text_tower(model).module(), export_video_tower(model).module()]
     for size in SIZES:
         batch = tiny_batch(*size)

@@ -97,6 +97,43 @@ def test_pooling_heads_may_differ_in_depth():
     assert (len(model.text_pooler.layers), len(model.video_pooler.layers)) == (2, 1)
 
 
+@pytest.mark.parametrize("share", [False, True], ids=["own head", "shared head"])
+def test_with_positions_the_order_of_all_seconds_matters_and_that_of_a_text_is_left_to_its_backbone(batch, share):
+    """Seconds 1 ... in another order: only a model with positions tells it, in c_v and in c_{x|v}."""
+    without, placed = tiny_model(share_poolers=share), tiny_model(share_poolers=share, video_positions="sinusoidal")
+    assert placed.state_dict().keys() == without.state_dict().keys()  # there is nothing to learn
+    features, order = torch.randn(3, 9, 10), [0, 4, 2, 8, 7, 1, 3, 6, 5]
+    differences = {}
+    for name, model in (("without", without), ("placed", placed)):
+        for embed in (
+            lambda video, model=model: model.get_video_features(video).pooler_output,
+            lambda video, model=model: model.encode_text_given_video(*texts(batch), video),
+        ):
+            difference = (embed(features) - embed(features[:, order])).abs().max().item()
+            differences.setdefault(name, []).append(difference)
+    assert max(differences["without"]) < 1e-5 < 1e-3 < min(differences["placed"])
+    text = [model.get_text_features(*texts(batch)).pooler_output for model in (without, placed)]
+    assert torch.equal(*text)
+
+
+def test_positions_count_the_real_seconds_whatever_the_padding(batch):
+    model = tiny_model(video_positions="sinusoidal")
+    features, mask = videos(batch)
+    embeds = model.get_video_features(features, mask).pooler_output
+    for row, length in enumerate(mask.sum(1)):
+        alone = model.get_video_features(features[row : row + 1, :length]).pooler_output
+        torch.testing.assert_close(alone[0], embeds[row])
+
+
+def test_positions_are_saved_with_the_model(batch, tmp_path):
+    model = tiny_model(video_positions="sinusoidal")
+    model.save_pretrained(tmp_path)
+    loaded = MMPModel.from_pretrained(tmp_path)
+    assert loaded.config.video_positions == "sinusoidal"
+    expected = model.get_video_features(*videos(batch)).pooler_output
+    torch.testing.assert_close(loaded.get_video_features(*videos(batch)).pooler_output, expected)
+
+
 def test_image_regions_pass_through_their_own_projection(batch, tmp_path):
     """§5.6: a pre-trained video model gets a projection from region features to video features; all else is kept."""
     tiny_model().save_pretrained(tmp_path)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from polyvid.modeling.pooling_mmp import MMPPoolingHead
+from polyvid.modeling.pooling_mmp import MMPPoolingHead, sinusoidal_positions
 from tiny import EMBED_DIM, tiny_config
 
 HEADS = 4
@@ -98,3 +98,13 @@ def test_without_positional_embeddings_the_order_after_the_first_token_does_not_
     shuffled = embeds[:, [0, 4, 2, 5, 1, 3]]
     torch.testing.assert_close(head(embeds), head(shuffled))
     assert not torch.allclose(head(embeds), head(embeds.flip(1)), atol=1e-3)
+
+
+def test_sinusoidal_positions_are_those_of_vaswani_et_al():
+    """§3.5 of "Attention Is All You Need", entry by entry."""
+    expected = np.empty((20, 7))
+    for position in range(20):
+        for column in range(7):
+            angle = position / 10_000 ** (2 * (column // 2) / 7)
+            expected[position, column] = np.sin(angle) if column % 2 == 0 else np.cos(angle)
+    np.testing.assert_allclose(sinusoidal_positions(20, 7), expected, atol=1e-6)
