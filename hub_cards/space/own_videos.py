@@ -24,9 +24,10 @@ from polyvid.modeling.video_reading_mmp import VideoEnd, VideoError, View, Windo
 from polyvid.train.search.collection import Settings, open_collection
 from polyvid.train.search.commands import parse_lengths, say_what_was_done
 from polyvid.train.search.page import thumbnail
-from polyvid.train.search.results import counted, moment
+from polyvid.train.search.results import moment
 from polyvid.train.search.sources import Source, find_source
 from polyvid.train.search.trained_on import trained_on_drawings
+from polyvid.train.wording import counted
 
 HITS = 12
 MAX_PATH_CHARACTERS = 4096

@@ -23,6 +23,7 @@ from polyvid.modeling.video_reading_mmp import VideoError, open_container
 from polyvid.train.data.own_features import Content, videos_at_hand
 from polyvid.train.data.videos import open_dataset
 from polyvid.train.recipe import ALL_LANGUAGES, Recipe, load_recipe
+from polyvid.train.wording import counted
 
 FEW = 30  # videos: fewer tell models apart by chance
 SHOWN = 3  # examples of what was found
@@ -65,14 +66,15 @@ def check(
     recipe.data.data_dir = str(data_dir) if data_dir else recipe.data.data_dir
     own = open_dataset(recipe.data)
     assert own is not None
-    print(f"{own.origin}: {len(own.videos):,} videos, {sum(len(v.captions) for v in own.videos):,} captions\n")
+    captions = sum(len(video.captions) for video in own.videos)
+    print(f"{own.origin}: {counted(len(own.videos), 'video')}, {counted(captions, 'caption')}\n")
     print(to_markdown(own) + "\n")
     findings = [*check_splits(own, recipe), *check_videos(own), *check_captions(own), *check_lengths(own, recipe)]
     for finding in sorted(findings, key=lambda finding: not finding.is_problem):
         print(finding)
     print("\n" + "\n".join(plan(own, recipe)))
     if count := sum(finding.is_problem for finding in findings):
-        print(f"\n{count} problem{'s' if count > 1 else ''}: training or scores would be wrong.")
+        print(f"\n{counted(count, 'problem')}: training or scores would be wrong.")
         raise typer.Exit(1)
 
 
@@ -96,7 +98,8 @@ def check_splits(own: OwnDataset, recipe: Recipe) -> Iterator[Finding]:
     if "test" not in own.splits:
         yield Finding("no video is in the split 'test': `polyvid evaluate` will need --split.")
     elif (count := len(own.rows("test"))) < FEW:
-        yield Finding(f"only {count} videos are for tests: one more that is found changes R@1 by {100 / count:.1f}.")
+        said = f"only {counted(count, 'video', 'is', 'are')} for tests"
+        yield Finding(f"{said}: one more that is found changes R@1 by {100 / count:.1f}.")
     if recipe.data.languages != ALL_LANGUAGES:
         if missing := [code for code in recipe.data.languages if code not in own.languages]:
             yield Finding(f"no caption is in {' '.join(missing)}, which the recipe's data.languages names.", True)
@@ -106,7 +109,9 @@ def check_videos(own: OwnDataset) -> Iterator[Finding]:
     """Files that are missing, broken, or the same in two splits; and files that no caption speaks of."""
     videos = videos_at_hand(own)
     if missing := [video.file_name or video.video_id for video in own.videos if video.video_id not in videos]:
-        yield Finding(f"{len(missing)} of {len(own.videos)} videos are not there, such as {_some(missing)}.", True)
+        yield Finding(
+            f"there is no file for {len(missing)} of {counted(len(own.videos), 'video')}: {_some(missing)}.", True
+        )
     split_of = {video.video_id: video.split for video in own.videos}
     broken, same = [], defaultdict(list)
     for name, content in tqdm(videos.items(), desc="check", unit=" videos", leave=False):
@@ -115,14 +120,17 @@ def check_videos(own: OwnDataset) -> Iterator[Finding]:
             broken.append(f"{name} ({error})")
         same[digest].append(name)
     if broken:
-        yield Finding(f"{len(broken)} videos cannot be read, such as {_some(broken)}.", True)
+        yield Finding(f"{counted(len(broken), 'video')} cannot be read: {_some(broken)}.", True)
     twice = [names for names in same.values() if len(names) > 1]
     across = [names for names in twice if len({split_of[name] for name in names}) > 1]
     if across:
         shown = _some([" = ".join(f"{name} ({split_of[name]})" for name in names) for names in across])
-        yield Finding(f"{len(across)} files are in two splits under different names: {shown}.", True)
+        yield Finding(
+            f"{counted(len(across), 'file', 'is', 'are')} in two splits under different names: {shown}.", True
+        )
     if within := [names for names in twice if names not in across]:
-        yield Finding(f"{len(within)} files are there twice: {_some([' = '.join(names) for names in within])}.")
+        shown = _some([" = ".join(names) for names in within])
+        yield Finding(f"{counted(len(within), 'file', 'is', 'are')} there twice: {shown}.")
 
 
 def check_captions(own: OwnDataset) -> Iterator[Finding]:
@@ -133,7 +141,8 @@ def check_captions(own: OwnDataset) -> Iterator[Finding]:
             splits_of[caption["language"], caption["text"].casefold()].add(str(video.split))
     across = [text for (_, text), splits in splits_of.items() if len(splits) > 1]
     if across:
-        yield Finding(f"{len(across)} captions are in two splits, such as {_some([repr(text) for text in across])}.")
+        shown = _some([repr(text) for text in across])
+        yield Finding(f"{counted(len(across), 'caption', 'is', 'are')} in two splits: {shown}.")
     try:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
     except ImportError:
@@ -156,7 +165,8 @@ def check_captions(own: OwnDataset) -> Iterator[Finding]:
             if len(text) >= LONG_ENOUGH and (guess := identifier.classify(text))[0] != code and guess[1] > CERTAIN
         ]
         if other:
-            yield Finding(f"{len(other)} captions marked {language} look like another language: {_some(other)}.")
+            said = f"{counted(len(other), 'caption')} marked {language} may be in another language"
+            yield Finding(f"{said}: {_some(other)}.")
 
 
 def check_lengths(own: OwnDataset, recipe: Recipe) -> Iterator[Finding]:
@@ -174,8 +184,8 @@ def check_lengths(own: OwnDataset, recipe: Recipe) -> Iterator[Finding]:
     lengths = [len(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]]
     if long := [text for text, length in zip(texts, lengths, strict=True) if length > limit]:
         yield Finding(
-            f"{len(long)} captions are cut to data.max_text_length={limit} tokens (the longest has {max(lengths)}), "
-            f"such as {long[0][:60]!r}."
+            f"{counted(len(long), 'caption', 'is', 'are')} cut to data.max_text_length={limit} tokens (the longest has "
+            f"{max(lengths)}): {long[0][:60]!r}."
         )
 
 
@@ -189,11 +199,11 @@ def plan(own: OwnDataset, recipe: Recipe) -> list[str]:
         pairs = sum(caption["language"] in languages for row in rows for caption in row["captions"])
         batches = max(1, -(-pairs // training.batch_size))
         lines.append(
-            f"Training: {len(rows):,} videos, {pairs:,} captions in {' '.join(languages)}; {batches:,} steps an epoch, "
-            f"at most {training.epochs} epochs."
+            f"Training: {counted(len(rows), 'video')}, {counted(pairs, 'caption')} in {' '.join(languages)}; "
+            f"{counted(batches, 'step')} an epoch, at most {counted(training.epochs, 'epoch')}."
         )
     if data.validation_split in own.splits:
-        lines.append(f"Validation: {len(own.rows(str(data.validation_split))):,} videos after each epoch.")
+        lines.append(f"Validation: {counted(len(own.rows(str(data.validation_split))), 'video')} after each epoch.")
     lines.append(f"Start: from {recipe.model.init_from or f'a new model around {recipe.model.backbone}'}.")
     if data.features is not None:
         lines.append(f"Features: from {data.features}.")

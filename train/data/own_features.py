@@ -30,6 +30,7 @@ from polyvid.train.extraction.job import Extraction, Per, decoding_processes
 from polyvid.train.extraction.listing import list_videos
 from polyvid.train.extraction.shards import FeatureShards
 from polyvid.train.recipe import ALL_LANGUAGES, DataRecipe
+from polyvid.train.wording import counted
 
 FEATURES = Path("outputs") / "features"
 CONTENTS = "videos.json"
@@ -123,7 +124,7 @@ def videos_at_hand(own: OwnDataset) -> dict[str, Content]:
     if not found:
         first = own.videos[0]
         raise PolyvidError(
-            f"None of the {len(own.videos)} videos of {own.name} is there (the first is "
+            f"{own.name} names {counted(len(own.videos), 'video')}, none of which is there (the first is "
             f"{first.file_name or first.video_id}), so that features cannot be made: check the names of the files, or "
             "name a folder of features (data.features, or --features)."
         )
@@ -176,12 +177,12 @@ def make_features(
     changed = [n for n in contents if n not in todo and n in seen and contents[n]["digest"] != seen[n]["digest"]]
     if changed:
         raise PolyvidError(
-            f"{len(changed)} videos of {own.name} have changed since their features were made, such as {changed[0]}: "
-            f"delete {folder} to make all again."
+            f"{counted(len(changed), 'video')} of {own.name} changed after the features were made; the first is "
+            f"{changed[0]}: delete {folder} to make all again."
         )
     if todo:
         if launch.rank == 0:
-            print(f"Making the features of {len(todo)} videos of {own.name}, kept in {folder}.")
+            print(f"Making the features of {counted(len(todo), 'video')} of {own.name}, kept in {folder}.")
         _extract(videos, todo, folder, load(), cast(Per, records[0].get("per", "second")), launch)
     launch.wait()
     if launch.rank == 0 and contents != seen:
@@ -219,12 +220,15 @@ def _report(own: OwnDataset, videos: Mapping[str, Content], folder: Path, speaks
     failures = [f for f in FeatureShards(folder, NUM_SHARDS).failures() if f["video_id"] in videos]
     absent = [video.video_id for video in own.videos if video.video_id not in videos]
     if absent and speaks:
-        print(f"{len(absent)} of the {len(own.videos)} videos of {own.name} are not there, such as {absent[0]}.")
+        print(
+            f"{own.name} names {counted(len(own.videos), 'video')}; {len(absent)} of them cannot be found. "
+            f"The first is {absent[0]}."
+        )
     if len(failures) == len(videos):
-        raise PolyvidError(f"No video of {own.name} can be read, such as {_shown(failures[0])}.")
+        raise PolyvidError(f"No video of {own.name} can be read; the first is {_shown(failures[0])}.")
     if failures and speaks:
         print(
-            f"{len(failures)} videos of {own.name} cannot be read, such as {_shown(failures[0])}; "
+            f"{counted(len(failures), 'video')} of {own.name} cannot be read; the first is {_shown(failures[0])}; "
             f"{folder / 'failures.jsonl'} lists all."
         )
 

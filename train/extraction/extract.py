@@ -11,6 +11,7 @@ from polyvid.modeling.frame_encoders_mmp import check_encoder
 from polyvid.train.extraction.job import Extraction, Feature, Per, Precision, decoding_processes
 from polyvid.train.extraction.listing import list_videos
 from polyvid.train.extraction.shards import FeatureShards
+from polyvid.train.wording import counted
 
 DEFAULT_ENCODERS = ["r2plus1d_34_clip8_ig65m", "s3d_howto100m"]
 
@@ -78,6 +79,6 @@ def extract(
         job.run(range(rank, num_shards, processes), job.load_encoders(), listed)
     failures = [failure for failure in FeatureShards(output, num_shards).failures() if failure["video_id"] in listed]
     failed = f"{len(failures)} failed (failures.jsonl)." if failures else "none failed."
-    typer.echo(f"{output}: features of {len(listed) - len(failures)} of {len(listed)} videos, {failed}")
+    typer.echo(f"{output}: features of {len(listed) - len(failures)} of {counted(len(listed), 'video')}, {failed}")
     if len(failures) >= len(listed):
         raise typer.Exit(1)

@@ -14,6 +14,7 @@ from polyvid.dataset_scripts.pickles import load_pickle
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.video_reading_mmp import VideoError
 from polyvid.train.extraction.shards import FORMAT, FeatureShards, Jobs, Results
+from polyvid.train.wording import counted
 
 Loaders = dict[str, Callable[[], np.ndarray]]
 
@@ -144,7 +145,9 @@ def import_features(
     videos = {video_id: sources[0] for video_id in sorted(set().union(*opened))}
     shards.fill(videos, compute, range(num_shards), retry_failed=True)
     failures = shards.failures()
-    typer.echo(f"{output}: {len(videos)} videos, {len(failures)} failed" + (" (failures.jsonl)." if failures else "."))
+    failed = f"{len(failures)} failed (failures.jsonl)." if failures else "none failed."
+    done = len(videos) - len(failures)
+    typer.echo(f"{output}: features of {done} of {counted(len(videos), 'video')}, {failed}")
     if len(failures) == len(videos):
         raise typer.Exit(1)
 

@@ -17,10 +17,11 @@ from polyvid.train.search.collection import Collection, Settings, open_collectio
 from polyvid.train.search.metadata import parse_range, parse_where, read_metadata
 from polyvid.train.search.player import play as play_video
 from polyvid.train.search.results import as_json as json_line
-from polyvid.train.search.results import counted, table, with_paths
+from polyvid.train.search.results import table, with_paths
 from polyvid.train.search.sources import Source, find_source
 from polyvid.train.search.text_tower import compare_tower, known_tower
 from polyvid.train.search.trained_on import trained_on_drawings
+from polyvid.train.wording import counted
 
 
 def index(

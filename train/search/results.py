@@ -17,14 +17,6 @@ def shown_query(query: str) -> str:
     return line if len(line) <= LONGEST_QUERY else f"{line[: LONGEST_QUERY - 1]}…"
 
 
-def counted(number: int, noun: str) -> str:
-    """
-    >>> [counted(1, "video"), counted(2000, "video")]
-    ['1 video', '2,000 videos']
-    """
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
 def clock(seconds: float) -> str:
     """
     >>> [clock(8), clock(75), clock(3675)]

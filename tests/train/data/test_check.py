@@ -43,7 +43,7 @@ def test_sound_data_pass_with_a_table_and_what_the_recipe_will_do(check):
     code, shown = check()
     assert code == 0 and "problem" not in shown
     assert "my_folder/metadata.csv: 6 videos, 6 captions" in shown and "| test | 2 | 2 |" in shown
-    assert "Training: 3 videos, 3 captions in de; 1 steps an epoch, at most 30 epochs." in shown
+    assert "Training: 3 videos, 3 captions in de; 1 step an epoch, at most 30 epochs." in shown
     assert "Splits: in the table. Output: outputs/own." in shown
 
 
@@ -52,8 +52,8 @@ def test_missing_and_broken_videos_are_problems(check, tmp_path):
     (tmp_path / "my_folder" / "v2.mp4").write_bytes(b"no video")
     code, shown = check()
     assert code == 1
-    assert "problem: 1 of 6 videos are not there, such as v1.mp4." in shown
-    assert "problem: 1 videos cannot be read, such as v2 (" in shown
+    assert "problem: there is no file for 1 of 6 videos: v1.mp4." in shown
+    assert "problem: 1 video cannot be read: v2 (" in shown
     assert "2 problems: training or scores would be wrong." in shown
 
 
@@ -62,14 +62,14 @@ def test_one_file_in_two_splits_is_a_problem_and_twice_in_one_a_hint(check, tmp_
     shutil.copy(tmp_path / "my_folder" / "v1.mp4", tmp_path / "my_folder" / "v2.mp4")
     code, shown = check()
     assert code == 1
-    assert "problem: 1 files are in two splits under different names: v0 (train) = v5 (test)." in shown
-    assert "hint: 1 files are there twice: v1 = v2." in shown
+    assert "problem: 1 file is in two splits under different names: v0 (train) = v5 (test)." in shown
+    assert "hint: 1 file is there twice: v1 = v2." in shown
 
 
 def test_a_caption_in_two_splits_is_a_hint(check, tmp_path):
     replace(tmp_path, f"{GERMAN} 5", f"{GERMAN} 0")
     code, shown = check()
-    assert code == 0 and "hint: 1 captions are in two splits" in shown
+    assert code == 0 and "hint: 1 caption is in two splits" in shown
 
 
 def test_a_split_that_training_needs_is_a_problem(check, tmp_path):
@@ -81,7 +81,7 @@ def test_a_split_that_training_needs_is_a_problem(check, tmp_path):
 def test_captions_in_another_language_than_they_say_are_a_hint(check, tmp_path):
     pytest.importorskip("py3langid")
     replace(tmp_path, f"{GERMAN} 3", ENGLISH)
-    assert f"hint: 1 captions marked de look like another language: '{ENGLISH}' (en)." in check()[1]
+    assert f"hint: 1 caption marked de may be in another language: '{ENGLISH}' (en)." in check()[1]
     replace(tmp_path, "file_name,de", "file_name,sw")
     assert "hint: the captions marked sw (Swahili) look like de." in check()[1]
 
@@ -92,8 +92,7 @@ def test_captions_that_would_be_cut_are_counted_with_the_models_tokenizer(check,
     assert "are cut" not in check("--model", "model")[1]
     replace(tmp_path, f"{GERMAN} 3", "hund " * 120)
     assert (
-        "hint: 1 captions are cut to data.max_text_length=96 tokens (the longest has 122)"
-        in check("--model", "model")[1]
+        "hint: 1 caption is cut to data.max_text_length=96 tokens (the longest has 122)" in check("--model", "model")[1]
     )
 
 

@@ -88,7 +88,7 @@ def test_videos_become_a_model_and_its_scores_by_two_commands(here, capsys):
     with open(here / "my_folder" / "metadata.csv", "a", encoding="utf-8") as table:
         table.write("clips/new.mp4,ein neuer hund,mbwa,test\n")
     assert run("evaluate", "--model", "outputs/own") == 0
-    assert "Making the features of 1 videos" in capsys.readouterr().out
+    assert "Making the features of 1 video of" in capsys.readouterr().out
     results = json.loads((here / "outputs" / "results" / "own" / "my_folder" / "results.json").read_text())
     assert results["counts"]["videos_with_features"] == 3
     assert results["protocol"] | {"source": ""} == {
@@ -147,7 +147,7 @@ def test_two_processes_say_that_no_video_can_be_read(here):
         clip.write_bytes(b"no video")
     run = Launch(CONFIGS / "own.yaml", OWN, here / "run.log", processes=2)
     assert run.wait() == [1, 1]
-    assert run.said().count("No video of my_folder can be read, such as v0 (") == 2
+    assert run.said().count("No video of my_folder can be read; the first is v0 (") == 2
     assert "Traceback" not in run.said()
 
 
@@ -158,7 +158,7 @@ def test_a_video_that_changed_is_noticed_and_a_copy_of_it_is_not(here):
     clip.write_bytes(clip.read_bytes())  # the same in another moment
     assert features_for(own, "model") == folder
     shutil.copy(here / "my_folder" / "clips" / "v4.mp4", clip)
-    with pytest.raises(PolyvidError, match=rf"1 videos of my_folder have changed .* such as v3: delete {folder}"):
+    with pytest.raises(PolyvidError, match=rf"1 video of my_folder changed .* first is v3: delete {folder}"):
         features_for(own, "model")
 
 
@@ -169,8 +169,8 @@ def test_missing_and_broken_videos_are_told_and_broken_ones_tried_again(here, ca
     broken.write_bytes(b"no video")
     folder = features_for(open_own("my_folder"), "model")
     shown = capsys.readouterr().out
-    assert "1 of the 12 videos of my_folder are not there, such as v1." in shown
-    assert "1 videos of my_folder cannot be read, such as v2 (" in shown
+    assert "my_folder names 12 videos; 1 of them cannot be found. The first is v1." in shown
+    assert "1 video of my_folder cannot be read; the first is v2 (" in shown
     assert len(VideoFeatures(folder)) == 10
     broken.write_bytes(whole)
     assert len(VideoFeatures(features_for(open_own("my_folder"), "model"))) == 11
@@ -217,7 +217,7 @@ def test_a_language_that_nobody_wrote_in_is_refused_with_those_there(here):
 def test_a_folder_without_its_videos_says_so(here):
     shutil.rmtree(here / "my_folder" / "clips")
     with pytest.raises(
-        PolyvidError, match=r"None of the 12 videos of my_folder is there \(the first is clips/v0.mp4\)"
+        PolyvidError, match=r"my_folder names 12 videos, none of which is there \(the first is clips/v0.mp4\)"
     ):
         open_benchmark("model", benchmark="my_folder")
 
