@@ -218,6 +218,11 @@ def open_shard(path: str | os.PathLike[str], memory_map: bool = False) -> pq.Par
     Raises:
         PolyvidError: if the file is no whole Parquet file.
     """
+    return open_and_look(path, memory_map)[0]
+
+
+def open_and_look(path: str | os.PathLike[str], memory_map: bool = False) -> tuple[pq.ParquetFile, bool]:
+    """As `open_shard`, which looks at every page once, and whether its pages have checksums."""
     with refuse_damage(path):
         file = pq.ParquetFile(path, memory_map=memory_map, page_checksum_verification=True)
         with ExitStack() as stack:
@@ -225,9 +230,9 @@ def open_shard(path: str | os.PathLike[str], memory_map: bool = False) -> pq.Par
             groups = (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups))
             if file.metadata.num_rows != sum(group.num_rows for group in groups):
                 raise PolyvidError(f"{path} is damaged (its numbers of rows disagree): delete it and make it again.")
-            pages_have_checksums(path)
+            have_checksums = pages_have_checksums(path)
             stack.pop_all()
-        return file
+        return file, have_checksums
 
 
 def read_shard(path: str | os.PathLike[str], columns: list[str] | None = None) -> pa.Table:

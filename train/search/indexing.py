@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -211,19 +212,23 @@ def _embed(
     parts = []
     videos = sum(pq.read_metadata(shard).num_rows for shard in shards)
     with tqdm(desc="index", total=videos, unit=" videos") as progress:
-        for name, shard, group in _row_groups(shards):
-            path = run / f"{name}.safetensors"
-            part = _load_part(path)
-            if part is None:
-                with refuse_damage(shard):
-                    rows = open_shard(shard).read_row_group(group).to_pylist()
-                rows = [row for row in rows if not is_known(shard, row["video_id"])]
-                if not rows:
-                    continue
-                build({row["video_id"]: features_from_row(row) for row in rows}).save(path)
-                part = VideoIndex.load(path, verify=False)  # mapped from the file, not in memory
-            parts.append(part)
-            progress.update(len(part.video_ids))
+        for shard in shards:
+            with ExitStack() as opened:
+                file: pq.ParquetFile | None = None  # opened once, where anything is missing: that looks at every page
+                for name, group in _row_groups(shard):
+                    path = run / f"{name}.safetensors"
+                    part = _load_part(path)
+                    if part is None:
+                        with refuse_damage(shard):
+                            file = file or opened.enter_context(open_shard(shard))
+                            rows = file.read_row_group(group).to_pylist()
+                        rows = [row for row in rows if not is_known(shard, row["video_id"])]
+                        if not rows:
+                            continue
+                        build({row["video_id"]: features_from_row(row) for row in rows}).save(path)
+                        part = VideoIndex.load(path, verify=False)  # mapped from the file, not in memory
+                    parts.append(part)
+                    progress.update(len(part.video_ids))
     return parts
 
 
@@ -250,9 +255,8 @@ def _run_of(
     return hashlib.blake2b(json.dumps(settings).encode(), digest_size=8).hexdigest()
 
 
-def _row_groups(shards: list[Path]) -> Iterator[tuple[str, Path, int]]:
-    """The units of work: a name that changes with the shard, the shard, and the row group's number."""
-    for shard in shards:
-        stat = shard.stat()
-        for group in range(pq.read_metadata(shard).num_row_groups):
-            yield f"{shard.stem}-{group:05d}-{stat.st_size}-{stat.st_mtime_ns}", shard, group
+def _row_groups(shard: Path) -> Iterator[tuple[str, int]]:
+    """The units of work of a shard: a name that changes with it, and the row group's number."""
+    stat = shard.stat()
+    for group in range(pq.read_metadata(shard).num_row_groups):
+        yield f"{shard.stem}-{group:05d}-{stat.st_size}-{stat.st_mtime_ns}", group

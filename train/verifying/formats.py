@@ -16,8 +16,7 @@ import pyarrow.parquet as pq
 import yaml
 from safetensors import SafetensorError, safe_open
 
-from polyvid.dataset_scripts.building import open_shard, refuse_damage
-from polyvid.dataset_scripts.page_checksums import pages_have_checksums
+from polyvid.dataset_scripts.building import open_and_look, refuse_damage
 from polyvid.modeling import VideoIndex
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.index_file_mmp import FORMAT, read_index_file
@@ -68,7 +67,8 @@ def check_parquet(path: Path) -> tuple[State, str]:
     Raises:
         PolyvidError: names the row groups and columns that are damaged.
     """
-    with open_shard(path) as file, refuse_damage(path):
+    file, have_checksums = open_and_look(path)
+    with file, refuse_damage(path):
         metadata, damaged = file.metadata, list(_damaged_columns(file))
         if damaged:
             raise PolyvidError("; ".join(damaged))
@@ -78,7 +78,7 @@ def check_parquet(path: Path) -> tuple[State, str]:
         if (names := _names_of_arrow(metadata)) not in (None, file.schema_arrow.names, _names(metadata)):
             raise PolyvidError(f"its footer names the columns twice: {_names(metadata)} and {names}")
         about = f"{rows:,} rows in {metadata.num_row_groups} row groups"
-        if not pages_have_checksums(path):
+        if not have_checksums:
             return "no checksum", f"{about}; its pages have no checksums"
         return "whole", f"{about}, checksums of all pages"
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from hub_server import HubServer
 
-from polyvid.dataset_scripts.building import ShardedWriter, read_shard
+from polyvid.dataset_scripts import page_checksums
+from polyvid.dataset_scripts.building import ShardedWriter, read_shard, shard_name, write_shard
 from polyvid.dataset_scripts.features import FEATURES, features_to_row, rows_to_table
 from polyvid.modeling import MMPModel, VideoIndex
 from polyvid.train import cli
@@ -210,6 +211,18 @@ def test_a_damaged_part_of_a_stopped_run_is_built_again(mmp, folder, monkeypatch
         folder / "features", folder / "again.safetensors", MMPModel.from_pretrained("model"), tiny_processor()
     )
     assert (folder / "again.safetensors").read_bytes() == whole
+
+
+def test_the_pages_of_a_shard_are_looked_at_once_however_many_row_groups_it_has(mmp, folder, features, monkeypatch):
+    tables = [rows_to_table([features_to_row(*item)]) for item in features.items()]
+    (folder / "groups").mkdir()
+    write_shard(tables, folder / "groups" / shard_name("train", 0, 1), FEATURES.arrow_schema.remove_metadata())
+    looked, look = [], page_checksums._checksums
+    monkeypatch.setattr(page_checksums, "_checksums", lambda data: looked.append(data) or look(data))
+    assert mmp("index", "groups", "videos.safetensors", "--model", "model")[0] == 0
+    assert len(looked) == 1 < len(tables)
+    assert mmp("verify", "groups")[0] == 0
+    assert len(looked) == 2
 
 
 def test_a_lance_table_is_filled_and_searched_by_the_same_commands(mmp, folder):
