@@ -79,6 +79,22 @@ class Corrections:
             offsets = dict(zip(languages, rows, strict=True))
         return cls(hubs, offsets, str(facts.get("about", "")))
 
+    def check_language(self, language: str) -> None:
+        """
+        Raises:
+            PolyvidError: for a language of which there is no offset.
+        """
+        offsets = self.offsets or {}
+        if language not in offsets:
+            known = " ".join(sorted(offsets)) or "no language"
+            raise PolyvidError(f"This index has no offset of {language!r}; it has those of {known}.")
+
+    def moved(self, embeds: torch.Tensor, language: str) -> torch.Tensor:
+        """Unit embeddings of texts, (texts, embed_dim), less the offset of their language where there is one."""
+        offset = (self.offsets or {}).get(language)
+        unit = F.normalize(embeds.float(), dim=-1)
+        return unit if offset is None else F.normalize(unit - offset, dim=-1)
+
     def of_videos(self, positions: torch.Tensor) -> Corrections:
         """Those of some videos: (kept,) int64, where these were in the order of `video_ids`."""
         if self.hubs is None:

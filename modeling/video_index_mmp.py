@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,15 +12,16 @@ from torch.nn import functional as F
 
 from .errors_mmp import PolyvidError
 from .hubness_mmp import BETA, language_offsets
-from .index_card_mmp import FILE, index_card
-from .index_corrections_mmp import Corrections, HubCorrected, hubs_of
-from .index_engines_mmp import Engine, ExactEngine, engine_class, engine_factory
-from .index_file_mmp import read_index_file, write_index_file
+from .index_building_mmp import embed, exact_engine, joined
+from .index_card_mmp import index_card
+from .index_corrections_mmp import Corrections, hubs_of
+from .index_engines_mmp import Engine, ExactEngine, engine_factory
 from .index_maker_mmp import Maker, load_towers
-from .index_rows_mmp import Texts, VideoRows, conditions
+from .index_rows_mmp import VideoRows, conditions
+from .index_search_mmp import check_readable, find
+from .index_storage_mmp import Parts, push_parts, read_parts, write_parts
 from .index_vectors_mmp import StoredVectors, check_storage
-from .moments_mmp import LongerPreferred, nearest_moments, window_lengths, windows
-from .paths_mmp import is_local_path
+from .moments_mmp import window_lengths
 from .provenance_mmp import Encoders, shown_encoders
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 EXACT_UP_TO = 1_000_000
 """Rows to which `engine="auto"` stays exact: a scan of a million by 256 takes about 0.1 CPU seconds."""
-QUERIES_AT_ONCE = 1024
 
 
 class VideoIndex:
@@ -76,20 +74,7 @@ class VideoIndex:
         metadata: Mapping[str, Mapping[str, object]] | None = None,
         storage: str = "float16",
     ):
-        names = _unique(video_ids)
-        counts = [1] * len(names) if spans is None else [len(moments) for moments in spans]
-        if video_embeds.ndim != 2 or len(counts) != len(names) or len(video_embeds) != sum(counts):
-            raise PolyvidError(f"{len(names)} video ids do not fit embeddings {tuple(video_embeds.shape)}.")
-        if not torch.isfinite(video_embeds).all():
-            row = int((~torch.isfinite(video_embeds)).any(dim=-1).nonzero()[0])
-            raise PolyvidError(f"Row {row} of the embeddings holds NaN or infinity.")
-        rows = VideoRows(Texts.of(names), {})
-        if spans is not None:
-            videos = torch.arange(len(names), dtype=torch.int32).repeat_interleave(torch.tensor(counts))
-            rows = VideoRows(rows.video_ids, {}, videos, torch.cat([torch.tensor(s, dtype=torch.int32) for s in spans]))
-        if metadata:
-            rows = rows.with_metadata(metadata)
-        self._set(ExactEngine(StoredVectors.of(video_embeds, storage), rows))
+        self._set(exact_engine(video_embeds, video_ids, spans, metadata, storage))
 
     def _set(
         self,
@@ -196,19 +181,9 @@ class VideoIndex:
         progress: bool,
     ) -> VideoIndex:
         """An exact index of features; the arguments are those of `build`, and the lengths of the windows."""
-        from .video_sources_mmp import is_video  # it imports PyAV
-
-        model, processor = maker.towers()
-        named = features if isinstance(features, Mapping) else dict(enumerate(features))
-        names, videos = _unique(named), list(named.values())
-        if any(map(is_video, videos)):
-            videos = model.to_features(videos, processor, names)
-        spans = [windows(max(1, len(video)), lengths) for video in videos]
-        clips = [video[start:end] for video, of in zip(videos, spans, strict=True) for start, end in of]
-        owners = [name for name, of in zip(names, spans, strict=True) for _ in of]
-        embeds = model.encode_videos(clips, processor, names=owners, progress=progress)
-        index = cls(embeds, names, spans=spans if lengths else None, metadata=metadata, storage=storage)
-        return index._set(index.engine, maker, lengths)
+        found = embed(maker, features, lengths, progress)
+        engine = exact_engine(*found, metadata, storage)
+        return cls.__new__(cls)._set(engine, maker, lengths)
 
     @classmethod
     def cat(cls, parts: Sequence[VideoIndex], metadata: Mapping[str, Mapping[str, object]] | None = None) -> VideoIndex:
@@ -225,19 +200,14 @@ class VideoIndex:
         if not parts:
             raise PolyvidError("There is no index to join.")
         first = parts[0]
-        vectors, rows = zip(*(part._stored() for part in parts), strict=True)
+        stored = [part._stored() for part in parts]
         for number, part in enumerate(parts):
             if part._kind() != first._kind() or not part._maker.made_the_same(first._maker):
                 raise PolyvidError(
                     "Indexes can be joined if one model made them in the same way, but index 0 is "
                     f"{first!r} and index {number} is {part!r}."
                 )
-        joined = VideoRows.cat(rows)
-        _unique(joined.video_ids)
-        if metadata:
-            joined = joined.with_metadata(metadata)
-        engine = ExactEngine(StoredVectors.cat(vectors), joined)
-        return cls.__new__(cls)._set(engine, first._maker, first._moment_seconds)
+        return cls.__new__(cls)._set(joined(stored, metadata), first._maker, first._moment_seconds)
 
     def _kind(self) -> tuple[object, ...]:
         """What must be the same in indexes that are joined."""
@@ -295,7 +265,9 @@ class VideoIndex:
         if not len(bank) or not beta > 0:
             raise PolyvidError(f"The query bank needs at least one text, and beta must be greater than 0; got {beta}.")
         if isinstance(bank, Mapping):
-            embeds = torch.cat([self._moved(self._encoded(list(texts)), language) for language, texts in bank.items()])
+            embeds = torch.cat(
+                [self.corrections.moved(self._encoded(list(texts)), language) for language, texts in bank.items()]
+            )
         else:
             embeds = bank if isinstance(bank, torch.Tensor) else self._encoded(list(bank))
         if embeds.ndim != 2 or embeds.shape[1] != self.engine.embed_dim or not embeds.isfinite().all():
@@ -321,12 +293,6 @@ class VideoIndex:
             raise PolyvidError(f"Offsets need texts in en and in another language; got {' '.join(texts) or 'none'}.")
         offsets = language_offsets({language: self._encoded(list(of)) for language, of in texts.items()})
         self.corrections = Corrections(None, offsets, about)
-
-    def _moved(self, embeds: torch.Tensor, language: str) -> torch.Tensor:
-        """Unit embeddings of texts, less the offset of their language where there is one."""
-        offset = (self.corrections.offsets or {}).get(language)
-        unit = F.normalize(embeds.float(), dim=-1)
-        return unit if offset is None else F.normalize(unit - offset, dim=-1)
 
     def _encoded(self, texts: list[str]) -> torch.Tensor:
         model, processor = self._maker.towers()
@@ -453,7 +419,7 @@ class VideoIndex:
         if not isinstance(query, torch.Tensor):
             texts = [query] if isinstance(query, str) else list(query)
             embeds = self._encoded(texts)
-            _check_readable(texts, self._maker.towers()[1])
+            check_readable(texts, self._maker.towers()[1])
         else:
             embeds = query[None] if query.ndim == 1 else query
         if embeds.ndim != 2 or embeds.shape[1] != self.engine.embed_dim:
@@ -462,28 +428,20 @@ class VideoIndex:
                 f"the queries' {tuple(embeds.shape)}."
             )
         embeds = F.normalize(embeds.detach().to("cpu", torch.float32), dim=-1)
-        engine: Any = self.engine
-        if corrected:
-            if query_language is not None:
-                self._check_language(query_language)
-                embeds = self._moved(embeds, query_language)
-            if self.corrections.hubs is not None:
-                engine = HubCorrected(engine, self.corrections.hubs, self.video_ids)
-            if len(self.moment_seconds) > 1:
-                engine = LongerPreferred(engine, self.moment_seconds)
-        found = []
-        for part in embeds.split(QUERIES_AT_ONCE):
-            if "start" in self.engine.kinds and (one_per_video or max_overlap < 1):
-                found += nearest_moments(engine, part, k, filters, one_per_video, max_overlap)
-            else:
-                found += engine.nearest(part, k, filters)
+        if corrected and query_language is not None:
+            self.corrections.check_language(query_language)
+            embeds = self.corrections.moved(embeds, query_language)
+        found = find(
+            self.engine,
+            embeds,
+            k,
+            filters,
+            corrections=self.corrections if corrected else Corrections(),
+            moment_seconds=self.moment_seconds if corrected else (),
+            one_per_video=one_per_video,
+            max_overlap=max_overlap,
+        )
         return found[0] if isinstance(query, str) or (isinstance(query, torch.Tensor) and query.ndim == 1) else found
-
-    def _check_language(self, language: str) -> None:
-        offsets = self.corrections.offsets or {}
-        if language not in offsets:
-            known = " ".join(sorted(offsets)) or "no language"
-            raise PolyvidError(f"This index has no offset of {language!r}; it has those of {known}.")
 
     def towers(self) -> tuple[MMPModel, MMPProcessor]:
         """The model that reads queries and its processor, loaded when first needed.
@@ -522,17 +480,10 @@ class VideoIndex:
         Raises:
             OSError: if it cannot be written. A file of this name stays as it was.
         """
-        self._write(path, Path(path).parent)
+        write_parts(path, self._parts(), Path(path).parent)
 
-    def _write(self, path: str | os.PathLike[str], named_from: Path) -> None:
-        """The file names the path of its model relative to a folder, which is where the file will be."""
-        about: dict[str, Any] = {"engine": self.engine.name, "options": self.engine.options}
-        about |= self._maker.facts(named_from) | {"moment_seconds": list(self._moment_seconds)}
-        probe = {} if self._maker.probe is None else {"probe": self._maker.probe}
-        tensors = self.corrections.tensors()
-        if tensors:
-            about["corrections"] = self.corrections.facts()
-        write_index_file(path, {**self.engine.tensors(), **probe, **tensors}, about)
+    def _parts(self) -> Parts:
+        return Parts(self.engine, self._maker, self._moment_seconds, self.corrections)
 
     @classmethod
     def load(
@@ -558,34 +509,7 @@ class VideoIndex:
             ImportError: if the index is in a database whose engine is not installed.
             OSError: if the Hub does not have it.
         """
-        name, file = os.fspath(path), Path(path)
-        if not is_local_path(path):
-            from huggingface_hub import hf_hub_download  # it imports clients of the network
-
-            file = Path(hf_hub_download(name, FILE, repo_type="dataset", revision=revision))
-        try:
-            tensors, about = read_index_file(file, verify)
-            found = engine_class(about["engine"], without="exact" if "video_embeds" in tensors else None)
-            engine = found.from_tensors(tensors, about["options"])
-            probe = tensors.get("probe")
-            if probe is not None and (probe.dtype, probe.shape) != (torch.float32, (engine.embed_dim,)):
-                raise PolyvidError(f"its probe is {probe.dtype} {tuple(probe.shape)}")
-            lengths = window_lengths(about.get("moment_seconds") or None)
-            facts = about.get("corrections", {})
-            if "beta" in facts and engine.rows is None:
-                raise PolyvidError("it has numbers for videos that are elsewhere")
-            videos = len(engine.rows.video_ids) if engine.rows is not None else 0
-            corrections = Corrections.from_file(tensors, facts, videos, engine.embed_dim)
-            maker = Maker.from_facts(about, probe, file.parent, model, processor)
-        except (OSError, ValueError) as error:  # an engine's PolyvidError may come from another copy of this code
-            raise PolyvidError(f"{name!r} is not a video index that can be read: {error}") from error
-        width = getattr(getattr(model, "config", None), "embed_dim", engine.embed_dim)
-        if width != engine.embed_dim:
-            raise PolyvidError(
-                f"{name!r} was made by another model: its embeddings are ({len(engine)}, {engine.embed_dim}), "
-                f"the model's are {width} wide."
-            )
-        return cls.__new__(cls)._set(engine, maker, lengths, corrections)
+        return cls.__new__(cls)._set(*read_parts(path, model, processor, revision, verify))
 
     def push_to_hub(
         self, repo_id: str, private: bool | None = None, revision: str | None = None, token: str | None = None
@@ -595,41 +519,4 @@ class VideoIndex:
         Raises:
             OSError: what the Hub answers, for example to a wrong token.
         """
-        from huggingface_hub import HfApi  # it imports clients of the network
-
-        api = HfApi(token=token)
-        api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-        if revision is not None:
-            api.create_branch(repo_id, repo_type="dataset", branch=revision, exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            self._write(Path(folder, FILE), Path(self.made_by).parent)  # paths of this machine stay here
-            Path(folder, "README.md").write_text(index_card(self, repo_id), encoding="utf-8")
-            message = f"Index of {len(self)} rows"
-            commit = api.upload_folder(
-                repo_id=repo_id, folder_path=folder, repo_type="dataset", revision=revision, commit_message=message
-            )
-        return commit.commit_url
-
-
-def _check_readable(texts: Sequence[str], processor: MMPProcessor) -> None:
-    """
-    Raises:
-        PolyvidError: for a text of which the tokenizer knows nothing: all such texts would find the same.
-    """
-    tokenizer = processor.tokenizer
-    blank = set(tokenizer(" ", add_special_tokens=False)["input_ids"])  # SentencePiece has a token for a space
-    for text in texts:
-        tokens = set(tokenizer(text, add_special_tokens=False)["input_ids"])
-        if tokens - blank == {tokenizer.unk_token_id}:
-            shown = text if len(text) <= 40 else f"{text[:39]}…"
-            raise PolyvidError(f"The model cannot read {shown!r}: it does not know this script or these words.")
-
-
-def _unique(video_ids: Iterable[object]) -> list[str]:
-    names = [str(video_id) for video_id in video_ids]
-    if not names:
-        raise PolyvidError("The collection of videos is empty.")
-    if len(set(names)) < len(names):
-        repeated = next(name for name, count in Counter(names).items() if count > 1)
-        raise PolyvidError(f"Video id {repeated!r} appears twice in the collection.")
-    return names
+        return push_parts(repo_id, self._parts(), index_card(self, repo_id), private, revision, token)

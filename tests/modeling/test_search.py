@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from polyvid.modeling import MMPModel, VideoIndex, video_index_mmp
+from polyvid.modeling import MMPModel, VideoIndex, index_search_mmp, video_index_mmp
 from polyvid.modeling.encoding_mmp import MMPEncodingMixin
 from polyvid.modeling.index_engines_mmp import ExactEngine
 from polyvid.modeling.index_file_mmp import FORMAT, read_index_file
@@ -310,9 +310,9 @@ def test_a_text_of_which_the_tokenizer_knows_nothing_but_the_spaces_is_refused()
     pieces = Tokenizer(models.Unigram([("<unk>", 0.0), ("▁", -1.0), ("▁dog", -1.0)], unk_id=0))
     pieces.pre_tokenizer = pre_tokenizers.Metaspace()
     processor = SimpleNamespace(tokenizer=PreTrainedTokenizerFast(tokenizer_object=pieces, unk_token="<unk>"))
-    video_index_mmp._check_readable(["dog", "a dog"], processor)
+    index_search_mmp.check_readable(["dog", "a dog"], processor)
     with pytest.raises(ValueError, match="cannot read 'ᚠᚢ ᚦ': it does not know this script"):
-        video_index_mmp._check_readable(["dog", "ᚠᚢ ᚦ"], processor)
+        index_search_mmp.check_readable(["dog", "ᚠᚢ ᚦ"], processor)
 
 
 def searched_by(engine: str, index: VideoIndex, folder) -> VideoIndex:
