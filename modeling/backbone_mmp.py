@@ -16,24 +16,27 @@ from torch import nn
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
+from .dual_encoder_mmp import class_of_tower, text_config_of, without_head
 from .errors_mmp import PolyvidError
 from .paths_mmp import check_local_path, refuse_pickled_weights
 
 
 def new_backbone(text_config: PreTrainedConfig) -> PreTrainedModel:
     """An encoder with random weights, without a pooler of its own."""
+    if (tower := class_of_tower(text_config)) is not None:
+        return without_head(tower._from_config(text_config, **_no_pooler(text_config)))
     return AutoModel.from_config(text_config, **_no_pooler(text_config))
 
 
 def load_backbone_config(name_or_path: str) -> PreTrainedConfig:
-    """The configuration of a pre-trained encoder.
+    """The configuration of a pre-trained encoder, or of the text tower of a dual encoder.
 
     Raises:
         OSError: if there is none; the message is one sentence.
     """
     check_local_path(name_or_path, "text backbone")
     try:
-        return AutoConfig.from_pretrained(name_or_path)
+        return text_config_of(AutoConfig.from_pretrained(name_or_path))
     except OSError as error:
         raise OSError(
             f"Cannot load the text backbone {str(name_or_path)!r}: it is not a folder with a model in it, and not "
@@ -42,7 +45,9 @@ def load_backbone_config(name_or_path: str) -> PreTrainedConfig:
 
 
 def load_backbone(name_or_path: str, text_config: PreTrainedConfig, dtype: torch.dtype | str) -> PreTrainedModel:
-    """A pre-trained encoder as deep as `text_config` says; layers above are not loaded.
+    """A pre-trained encoder, or the text tower of a dual encoder, as deep as `text_config` says.
+
+    Layers above are not loaded.
 
     Raises:
         PolyvidError: if weights are missing, or pickled.
@@ -52,14 +57,17 @@ def load_backbone(name_or_path: str, text_config: PreTrainedConfig, dtype: torch
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # the report would list every weight of the layers above as unexpected
     try:
-        backbone, report = AutoModel.from_pretrained(
-            name_or_path,
-            config=text_config,
-            dtype=dtype,
-            output_loading_info=True,
-            use_safetensors=True,
-            **_no_pooler(text_config),
-        )
+        whole = AutoConfig.from_pretrained(name_or_path)
+        options: dict[str, Any] = {"dtype": dtype, "output_loading_info": True, "use_safetensors": True}
+        if text_config_of(whole) is not whole:
+            whole.text_config = text_config
+            dual_encoder, report = AutoModel.from_pretrained(name_or_path, config=whole, **options)
+            backbone = without_head(dual_encoder.text_model)
+        else:
+            options |= _no_pooler(text_config)
+            loader = class_of_tower(text_config) or AutoModel
+            backbone, report = loader.from_pretrained(name_or_path, config=text_config, **options)
+            without_head(backbone)
     finally:
         logging.set_verbosity(verbosity)
     if missing := sorted(report["missing_keys"]):
@@ -153,7 +161,8 @@ def _outputs_per_layer(backbone: PreTrainedModel, depth: int, device: torch.devi
 
 def _no_pooler(text_config: PreTrainedConfig) -> dict[str, bool]:
     """The argument that keeps BERT-like encoders from adding a pooler of their own; other encoders do not have it."""
-    known = inspect.signature(MODEL_MAPPING[type(text_config)].__init__).parameters
+    model_class = class_of_tower(text_config) or MODEL_MAPPING[type(text_config)]
+    known = inspect.signature(model_class.__init__).parameters
     return {"add_pooling_layer": False} if "add_pooling_layer" in known else {}
 
 

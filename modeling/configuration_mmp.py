@@ -7,6 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .dual_encoder_mmp import output_width
 from .errors_mmp import PolyvidError
 from .provenance_mmp import checked_encoders
 
@@ -52,6 +53,10 @@ class MMPConfig(PreTrainedConfig):
         video_positions (`str`): `"sinusoidal"` adds Vaswani et al.'s (2017) encoding of a second's place to its
             embedding, before the video's head and before c_{x|v}. `"none"`, as in the paper (App. C): the heads know
             which second comes first, and of the others only that they are there.
+        residual_pooling (`str`, *optional*): what the pooling heads give is added to a pooling without weights: for a
+            video the mean of the unit vectors of its seconds, for a text the unit vector of its `"first"` or `"last"`
+            token, as in the dual encoder that the model began as. The projection of seconds has no bias then. Beyond
+            the paper, which has `None`.
         lock_text (`bool`): the whole text tower is frozen, projection and pooling head included. Beyond the paper.
         temperature (`float`): softmax temperature of every contrastive objective (Eq. 2).
         mask_ratio (`float`): share of text tokens and of video seconds masked in the noisy views (Eq. 3).
@@ -85,6 +90,7 @@ class MMPConfig(PreTrainedConfig):
     share_poolers: bool = False
     video_kernel_size: int | None = None
     video_positions: str = "none"
+    residual_pooling: str | None = None
     lock_text: bool = False
     temperature: float | int = 0.1
     mask_ratio: float | int = 0.05
@@ -106,6 +112,12 @@ class MMPConfig(PreTrainedConfig):
             }
         super().__post_init__(**kwargs)
         _cut_layers(self.text_config, self.output_layer)
+
+    @property
+    def frozen_width(self) -> int:
+        """Width of what the frozen layers of the text backbone give."""
+        text: Any = self.text_config
+        return output_width(text) if self.freeze_below == self.output_layer else text.hidden_size
 
     def to_dict(self) -> dict[str, Any]:
         output = super().to_dict()
@@ -149,6 +161,8 @@ class MMPConfig(PreTrainedConfig):
                 f"video_positions={self.video_positions!r} needs image_feature_dim unset: an image's regions have no "
                 "order."
             )
+        if self.residual_pooling not in (None, "first", "last"):
+            raise PolyvidError(f"residual_pooling must be first or last, or unset; got {self.residual_pooling!r}.")
         if self.lock_text and (self.freeze_below < self.output_layer or self.share_poolers):
             raise PolyvidError(
                 f"lock_text=True freezes the whole text tower: it needs freeze_below={self.output_layer}, the output "

@@ -191,11 +191,11 @@ def image_encoder(
         model=MeanOverFrames(_HubImageModel(model)),
         view=View(sampling, transform=_HubTransform(processor)),
         batch_size=_image_batch_size(sampling),
-        source=_source(name, model),
+        source=source_of(name, model),
     )
 
 
-def _source(name: str, model: nn.Module) -> dict[str, Any]:
+def source_of(name: str, model: nn.Module) -> dict[str, Any]:
     """The network's part of its record; a path on this machine says nothing elsewhere, so only its end is kept."""
     commit = getattr(getattr(model, "config", None), "_commit_hash", None)
     return {
@@ -275,7 +275,7 @@ def _video_network(
     """R(2+1)D or S3D as in App. C: 30 fps, a window from the start of every second."""
     if feature not in (known := NETWORKS[model.config.model_type].features):
         raise PolyvidError(f"{type(model).__name__} has no feature {feature!r}: choose from {', '.join(known)}.")
-    source = {**_source(name, model), "output": feature}  # before the batch norms are folded
+    source = {**source_of(name, model), "output": feature}  # before the batch norms are folded
     normalizes = preprocessing.get("do_normalize", True)
     return FrameEncoder(
         name=f"{Path(name).name if Path(name).exists() else name}:{feature}",

@@ -15,6 +15,7 @@ from transformers.utils import can_return_tuple
 
 from .backbone_mmp import layers_of, load_backbone, load_backbone_config, new_backbone, resume, run_frozen
 from .configuration_mmp import MMPConfig
+from .dual_encoder_mmp import output_width, take_apart
 from .encoding_mmp import MMPEncodingMixin
 from .errors_mmp import PolyvidError
 from .inputs_mmp import backbone_mask, check_finite, check_same, checked_mask, checked_width
@@ -22,7 +23,7 @@ from .kernel_mmp import MMPKernelMap
 from .losses_mmp import MMPObjective
 from .outputs_mmp import MMPOutput
 from .paths_mmp import check_local_path, refuse_pickled_weights
-from .pooling_mmp import MMPPoolingHead, sinusoidal_positions
+from .pooling_mmp import MMPPoolingHead, pool_plainly, sinusoidal_positions
 from .sentence_transformer_files_mmp import write_sentence_transformer_files
 
 if TYPE_CHECKING:  # never runs, but `save_pretrained` copies what is imported, and a saved model needs these beside it
@@ -59,13 +60,17 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
         # `text_model` is for `from_backbone`. Nothing may be loaded here, where everything can be on the meta device.
         self.text_model = text_model or new_backbone(config.text_config)
         text_config: Any = config.text_config  # a configuration by now
-        text_width = text_config.hidden_size
+        text_width, residual = output_width(text_config), config.residual_pooling is not None
         self.text_projection = (
-            nn.Identity() if text_width == config.embed_dim else nn.Linear(text_width, config.embed_dim)
+            nn.Identity()
+            if text_width == config.embed_dim and not residual
+            else nn.Linear(text_width, config.embed_dim)
         )
         if config.video_kernel_size is not None:
             self.video_kernel = MMPKernelMap(config)
-        self.video_projection = nn.Linear(config.video_kernel_size or config.video_feature_dim, config.embed_dim)
+        self.video_projection = nn.Linear(
+            config.video_kernel_size or config.video_feature_dim, config.embed_dim, bias=not residual
+        )
         if config.image_feature_dim is not None:
             self.image_projection = nn.Linear(config.image_feature_dim, config.video_feature_dim)
         self.text_pooler = MMPPoolingHead(config, config.pooler_num_layers)
@@ -80,6 +85,8 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
         # Xavier's bounds, as in Vaswani et al.: an untrained head neither shrinks its input nor blows it up.
         if isinstance(module, nn.Linear):
             init.xavier_uniform_(module.weight)
+            if module.bias is None:
+                return
             if module is self.video_projection:
                 # Not zero: features that are all zero would stay zero through every layer norm of the head, and each of
                 # them multiplies the gradient of a zero vector by 300.
@@ -156,6 +163,41 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
         for name, module in model.named_children():
             if name != "text_model":
                 module.to(text_model.dtype)
+        return model.eval()
+
+    @classmethod
+    @torch.no_grad()
+    def from_dual_encoder(cls, dual_encoder: PreTrainedModel, **config_fields: Any) -> MMPModel:
+        """A new model that embeds texts and videos as a dual encoder does, until it is trained.
+
+        The features of a second are the dual encoder's image embeddings. A text is embedded by its text tower and
+        projection, a video as the mean of the unit vectors of its seconds; the pooling heads add nothing at first.
+
+        Args:
+            dual_encoder: loaded, in float32; its text tower becomes part of the new model.
+            config_fields: fields of [`MMPConfig`]. By default the whole text tower is frozen; the joint space gives
+                `embed_dim` and `video_feature_dim`, and no layer is left out.
+
+        Raises:
+            PolyvidError: for a model whose text tower is not known.
+        """
+        text_model, projection, pooling = take_apart(dual_encoder)
+        depth, width = text_model.config.num_hidden_layers, projection.out_features
+        shape = {"output_layer": depth, "embed_dim": width, "video_feature_dim": width, "residual_pooling": pooling}
+        config = cls.config_class(text_config=text_model.config, **({"freeze_below": depth} | config_fields | shape))
+        config.dtype = text_model.dtype
+        text_config: Any = config.text_config
+        text_config._name_or_path = ""
+        model = cls(config, text_model)
+        text_projection: Any = model.text_projection
+        text_projection.weight.copy_(projection.weight)
+        nn.init.zeros_(text_projection.bias)
+        if projection.bias is not None:
+            text_projection.bias.copy_(projection.bias)
+        nn.init.eye_(model.video_projection.weight)
+        model.text_pooler.start_as_nothing()
+        if not config.share_poolers:
+            model.video_pooler.start_as_nothing()
         return model.eval()
 
     def freeze(self) -> None:
@@ -243,9 +285,8 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
             mask = backbone_mask(self.text_model, mask, self.training)
             hidden = self.text_model(input_ids=input_ids, attention_mask=mask).last_hidden_state
         else:
-            text_config: Any = self.config.text_config
             frozen_hidden_states = checked_width(
-                "frozen_hidden_states", frozen_hidden_states, "tokens", text_config.hidden_size
+                "frozen_hidden_states", frozen_hidden_states, "tokens", self.config.frozen_width
             )
             mask = checked_mask(
                 "attention_mask", attention_mask, "frozen_hidden_states", frozen_hidden_states, self.training
@@ -258,7 +299,7 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
 
     def pool_text(self, token_embeds: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """c_x from e_x: (batch, tokens, embed_dim) -> (batch, embed_dim)."""
-        return self.text_pooler(token_embeds, attention_mask)
+        return self._with_plain_text(self.text_pooler(token_embeds, attention_mask), token_embeds, attention_mask)
 
     def pool_text_given_video(
         self,
@@ -273,7 +314,15 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
                 "A text is conditioned on its own video, so both batches must be equally long: got e_x of shape "
                 f"{tuple(token_embeds.shape)} and e_v of shape {tuple(second_embeds.shape)}."
             )
-        return self.text_pooler(token_embeds, attention_mask, self._placed(second_embeds), video_mask)
+        pooled = self.text_pooler(token_embeds, attention_mask, self._placed(second_embeds), video_mask)
+        return self._with_plain_text(pooled, token_embeds, attention_mask)
+
+    def _with_plain_text(
+        self, pooled: torch.Tensor, token_embeds: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        if self.config.residual_pooling is None:
+            return pooled
+        return pool_plainly(token_embeds, attention_mask, self.config.residual_pooling) + pooled
 
     @can_return_tuple
     def get_text_features(
@@ -339,7 +388,10 @@ class MMPModel(MMPEncodingMixin, PreTrainedModel):
     def pool_video(self, second_embeds: torch.Tensor, video_mask: torch.Tensor | None = None) -> torch.Tensor:
         """c_v from e_v: (batch, seconds, embed_dim) -> (batch, embed_dim)."""
         pooler = self.text_pooler if self.config.share_poolers else self.video_pooler
-        return pooler(self._placed(second_embeds), video_mask)
+        pooled: torch.Tensor = pooler(self._placed(second_embeds), video_mask)
+        return (
+            pooled if self.config.residual_pooling is None else pool_plainly(second_embeds, video_mask, "mean") + pooled
+        )
 
     def _placed(self, second_embeds: torch.Tensor) -> torch.Tensor:
         """The seconds with their places added, if `config.video_positions` says so."""

@@ -111,6 +111,17 @@ class MMPPoolingHead(nn.Module):
             nn.init.eye_(attention.out_proj.weight).mul_(self.MEAN_GAIN if depth == 0 else 1.0)
             nn.init.zeros_(layer.output.weight)
 
+    @torch.no_grad()
+    def start_as_nothing(self) -> None:
+        """Sets the weights so that the head gives zeros until trained, for `MMPConfig.residual_pooling`.
+
+        What the last layer norm multiplies with is zero; below it, the head is a mean.
+        """
+        self.start_as_mean()
+        layer: Any = self.layers[-1]
+        nn.init.zeros_(layer.output_norm.weight)
+        nn.init.zeros_(layer.output_norm.bias)
+
     def forward(
         self,
         embeds: torch.Tensor,
@@ -133,3 +144,25 @@ class MMPPoolingHead(nn.Module):
             key_value = hidden if context is None else torch.cat([hidden, context], dim=1)
             hidden = layer(hidden[:, :1] if depth == len(self.layers) else hidden, key_value, mask)
         return hidden[:, 0]
+
+
+def pool_plainly(embeds: torch.Tensor, mask: torch.Tensor | None, pooling: str) -> torch.Tensor:
+    """Pools without weights: (batch, length, embed_dim) -> (batch, embed_dim).
+
+    Args:
+        embeds: of tokens or seconds.
+        mask: (batch, length), not 0 where a position is real; default: all are.
+        pooling: `"first"` or `"last"`, the unit vector of that real position; `"mean"`, the mean of all unit vectors.
+    """
+    mask = embeds.new_ones(embeds.shape[:2]) if mask is None else mask
+    if pooling == "mean":
+        real = mask.bool()[..., None].to(embeds.dtype)
+        return (_unit(embeds) * real).sum(1) / real.sum(1)
+    position = mask.bool().sum(1) - 1 if pooling == "last" else mask.new_zeros(len(mask), dtype=torch.long)
+    return _unit(embeds.gather(1, position[:, None, None].expand(-1, 1, embeds.shape[2]))[:, 0])
+
+
+def _unit(embeds: torch.Tensor) -> torch.Tensor:
+    """Vectors of length 1; zeros stay zeros, with a gradient that is no infinity."""
+    length = torch.linalg.vector_norm(embeds, dim=-1, keepdim=True)
+    return embeds / torch.where(length > 0, length, 1.0)

@@ -128,6 +128,8 @@ class MMPProcessor(ProcessorMixin):
         feature_extractor: for the videos.
         tokenizer: of the text backbone. It is set to pad on the right, where a pooling head can mask the padding.
         max_text_length: tokens kept of a text: 192 in pre-training, 96 in fine-tuning (App. C).
+        text_padding (*optional*): number of tokens to which every text is cut and filled up, where the backbone was
+            trained on texts like that and reads the padding as it reads tokens, as SigLIP does.
 
     Example:
 
@@ -141,12 +143,20 @@ class MMPProcessor(ProcessorMixin):
     _home: tuple[str, str | None] | None = None  # the folder or Hub id it was loaded from, and the revision
     _video_encoders: VideoEncoders | None = None
 
-    def __init__(self, feature_extractor: Any = None, tokenizer: Any = None, max_text_length: int = 192, **kwargs: Any):
+    def __init__(
+        self,
+        feature_extractor: Any = None,
+        tokenizer: Any = None,
+        max_text_length: int = 192,
+        text_padding: int | None = None,
+        **kwargs: Any,
+    ):
         if max_text_length < 3:
             raise PolyvidError(f"max_text_length must be at least 3 (<s>, a token, </s>), got {max_text_length}.")
-        self.max_text_length = max_text_length
+        self.max_text_length, self.text_padding = max_text_length, text_padding
         super().__init__(feature_extractor, tokenizer, **kwargs)
-        self.tokenizer.padding_side = "right"
+        if text_padding is None:  # else padding counts as text, on the side where the backbone saw it
+            self.tokenizer.padding_side = "right"
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
@@ -240,15 +250,19 @@ class MMPProcessor(ProcessorMixin):
                     raise PolyvidError(f"Text {index} must be a non-empty string, got {item!r}.")
                 if not item.isascii() and _SURROGATES.search(item):
                     raise PolyvidError(f"Text {index} is not valid Unicode: {item!r} holds half of a surrogate pair.")
+            limit = min(max_text_length or self.max_text_length, self.tokenizer.model_max_length)
             encoded = self.tokenizer(
                 texts,
-                padding=padding,
+                padding=padding if self.text_padding is None else "max_length",
                 truncation=True,
-                max_length=min(max_text_length or self.max_text_length, self.tokenizer.model_max_length),
+                max_length=self.text_padding or limit,
                 return_token_type_ids=False,
                 return_attention_mask=True,
                 return_tensors=return_tensors,
             )
+            if self.text_padding is not None:  # the backbone reads all of it
+                mask = encoded["attention_mask"]
+                encoded["attention_mask"] = [[1] * len(row) for row in mask] if isinstance(mask, list) else mask * 0 + 1
             batch.update(encoded)
         if videos is not None:
             videos = self.to_features(_as_list(videos), video_names, frame_rate)

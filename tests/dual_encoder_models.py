@@ -9,9 +9,10 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 from tiny import WORDS
 
-SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
+SPECIAL = ["<s>", "<pad>", "<unk>"]
+END = 63  # the highest id, as in CLIP, which takes a text to end at its highest id
 TEXT = dict(vocab_size=64, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2)
-TEXT |= dict(max_position_embeddings=77, bos_token_id=0, pad_token_id=1, eos_token_id=2)
+TEXT |= dict(max_position_embeddings=77, bos_token_id=0, pad_token_id=1, eos_token_id=END)
 VISION = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2)
 VISION |= dict(image_size=32, patch_size=8)
 CONFIGS = {
@@ -51,12 +52,16 @@ IMAGE_PROCESSORS = {
 
 def tokenizer():
     vocabulary = {word: index for index, word in enumerate([*SPECIAL, *WORDS, *"video of 0 1 2 3 4 5 6 7 8 9".split()])}
+    vocabulary["</s>"] = END
     found = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     found.pre_tokenizer = pre_tokenizers.Whitespace()
-    found.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
-    names = ("bos_token", "pad_token", "eos_token", "unk_token")
+    found.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", END)]
+    )
+    names = ("bos_token", "pad_token", "unk_token")
     options = dict(model_max_length=77, model_input_names=["input_ids", "attention_mask"])
-    return PreTrainedTokenizerFast(tokenizer_object=found, **options, **dict(zip(names, SPECIAL, strict=True)))
+    special = dict(zip(names, SPECIAL, strict=True)) | {"eos_token": "</s>"}
+    return PreTrainedTokenizerFast(tokenizer_object=found, **options, **special)
 
 
 def save_dual_encoder(family: str, folder: Path) -> None:

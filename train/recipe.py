@@ -39,6 +39,7 @@ SHAPE = (
     "video_kernel_size",
     "video_positions",
 )
+STARTS = ("random", "mean", "warm", "zero_shot")
 EPOCH_UNITS = ("pairs", "sentences")
 ALL_LANGUAGES = ["all"]  # in place of languages: all that the dataset has captions in
 
@@ -49,7 +50,8 @@ class ModelRecipe:
 
     backbone: str = "FacebookAI/xlm-roberta-large"  # Hub id or folder of a multilingual encoder
     init_from: str | None = None  # Hub id or folder of an MMP model to start from instead
-    # SHAPE. None, where `init_from` is given and the recipe says nothing: as in the model it names.
+    # SHAPE. None, where `init_from` or start=zero_shot is given and the recipe says nothing: as in the model it names.
+    # In any other new model: all layers of the backbone, its width, and the width of the features.
     output_layer: int | None = 12  # layer of the backbone, counted from 1, whose output is used (App. D)
     freeze_below: int | None = 9  # last frozen layer (§5.2); null, or output_layer: the whole backbone is frozen
     embed_dim: int | None = 1024  # of pooling heads and shared space
@@ -60,8 +62,8 @@ class ModelRecipe:
     pooler_num_heads: int | None = 4  # attention heads of a pooling layer
     pooler_dropout: float = 0.3  # App. C
     share_poolers: bool | None = False  # Table 2, last row but one
-    # Beyond the paper, see `polyvid.train.loop.warm_start`:
-    start: str = "random"  # of heads and projections: random (§3.1), mean (heads as means), warm (closed forms)
+    # Beyond the paper, see `polyvid.train.loop.warm_start` and `zero_shot_start`:
+    start: str = "random"  # of heads and projections: random (§3.1), mean, warm, zero_shot (see the guide on training)
     start_penalty: float = 1.0  # of the ridge regression of a warm start
     lock_text: bool = False  # the whole text tower stays as it starts; needs freeze_below = output_layer
     video_kernel_size: int | None = None  # landmarks of a kernel map before the video projection
@@ -222,7 +224,7 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         raise RecipeError(
             f"{path}: name is {recipe.name!r}, but it becomes part of file names: use letters, digits and . _ - only."
         )
-    if recipe.model.init_from is not None:  # that model knows its shape
+    if recipe.model.init_from is not None or recipe.model.start == "zero_shot":  # that model knows its shape
         own = stated.get("model") or {}
         for field_name in SHAPE:
             if own.get(field_name) is None:
@@ -234,6 +236,7 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         except PolyvidError as error:
             raise RecipeError(f"{path}, data.{key}: {error}") from None
     _check_numbers(path, recipe)
+    _check_zero_shot(path, recipe)
     _check_terms(path, recipe)
     return recipe
 
@@ -279,8 +282,8 @@ def _check_numbers(path: Path, recipe: Recipe) -> None:
         raise RecipeError(f"{path}: data.max_video_length must be at least 1 second, not {data.max_video_length}.")
     if data.noise_cycle is not None and data.noise_cycle < 1:
         raise RecipeError(f"{path}: data.noise_cycle must be at least 1 epoch, or null, not {data.noise_cycle}.")
-    if model.start not in ("random", "mean", "warm"):
-        raise RecipeError(f"{path}: model.start must be random, mean or warm, not {model.start!r}.")
+    if model.start not in STARTS:
+        raise RecipeError(f"{path}: model.start must be {', '.join(STARTS[:-1])} or {STARTS[-1]}, not {model.start!r}.")
     if recipe.data.clips is not None and (model.start == "warm" or model.video_kernel_size is not None):
         raise RecipeError(f"{path}: model.start=warm and model.video_kernel_size need captions in memory, not clips.")
     if not model.start_penalty > 0:
@@ -289,6 +292,21 @@ def _check_numbers(path: Path, recipe: Recipe) -> None:
         raise RecipeError(f"{path}: data.epoch_unit must be {' or '.join(EPOCH_UNITS)}, not {recipe.data.epoch_unit}.")
     if not recipe.data.validation_languages:
         raise RecipeError(f"{path}: data.validation_languages is empty; the first of them selects the model.")
+
+
+def _check_zero_shot(path: Path, recipe: Recipe) -> None:
+    """A model that begins as a dual encoder sees features as the dual encoder does."""
+    model, data = recipe.model, recipe.data
+    if model.start != "zero_shot":
+        return
+    for key, wrong, value in (
+        ("model.init_from", model.init_from is not None, "null"),
+        ("model.image_feature_dim", model.image_feature_dim is not None, "null"),
+        ("data.feature_power", data.feature_power not in (None, 1), "1"),
+        ("data.normalize_features", data.normalize_features, "false"),
+    ):
+        if wrong:
+            raise RecipeError(f"{path}: model.start=zero_shot begins as model.backbone alone: set {key}={value}.")
 
 
 def _check_terms(path: Path, recipe: Recipe) -> None:

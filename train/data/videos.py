@@ -115,6 +115,21 @@ def _languages_with_captions(builder_class: type[BenchmarkBuilder], data: DataRe
     return in_table_order([*written, *translated])
 
 
+def feature_width(data: DataRecipe, features: Mapping[str, np.ndarray] | None) -> int:
+    """Width of the features that a recipe names.
+
+    Raises:
+        PolyvidError: if there are none, or streamed ones do not say it.
+    """
+    if features:
+        return int(next(iter(features.values())).shape[1])
+    folder = data.clips or data.features
+    columns = [record.get("columns") for record in recorded_encoders(folder) or []] if folder is not None else []
+    if not columns or None in columns:
+        raise PolyvidError("How wide the features are is not recorded: set model.video_feature_dim to a number.")
+    return sum(column for column in columns if column is not None)
+
+
 class VideoFiles(Mapping):
     """The video files of a folder or a list: video id → path, for models that see videos themselves.
 

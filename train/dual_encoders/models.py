@@ -65,10 +65,7 @@ class DualEncoder:
         found = []
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             part = [self.prompt.replace("{}", text) for text in texts[start : start + TEXTS_AT_ONCE]]
-            inputs = self.tokenizer(part, truncation=True, return_tensors="pt", **self._padding()).to(self.device)
-            if self.model.config.model_type in WITHOUT_MASK:
-                inputs.pop("attention_mask", None)
-            found.append(self.model.get_text_features(**inputs).pooler_output.float().cpu())
+            found.append(embed_texts(self.model, self.tokenizer, part).float().cpu())
             if progress:
                 progress(len(part))
         return torch.cat(found)
@@ -101,15 +98,6 @@ class DualEncoder:
     def _pixel_processor(self) -> Any:
         """Frames (height, width, 3) uint8 → tensors of the model."""
         return AutoImageProcessor.from_pretrained(self.name, backend="pil")
-
-    def _padding(self) -> dict[str, Any]:
-        """How texts are padded and cut."""
-        limit = getattr(getattr(self.model.config, "text_config", None), "max_position_embeddings", 77)
-        longest = min(limit, self.tokenizer.model_max_length)
-        if self.model.config.model_type in PADDED:
-            return {"padding": "max_length", "max_length": min(64, longest)}
-        # AltCLIP's text tower is XLM-R, which counts positions from after its padding token.
-        return {"padding": True, "max_length": min(longest, limit - 2) if limit > 100 else longest}
 
     def _video(self, frames: list[np.ndarray]) -> Tensor:
         parts = []
@@ -152,6 +140,26 @@ class VideoDualEncoder(DualEncoder):
         values = self.pixels(frames, return_tensors="pt")["pixel_values"][None].to(self.device)  # (1, frames, 3, h, w)
         key = "pixel_values" if self.model.config.model_type == "xclip" else "pixel_values_videos"
         return self.model.get_video_features(**{key: values}).pooler_output.flatten()  # VideoPrism's is (1, 1, dim)
+
+
+def embed_texts(model: Any, tokenizer: Any, texts: Sequence[str]) -> Tensor:
+    """(texts, dim), on the device of the model."""
+    options = padding_of(model.config, tokenizer)
+    inputs = tokenizer(list(texts), truncation=True, return_tensors="pt", **options).to(model.device)
+    if model.config.model_type in WITHOUT_MASK:
+        inputs.pop("attention_mask", None)
+    embeds: Tensor = model.get_text_features(**inputs).pooler_output
+    return embeds
+
+
+def padding_of(config: PreTrainedConfig, tokenizer: Any) -> dict[str, Any]:
+    """How the texts of a dual encoder are padded and cut: `padding` and `max_length` of its tokenizer."""
+    limit = getattr(getattr(config, "text_config", None), "max_position_embeddings", 77)
+    longest = min(limit, tokenizer.model_max_length)
+    if config.model_type in PADDED:
+        return {"padding": "max_length", "max_length": min(64, longest)}
+    # AltCLIP's text tower is XLM-R, which counts positions from after its padding token.
+    return {"padding": True, "max_length": min(longest, limit - 2) if limit > 100 else longest}
 
 
 FAMILIES: dict[str, type[DualEncoder]] = {

@@ -85,7 +85,7 @@ class FrozenStates:
 
     def __init__(self, path: str | Path, model: MMPModel):
         self.model = model
-        self.hidden_size: int = model.text_model.config.hidden_size
+        self.hidden_size: int = model.config.frozen_width
         self.path, self.data_path, self.index_path = Path(path), Path(f"{path}.f16"), Path(f"{path}.json")
         self.fingerprint = _fingerprint(model)
         self._damaged: dict[str, Block] = {}

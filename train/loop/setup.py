@@ -17,7 +17,7 @@ from polyvid.train.data.clips import ClipDataset, ClipSampler
 from polyvid.train.data.collate import MMPCollator
 from polyvid.train.data.own_features import Launch, complete_data
 from polyvid.train.data.parallel import load_parallel_texts
-from polyvid.train.data.videos import VideoFeatures, load_videos
+from polyvid.train.data.videos import VideoFeatures, feature_width, load_videos
 from polyvid.train.loop.checkpoints import Checkpoints
 from polyvid.train.loop.frozen_states import FrozenStates
 from polyvid.train.loop.inputs import check_inputs
@@ -55,6 +55,8 @@ def build_trainer(recipe: Recipe) -> Trainer:
     features = VideoFeatures(data.features) if data.features is not None else None
     train_set = _train_set(recipe, videos, features, processes)
     validation_set = _validation_set(data, features)
+    if recipe.model.init_from is None and recipe.model.video_feature_dim is None and recipe.model.start != "zero_shot":
+        recipe.model.video_feature_dim = feature_width(data, features)
     set_seed(training.seed)  # before the weights are drawn; the same on all processes
     model, processor = build_model(recipe.model)
     record_encoders(recipe, model)

@@ -2,10 +2,12 @@
 
 from typing import Any
 
-from transformers import AutoModel, AutoProcessor, AutoTokenizer
+from transformers import AutoModel, AutoProcessor
 
 from polyvid.dataset_scripts.features import recorded_encoders
 from polyvid.modeling import MMPConfig, MMPFeatureExtractor, MMPModel, MMPProcessor
+from polyvid.modeling.backbone_mmp import load_backbone_config
+from polyvid.modeling.dual_encoder_mmp import output_width
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.provenance_mmp import refuse_other_encoders
 from polyvid.train.data.captions import PivotSampler
@@ -22,6 +24,7 @@ from polyvid.train.loop.warm_start import (
     set_text_projection,
     warm_start,
 )
+from polyvid.train.loop.zero_shot_start import processor_of, zero_shot_model
 from polyvid.train.recipe import SHAPE, ModelRecipe, Recipe
 from polyvid.train.scoring.baselines import captions_of_runs
 from polyvid.train.scoring.sentences import SentenceVectors
@@ -47,18 +50,18 @@ def record_encoders(recipe: Recipe, model: MMPModel) -> None:
     """Let the model know which networks made the features that it is trained on. Regions of images are not such.
 
     Raises:
-        PolyvidError: if it starts from a model that was made for features of others.
+        PolyvidError: if it starts from a model that was made for features of others, or as another dual encoder.
     """
     data, options = recipe.data, recipe.model
     folder = data.clips or data.features
     if folder is None or options.image_feature_dim is not None:
         return
     encoders = recorded_encoders(folder)
-    if options.init_from is not None:
+    if options.init_from is not None or options.start == "zero_shot":
         refuse_other_encoders(
             folder,
             encoders,
-            options.init_from,
+            options.init_from or options.backbone,
             model.config.video_encoders,
             "extract features with the networks of that model, or set data.allow_other_encoders=true.",
             allow=data.allow_other_encoders,
@@ -126,6 +129,11 @@ def start(
     if options.start == "mean" and is_new:
         mean_start(model)
     elif options.start == "warm":
+        if model.config.residual_pooling is not None:
+            raise PolyvidError(
+                f"{options.init_from} began as a dual encoder, for which there is no closed form: set "
+                "model.start=random."
+            )
         states = FrozenStates(data.frozen_states, model) if data.frozen_states is not None else None
         used = captions_of_runs([(data, videos)])
         (warm_start if is_new else correct_video_projection)(
@@ -154,6 +162,12 @@ def _start_text(recipe: Recipe, model: MMPModel, processor: MMPProcessor, videos
 
 
 def _new_model(recipe: ModelRecipe) -> tuple[MMPModel, MMPProcessor]:
+    if recipe.start == "zero_shot":
+        return zero_shot_model(recipe)
+    if None in (recipe.output_layer, recipe.embed_dim):  # all of the backbone, and as wide as it is
+        text: Any = load_backbone_config(recipe.backbone)
+        recipe.output_layer = recipe.output_layer or text.num_hidden_layers
+        recipe.embed_dim = recipe.embed_dim or output_width(text)
     model = MMPModel.from_backbone(
         recipe.backbone,
         freeze_below=_last_frozen(recipe, recipe.output_layer),
@@ -162,8 +176,7 @@ def _new_model(recipe: ModelRecipe) -> tuple[MMPModel, MMPProcessor]:
         image_feature_dim=recipe.image_feature_dim,
         **{name: value for name in SHAPE if (value := getattr(recipe, name)) is not None},
     )
-    extractor = MMPFeatureExtractor(recipe.image_feature_dim or model.config.video_feature_dim)
-    return model, MMPProcessor(extractor, AutoTokenizer.from_pretrained(recipe.backbone))
+    return model, processor_of(recipe.backbone, model)
 
 
 def _last_frozen(recipe: ModelRecipe, output_layer: int | None) -> int | None:

@@ -172,5 +172,5 @@ def test_captions_that_are_all_the_same_are_refused(parts):
 def test_streamed_clips_have_no_closed_form():
     with pytest.raises(RecipeError, match="need captions in memory"):
         load_recipe(CONFIGS / "mmp.yaml", ["model.start=warm"])
-    with pytest.raises(RecipeError, match="must be random, mean or warm, not 'hot'"):
+    with pytest.raises(RecipeError, match="must be random, mean, warm or zero_shot, not 'hot'"):
         load_recipe(CONFIGS / "vtt_en.yaml", ["model.start=hot"])
