@@ -94,7 +94,7 @@ class FluentEmoji9(LocalBuilder, datasets.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         here, given = Path(self.base_path or Path(__file__).parent), self.config.data_dir
         styles = {style for _, styles in self.config.drawn.values() for style in styles}
-        folder = Path(given) if given and styles == {FLUENT} else here
+        folder = Path(given) if given and styles == {FLUENT} and not _is_fetched(Path(given)) else here
         for name in ("captions.parquet", "splits.csv", "clips"):
             if not (folder / name).exists():
                 raise FileNotFoundError(f"{folder} holds no {name}: pass data_dir, the folder with the built data.")
@@ -132,6 +132,11 @@ class FluentEmoji9(LocalBuilder, datasets.GeneratorBasedBuilder):
                     raise FileNotFoundError(f"The clip of {clip.stem} is missing: there is no {clip}.")
                 example = {"video_id": clip.stem, "captions": ordered, "family": row["family"]}
                 yield clip.stem, example | {"clip": clip.read_bytes()}
+
+
+def _is_fetched(folder: Path) -> bool:
+    """Whether `polyvid fetch` made a folder: clips alone. A model that was trained on them is tested on Fluent, too."""
+    return any((folder / style).is_dir() for style in STYLES) and not (folder / "captions.parquet").exists()
 
 
 def clip_path(folder: Path, style: str, concept: str) -> Path:

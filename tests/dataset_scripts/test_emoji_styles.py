@@ -219,6 +219,12 @@ def test_styles_share_concepts_captions_and_families(unseen):
     assert trained.isdisjoint(video["family"] for video in unseen["test"])
 
 
+def test_fluent_itself_is_found_by_a_model_that_trained_on_the_fetched_styles(styles_folder):
+    """The folder of its recipe holds clips alone; captions, splits and the clips in Fluent are in the package."""
+    found, embedded = (splits_of("split_0", folder)["test"] for folder in (styles_folder, None))
+    assert found == embedded and len(found) == 420
+
+
 @pytest.mark.parametrize("folder", [None, "empty"])
 def test_without_the_clips_the_message_says_which_command_makes_them(folder, tmp_path):
     (tmp_path / "empty").mkdir()
