@@ -137,6 +137,9 @@ class TrainingRecipe:
     seed: int = 0  # of weights, order, sampling, noise and dropout
     schedule: str = "constant"  # of the learning rate: any name transformers' get_scheduler knows, over all steps
     warmup_steps: int = 0  # over which the learning rate rises from 0
+    group_by: str | None = (
+        None  # column of the dataset: clips with the same value there share a batch, as hard negatives
+    )
     group_by_length: bool = False  # captions of similar length share a batch: less padding, but other negatives
     num_workers: int = 0  # processes that read and tokenize, for each training process
     save_minutes: float = 15.0  # time between checkpoints for resuming
@@ -273,6 +276,8 @@ def _check_numbers(path: Path, recipe: Recipe) -> None:
         raise RecipeError(f"{path}: data.pivots needs captions; clips come in one language each (§5.3).")
     if recipe.data.clips is not None and training.group_by_length:
         raise RecipeError(f"{path}: training.group_by_length needs captions; the lengths of clips are not known ahead.")
+    if training.group_by is not None and (recipe.data.clips is not None or training.group_by_length):
+        raise RecipeError(f"{path}: training.group_by needs captions, and training.group_by_length=false.")
     model, data = recipe.model, recipe.data
     if not 0 <= training.seed < 4e9:  # numpy takes 32 bits, and each process adds its rank
         raise RecipeError(f"{path}: training.seed must lie between 0 and 4 billion, but is {training.seed}.")

@@ -49,6 +49,11 @@ def test_streamed_clips_are_not_grouped_by_length():
         load_recipe(CONFIGS / "mmp.yaml", ["training.group_by_length=true"])
 
 
+def test_streamed_clips_are_not_grouped_by_a_column():
+    with pytest.raises(RecipeError, match="training.group_by needs captions, and training.group_by_length=false"):
+        load_recipe(CONFIGS / "mmp.yaml", ["training.group_by=family"])
+
+
 def test_pretraining_streams_clips_in_every_language_and_keeps_the_last_model(mmp):
     steps = read_steps(mmp / "steps.jsonl")
     assert [line["step"] for line in steps] == list(range(1, len(steps) + 1)) and len(steps) >= 2

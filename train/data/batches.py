@@ -58,6 +58,9 @@ class GlobalBatches(Sampler):
 
     With `lengths`, one per row, rows of similar length share a batch, which reduces padding: each group of `SORTED`
     batches is sorted by length, and the batches are then shuffled. The rows and batch sizes of an epoch stay the same.
+
+    With `groups`, one value per row, rows of the same value follow one another, so that they share a batch, but for the
+    few groups that are cut where a batch is full.
     """
 
     SORTED = 50
@@ -68,6 +71,7 @@ class GlobalBatches(Sampler):
         self.epoch = 0
         self.first_batch = 0
         self.lengths: np.ndarray | None = None
+        self.groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         count = -(-self.size // self.batch_size)
@@ -77,6 +81,9 @@ class GlobalBatches(Sampler):
     def __iter__(self) -> Iterator[list[int]]:
         generator = np.random.default_rng([self.seed, self.epoch])
         order = generator.permutation(self.size)
+        if self.groups is not None:
+            _, first, group = np.unique(self.groups[order], return_index=True, return_inverse=True)
+            order = order[np.argsort(first[group], kind="stable")]  # groups as they first come in a random order
         batches = np.array_split(order[: len(self) * self.batch_size], max(1, len(self)))[: len(self)]
         if self.lengths is not None:
             batches = self._by_length(batches, self.lengths, generator)
@@ -100,7 +107,7 @@ class CaptionBatches:
     """Batches of a dataset in memory: each row once per epoch, in an order drawn for the epoch.
 
     Args:
-        rows: pairs or triples.
+        rows: pairs or triples. Those of one group share a batch, if it has `groups`.
         collator: turns them into a batch.
         batch_size: rows over all processes.
         seed: for the order.
@@ -132,6 +139,7 @@ class CaptionBatches:
         self.num_workers, self.noise_cycle, self.group_by_length = num_workers, noise_cycle, group_by_length
         _check_batch_size(batch_size, num_processes)
         self.batches = GlobalBatches(len(rows), batch_size, seed, rank, num_processes)
+        self.batches.groups = None if rows.groups is None else np.array(rows.groups)
         if len(self.batches) == 0:
             raise PolyvidError(
                 f"{len(rows)} training clip(s) do not make a batch: a contrastive loss needs at least two."

@@ -46,6 +46,7 @@ class PivotSampler(Dataset):
         seed: for all random draws.
         with_english: rows also have `english_text`, the sentence in English, for a teacher. Sentences without are left
             out.
+        group_by: column of `videos`; `groups` then holds its value for each item. Default: `groups` is None.
 
     Items are rows for `MMPCollator`: `video_id`, `language`, `text`, `video_features` and, for triples,
     `pivot_language` and `pivot_text`.
@@ -64,6 +65,7 @@ class PivotSampler(Dataset):
         epoch_unit: str = "pairs",
         seed: int = 0,
         with_english: bool = False,
+        group_by: str | None = None,
     ):
         if epoch_unit not in EPOCH_UNITS:
             raise PolyvidError(f"Unknown epoch_unit {epoch_unit!r}: choose from {' '.join(EPOCH_UNITS)}.")
@@ -82,6 +84,7 @@ class PivotSampler(Dataset):
         anchors: list[tuple[int, int, int]] = []  # video, sentence, language; ANY: drawn each epoch
         chunks: list[pa.Array] = []
         num_texts = 0
+        values: list[Any] = []
         for video in videos:
             if features is not None and video["video_id"] not in features:
                 self.videos_without_features.append(video["video_id"])
@@ -100,6 +103,10 @@ class PivotSampler(Dataset):
                 shown = choices if epoch_unit == "pairs" else choices and [ANY]
                 anchors += [(len(self.video_ids), sentence, language) for language in shown]
             self.video_ids.append(video["video_id"])
+            if group_by is not None:
+                if group_by not in video:
+                    raise PolyvidError(f"The dataset has no column {group_by!r} to group by: it has {' '.join(video)}.")
+                values.append(video[group_by])
             self._bits.append(bits)
             self._starts.append(list(starts))
             chunks.append(pa.array(flat, pa.string()))
@@ -112,6 +119,7 @@ class PivotSampler(Dataset):
             )
         self._texts = pa.concat_arrays(chunks)
         self._anchors = np.array(anchors, dtype=np.int32)
+        self.groups = [values[video] for video in self._anchors[:, 0]] if group_by is not None else None
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:

@@ -178,7 +178,9 @@ def _train_set(
         raise PolyvidError("data.features is missing: captions need the features of their videos.")
     shown = None if data.texts_only else features
     with_english = not {"teach", "distill"}.isdisjoint(recipe.objective.terms)
-    return PivotSampler(videos, shown, data.languages, data.pivots, data.epoch_unit, seed, with_english)
+    return PivotSampler(
+        videos, shown, data.languages, data.pivots, data.epoch_unit, seed, with_english, recipe.training.group_by
+    )
 
 
 def _validation_set(data: DataRecipe, features: VideoFeatures | None) -> ValidationSet | None:

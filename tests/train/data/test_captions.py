@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
+from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.data.captions import PivotSampler
 
 
@@ -161,3 +162,13 @@ def test_empty_captions_are_not_trained_on():
 def test_what_cannot_be_sampled_is_refused(videos, options, message):
     with pytest.raises(ValueError, match=message):
         PivotSampler(videos, features(videos), **options)
+
+
+def test_each_item_knows_its_group():
+    videos = [one | {"family": f"family {number % 2}"} for number, one in enumerate(VTT)]
+    sampler = PivotSampler(videos, features(videos), ["en"], group_by="family")
+    of_video = {video["video_id"]: video["family"] for video in videos}
+    assert sampler.groups == [of_video[sampler[index]["video_id"]] for index in range(len(sampler))]
+    assert PivotSampler(videos, features(videos), ["en"]).groups is None
+    with pytest.raises(PolyvidError, match="no column 'fam' to group by: it has video_id captions family"):
+        PivotSampler(videos, features(videos), ["en"], group_by="fam")

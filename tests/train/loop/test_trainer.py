@@ -156,6 +156,24 @@ def test_batches_by_length_can_be_taken_up_anywhere_and_are_split_between_proces
     assert max(sizes) < 1.02 * min(sizes)  # none has the longer halves
 
 
+def test_rows_of_a_group_share_a_batch_in_a_new_order_each_epoch():
+    """64 groups of four rows, which lie apart, in batches of 16: each batch holds four groups whole."""
+    groups = np.array([f"clip {row % 64}" for row in range(256)])
+
+    def grouped(epoch=0, first=0):
+        batches = GlobalBatches(256, 16, 0)
+        batches.groups, batches.epoch, batches.first_batch = groups, epoch, first
+        return list(batches)
+
+    batches = grouped()
+    assert sorted(sum(batches, [])) == list(range(256))
+    assert all(len(batch) == 16 and len(set(groups[batch])) == 4 for batch in batches)
+    assert {frozenset(batch) for batch in grouped(epoch=1)}.isdisjoint(map(frozenset, batches))  # other groups meet
+    assert grouped(first=5) == batches[5:]
+    apart = list(GlobalBatches(256, 16, 0))
+    assert np.mean([len(set(groups[batch])) for batch in apart]) > 13
+
+
 def test_a_run_grouped_by_length_resumes_exactly(make_trainer, monkeypatch):
     words = {f"video{n}": " ".join(WORDS[n : n + 1 + n % 5]) for n in range(16)}
     row = PivotSampler.__getitem__
