@@ -81,12 +81,14 @@ wheel: $(VENV)/has-test
 check-tag:
 	test "$(TAG)" = "v$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)"
 
-# Other libraries that load our models, and notebooks: some of them are not among the packages of `make test`.
+# Other libraries that load our models, notebooks, and agents that talk to the app by MCP: some of them are not among
+# the packages of `make test`.
 ECOSYSTEM := tests/hub_cards/test_from_the_hub.py tests/hub_cards/test_mteb.py tests/hub_cards/test_notebooks.py \
+	tests/hub_cards/test_own_videos.py tests/hub_cards/test_space.py::test_agents_find_the_two_searches_as_tools \
 	tests/hub_cards/test_scripts.py tests/modeling/test_sentence_transformer.py tests/train/search/test_lance_embeddings.py
 test-ecosystem:
 	$(PYTHON) -m venv .venv-ecosystem
-	.venv-ecosystem/bin/python -m pip install --quiet -c constraints.txt -e '.[test,mteb,notebooks]'
+	.venv-ecosystem/bin/python -m pip install --quiet -c constraints.txt -e '.[test,mcp,mteb,notebooks]'
 	.venv-ecosystem/bin/python -m pytest $(ECOSYSTEM) $(PYTEST)
 
 # The lowest versions that pyproject.toml allows, and the newest there are. Both in environments of their own.
