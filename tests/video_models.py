@@ -1,11 +1,14 @@
 """Models that know the network that made their features, small enough for a test."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from polyvid.modeling.frame_encoders_mmp import EFFICIENTNET
+from polyvid.train.extraction.bundling import bundle_encoders
 from polyvid.train.search.frames import load_encoders
 from tiny import tiny_model, tiny_processor
 
@@ -25,3 +28,14 @@ def save_models(folder: Path) -> None:
     for name, encoders in (("model", records), ("silent", None)):
         tiny_model(video_feature_dim=16, video_encoders=encoders).save_pretrained(folder / name)
         tiny_processor(feature_size=16).save_pretrained(folder / name)
+
+
+def save_model_with_its_network(folder: Path, words: Sequence[str] = ()) -> None:
+    """Writes a model as those of the demo are, with EfficientNet-Lite0 in its folder; it knows these words, too."""
+    model = tiny_model(video_feature_dim=1280)
+    model.config.video_encoders = load_encoders(model, [EFFICIENTNET]).records
+    model.save_pretrained(folder)
+    processor = tiny_processor(feature_size=1280, feature_power=0.5)
+    processor.tokenizer.add_tokens(list(words))
+    processor.save_pretrained(folder)
+    assert bundle_encoders(model.config.video_encoders, folder)
