@@ -1,6 +1,7 @@
-"""Opens the demo app in a real browser: for its picture in the README, and for its test.
+"""Opens the apps in a real browser: for their pictures in README and guide, and for their tests.
 
     python -m polyvid.hub_cards.space.screenshot outputs/demo/space hub_cards/space/screenshot.png
+    python -m polyvid.hub_cards.space.screenshot my_videos hub_cards/docs/own_videos.png --query "kipande cha pizza"
 
 needs Chromium with its driver (`apt-get install chromium chromium-driver`), selenium, and a font with Chinese.
 """
@@ -120,18 +121,32 @@ def wait_for(driver: Any, script: str, seconds: float = 300) -> Any:
     return value
 
 
+TYPED = "document.querySelector('#query textarea, #query input')"
 ALL_PLAY = "return [...document.querySelectorAll('#by-words video')].every(v => v.readyState >= 2)"
 SHOWN = "return document.querySelectorAll('#by-words .clip').length > 0 && !document.querySelector('.generating')"
 
 
 def screenshot(
-    space: Annotated[Path, typer.Argument(help="Folder of the built app, such as outputs/demo/space.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(help="Of the built app, such as outputs/demo/space; with --query, of videos searched before."),
+    ],
     picture: Annotated[Path, typer.Argument(help="PNG to write.")],
     model: Annotated[str, typer.Option(help="none, mp, mmp, or all for side by side.")] = "all",
     width: Annotated[int, typer.Option(help="Of the page in pixels; a phone has 390.")] = 1280,
+    query: Annotated[str | None, typer.Option(help="Take polyvid app over a folder of videos, and type this.")] = None,
 ) -> None:
-    """Take a picture of the whole page, as it is after the first example."""
-    with serve(space) as address, open_browser(width) as driver:
+    """Take a picture of the whole page, as it is after the first example, or after a query."""
+    if query is not None:
+        folder = folder.resolve()
+        with serve(folder.parent, ("-m", "polyvid", "app", folder.name)) as address, open_browser(width) as driver:
+            driver.get(address)
+            wait_for(driver, f"return {TYPED} !== null")
+            driver.find_element("css selector", "#query textarea, #query input").send_keys(query, "\n")
+            wait_for(driver, SHOWN)
+            _take(driver, picture, width)
+        return
+    with serve(folder) as address, open_browser(width) as driver:
         driver.get(address)
         wait_for(driver, SHOWN)
         driver.execute_script(f"document.querySelector('#model input[value={model}]').click()")
@@ -140,13 +155,17 @@ def screenshot(
         if models == 1:
             wait_for(driver, f"return document.querySelector('#by-words .clips').dataset.model == '{model}'")
         wait_for(driver, ALL_PLAY)
-        time.sleep(1)  # animations of the page itself
-        height = driver.execute_script("return document.documentElement.scrollHeight")
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
-        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        time.sleep(1)
-        shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png", "captureBeyondViewport": True})
-    # A palette makes the file a third as large; the README loads it.
+        _take(driver, picture, width)
+
+
+def _take(driver: Any, picture: Path, width: int) -> None:
+    time.sleep(1)  # animations of the page itself
+    height = driver.execute_script("return document.documentElement.scrollHeight")
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    time.sleep(1)
+    shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png", "captureBeyondViewport": True})
+    # A palette makes the file a third as large; README and guide load it.
     full = Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("RGB")
     full.quantize(palette=full.quantize(256), dither=Image.Dither.FLOYDSTEINBERG).save(picture, optimize=True)
     print(f"Written to {picture}.")
