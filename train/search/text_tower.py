@@ -17,11 +17,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from tokenizers import Tokenizer
 from torch.nn import functional as F
 
 from polyvid.modeling.paths_mmp import is_local_path
 from polyvid.modeling.video_index_mmp import VideoIndex
+from polyvid.train.search import query_tokens
+from polyvid.train.search.query_tokens import QueryTokens
 from polyvid.train.search.sources import cache_folder
 
 WEIGHTS = "model.safetensors"
@@ -108,7 +109,7 @@ class TextTower:
         self._padding = None if text["model_type"] == "bert" else text["pad_token_id"]
         self.name_or_path = str(folder)
         self.config = SimpleNamespace(video_encoders=config.get("video_encoders"), embed_dim=config["embed_dim"])
-        self.tokenizer = _Tokens(folder / "tokenizer.json", tokenizer.get("unk_token", "<unk>"))
+        self.tokenizer = QueryTokens(folder / "tokenizer.json", tokenizer.get("unk_token", "<unk>"))
         self.positions = len(self._weights["text_model.embeddings.position_embeddings.weight"])
         if self._padding is not None:
             self.positions -= self._padding + 1
@@ -175,24 +176,6 @@ class TextTower:
     def _norm(self, hidden: torch.Tensor, name: str, eps: float) -> torch.Tensor:
         weight, bias = self._weight(f"{name}.weight").float(), self._weight(f"{name}.bias").float()
         return F.layer_norm(hidden, hidden.shape[-1:], weight, bias, eps)
-
-
-class _Tokens:
-    """A tokenizer from its file, as far as [`VideoIndex`] uses the one of transformers."""
-
-    def __init__(self, file: Path, unknown: str):
-        self._tokenizer = Tokenizer.from_file(str(file))
-        self._tokenizer.no_padding()
-        self.unk_token_id = self._tokenizer.token_to_id(unknown)
-
-    def ids(self, text: str, longest: int) -> list[int]:
-        self._tokenizer.enable_truncation(longest)
-        found: list[int] = self._tokenizer.encode(text).ids
-        return found
-
-    def __call__(self, text: str, add_special_tokens: bool = False) -> dict[str, list[int]]:
-        self._tokenizer.no_truncation()
-        return {"input_ids": self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids}
 
 
 def known_tower(index: VideoIndex) -> TextTower | None:
@@ -264,7 +247,7 @@ def _record_of(folder: Path) -> Path | None:
     """Where it is kept how a comparison ended: for these files, of these sizes and times, and these versions."""
     try:
         facts: list[object] = [os.path.realpath(folder)]
-        for file in (*(folder / name for name in FILES), Path(__file__)):
+        for file in (*(folder / name for name in FILES), Path(__file__), Path(query_tokens.__file__)):
             stat = file.stat()
             facts += [file.name, stat.st_size, stat.st_mtime_ns]
     except OSError:
