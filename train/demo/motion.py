@@ -23,7 +23,6 @@ import numpy as np
 import torch
 import typer
 from torch.nn.functional import normalize
-from transformers import AutoModel, AutoProcessor
 
 from polyvid.dataset_scripts.building import atomic_path, write_json
 from polyvid.dataset_scripts.emoji_motion import emoji_motion
@@ -67,9 +66,9 @@ def main(
         arrange_features()
         for config in QUESTIONS:
             write_row(f"{config}_mean", lambda config=config: score_mean_pooling(config))  # type: ignore[misc]
-            for seed, positions in product(range(seeds), HEADS):
-                recipe = recipe_of(config, positions, seed)
-                write_row(f"{config}_{positions}_{seed}", lambda recipe=recipe: score_heads(recipe))  # type: ignore[misc]
+        for seed, config, positions in product(range(seeds), QUESTIONS, HEADS):
+            recipe = recipe_of(config, positions, seed)
+            write_row(f"{config}_{positions}_{seed}", lambda recipe=recipe: score_heads(recipe))  # type: ignore[misc]
         rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((FOLDER / "rows").glob("*.json"))]
     content = {"rows": rows, "environment": environment()}
     write_json(results, content)
@@ -138,9 +137,9 @@ def write_row(name: str, measure: Callable[[], dict[str, Any]]) -> None:
 def score_heads(recipe: Recipe) -> dict[str, Any]:
     """Train a model and score it."""
     shutil.rmtree(recipe.output_dir, ignore_errors=True)  # of a run that was stopped
-    build_trainer(recipe).fit()
-    model = AutoModel.from_pretrained(recipe.output_dir)
-    processor = AutoProcessor.from_pretrained(recipe.output_dir)
+    trainer = build_trainer(recipe)
+    trainer.fit()
+    model, processor = trainer.accelerator.unwrap_model(trainer.model).eval(), trainer.processor
     states = FrozenStates(Path(str(recipe.data.frozen_states)), model)
     texts = SentenceVectors(model, processor, states)
     videos, features = load_videos(recipe.data, "test"), VideoFeatures(str(recipe.data.features))
@@ -184,11 +183,13 @@ def scores_of(
 
     Returns:
         `videos` (their number); `questions`: question → `accuracy` by language in percent, its `mean` over languages
-        and the mean's 95 % `interval` (groups of clips resampled); `R@1` by language, of all clips.
+        and the mean's 95 % `interval` (groups of clips resampled); `groups` (their number); and `R@1` by language, of
+        groups: how often the best clip is the right one or has the same frames.
     """
     row_of = {video["video_id"]: row for row, video in enumerate(videos)}
     groups = np.array([video["group"] for video in videos])
-    own = torch.arange(len(videos))
+    _, group = np.unique(groups, return_inverse=True)
+    of_clip = torch.from_numpy(group)
     twins: dict[str, list[int]] = {}
     for video in videos:
         for twin in video["twins"]:
@@ -197,7 +198,7 @@ def scores_of(
     recall: dict[str, float] = {}
     for language in LANGUAGES:
         texts = embed([_caption(video, language) for video in videos], language)
-        recall[language] = 100 * float((ranks_of_targets(texts, video_embeds, own) == 1).mean())
+        recall[language] = 100 * float((ranks_of_targets(texts, video_embeds, of_clip, of_clip) == 1).mean())
         for question, rows in twins.items():
             gained[question][language] = told_apart(texts, video_embeds, video_embeds[rows])
     questions = {}
@@ -211,7 +212,7 @@ def scores_of(
             "mean": statistics.mean(accuracy.values()),
             "interval": [100 * bound for bound in interval],
         }
-    return {"videos": len(videos), "questions": questions, "R@1": recall}
+    return {"videos": len(videos), "groups": len(set(groups)), "questions": questions, "R@1": recall}
 
 
 def told_apart(texts: torch.Tensor, own: torch.Tensor, twins: torch.Tensor) -> np.ndarray:

@@ -53,15 +53,16 @@ def to_markdown(content: Mapping[str, Any]) -> str:
         lines.append(f"| {label} | {' | '.join(cells)} |")
     lines += [
         "",
-        "R@1 among all test clips, mean of nine languages, and minutes of CPU for training and scoring one model:",
+        "How often the best of all test clips shows the right things, in whatever order, in percent (mean of nine "
+        "languages), and minutes of CPU for training and scoring one model:",
         "",
-        f"| | {' | '.join(f'`{config}`, R@1 | minutes' for config in QUESTIONS)} |",
+        f"| | {' | '.join(f'`{config}` | minutes' for config in QUESTIONS)} |",
         f"|---|{'---:|---:|' * len(QUESTIONS)}",
     ]
     for heads, label in HEADS.items():
         cells = [cell for config in QUESTIONS for cell in _costs(groups[config][heads])]
         lines.append(f"| {label} | {' | '.join(cells)} |")
-    chances = ", ".join(f"{100 / own['none'][0]['videos']:.1f} in `{config}`" for config, own in groups.items())
+    chances = ", ".join(f"{100 / own['none'][0]['groups']:.1f} in `{config}`" for config, own in groups.items())
     lines += ["", f"Chance: {chances}."]
     for config, question in questions:
         table = [
