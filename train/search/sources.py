@@ -47,6 +47,8 @@ def find_source(target: str) -> Source | None:
     path = Path(target)
     if path.is_dir():
         found = [file for file in path.rglob("*") if _is_video(file) and not _is_hidden(file.relative_to(path))]
+        if not found and next(path.glob("*.parquet"), None):
+            raise PolyvidError(f"{target} holds features, not videos: polyvid index makes the index of them to search.")
         return _source(target, os.path.realpath(path), path, found)
     if path.is_file():
         if path.suffix.lower() in VIDEO_SUFFIXES:

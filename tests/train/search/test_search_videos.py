@@ -260,9 +260,12 @@ def test_bad_input_is_one_line_and_leaves_nothing(search, videos):
     (videos.parent / "empty").mkdir()
     (videos.parent / "bad").mkdir()
     (videos.parent / "bad" / "x.mp4").write_bytes(b"no video")
+    (videos.parent / "features").mkdir()
+    (videos.parent / "features" / "train-00000-of-00001.parquet").touch()
     for arguments, message in [
         (("empty", QUERY, *FIRST), "error: There is no video in empty (looked for .3gp"),
         (("*.avi", QUERY, *FIRST), "error: There is no video in *.avi"),
+        (("features", QUERY, *FIRST), "error: features holds features, not videos: polyvid index makes the index"),
         (
             ("vidoes/", QUERY, *FIRST),
             "error: There is no folder, list of videos or index at 'vidoes/': check the path.",
