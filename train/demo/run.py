@@ -155,7 +155,8 @@ def write_report(results: dict, seconds: dict[str, float]) -> None:
         f"""# Fluent-Emoji-9: zero-shot cross-lingual text-to-video search
 
 {len(videos)} test clips; every caption is a query over all of them (chance: R@1 {100 / len(videos):.2f}).
-All three models were fine-tuned on English names only. {trained}
+All three models saw drawings of emoji alone, so their scores say nothing of natural video.
+All were fine-tuned on English names only. {trained}
 The baselines are closed forms without training: regression from a clip's mean features to the backbone's mean-pooled
 sentence vectors, fitted on exactly the clips and captions of the model named.
 
