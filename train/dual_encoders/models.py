@@ -11,7 +11,6 @@ from torch.nn.functional import normalize
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedConfig
 
 from polyvid.dataset_scripts.devices import find_device
-from polyvid.dataset_scripts.hub import check_source
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.video_reading_mmp import VideoError, require_av
 from polyvid.train.dual_encoders.frames import FrameRule
@@ -49,13 +48,17 @@ class DualEncoder:
         require_av()
         self.name, self.frames, self.prompt = name, frames, prompt
         self.device = torch.device(find_device(device))
-        self.model = AutoModel.from_pretrained(name, dtype="float32").to(self.device).eval()
-        self.tokenizer = AutoTokenizer.from_pretrained(name)
+        self._load()
+
+    def _load(self) -> None:
+        self.model = AutoModel.from_pretrained(self.name, dtype="float32").to(self.device).eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(self.name)
         self.pixels = self._pixel_processor()
+        self.family: str = self.model.config.model_type
 
     def facts(self) -> dict[str, Any]:
         """What `results.json` says of it."""
-        return {"dual_encoder": self.model.config.model_type, "frames": str(self.frames), "prompt": self.prompt}
+        return {"dual_encoder": self.family, "frames": str(self.frames), "prompt": self.prompt}
 
     @torch.no_grad()
     def encode_texts(
@@ -65,7 +68,7 @@ class DualEncoder:
         found = []
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             part = [self.prompt.replace("{}", text) for text in texts[start : start + TEXTS_AT_ONCE]]
-            found.append(embed_texts(self.model, self.tokenizer, part).float().cpu())
+            found.append(self._texts(part).float().cpu())
             if progress:
                 progress(len(part))
         return torch.cat(found)
@@ -94,6 +97,9 @@ class DualEncoder:
             if progress:
                 progress(1)
         return torch.stack(found)
+
+    def _texts(self, texts: list[str]) -> Tensor:
+        return embed_texts(self.model, self.tokenizer, texts)
 
     def _pixel_processor(self) -> Any:
         """Frames (height, width, 3) uint8 → tensors of the model."""
@@ -160,48 +166,3 @@ def padding_of(config: PreTrainedConfig, tokenizer: Any) -> dict[str, Any]:
         return {"padding": "max_length", "max_length": min(64, longest)}
     # AltCLIP's text tower is XLM-R, which counts positions from after its padding token.
     return {"padding": True, "max_length": min(longest, limit - 2) if limit > 100 else longest}
-
-
-FAMILIES: dict[str, type[DualEncoder]] = {
-    **dict.fromkeys(("clip", "siglip", "siglip2", "metaclip_2", "altclip", "chinese_clip"), DualEncoder),
-    **dict.fromkeys(("xclip", "videoprism"), VideoDualEncoder),
-}
-"""`model_type` of a configuration → its adapter."""
-
-
-def is_dual_encoder(name: str) -> bool:
-    """Whether a folder or Hub id holds a model of `FAMILIES`.
-
-    Raises:
-        FileNotFoundError: for a path at which there is nothing.
-    """
-    check_source(name, "model")
-    try:
-        return PreTrainedConfig.get_config_dict(name)[0].get("model_type") in FAMILIES
-    except OSError:  # it is not there: whoever loads it says so better
-        return False
-
-
-def adapter_of(name: str) -> tuple[PreTrainedConfig, type[DualEncoder]]:
-    """The configuration of a dual encoder, and its adapter."""
-    config = AutoConfig.from_pretrained(name)
-    return config, FAMILIES[config.model_type]
-
-
-def load_dual_encoder(name: str, frames: str | None, prompt: str | None, device: str | None = None) -> DualEncoder:
-    """The adapter of a model.
-
-    Args:
-        name: folder or Hub id.
-        frames: a rule; default: as many as the model takes, or `"8 uniform"`.
-        prompt: default: the query alone.
-        device: default: the GPU if there is one, else the CPU.
-
-    Raises:
-        OSError: if the model cannot be loaded.
-        PolyvidError: for a rule or a prompt that does not fit.
-    """
-    config, family = adapter_of(name)
-    own = config.vision_config.num_frames if family is VideoDualEncoder else 8
-    rule = FrameRule.parse(frames) if frames else FrameRule(own, False)
-    return family(name, rule, prompt or "{}", device)

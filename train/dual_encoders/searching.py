@@ -15,13 +15,8 @@ from polyvid.modeling.frame_encoders_mmp import FrameEncoder, image_encoder
 from polyvid.modeling.paths_mmp import is_local_path
 from polyvid.modeling.video_index_mmp import VideoIndex
 from polyvid.train.dual_encoders.frames import FrameRule
-from polyvid.train.dual_encoders.models import (
-    DualEncoder,
-    VideoDualEncoder,
-    adapter_of,
-    is_dual_encoder,
-    load_dual_encoder,
-)
+from polyvid.train.dual_encoders.loading import adapter_of, is_dual_encoder, load_dual_encoder
+from polyvid.train.dual_encoders.models import DualEncoder, VideoDualEncoder
 from polyvid.train.loading import load_model
 
 WITH_PATCHES = ("siglip2",)
@@ -102,8 +97,8 @@ def load_searching_model(name: str, device: str | None = None) -> tuple[Any, Any
     if not is_dual_encoder(name):
         return load_model(name, device)
     config, family = adapter_of(name)
-    kind = config.model_type
-    if family is VideoDualEncoder or kind in WITH_PATCHES:
+    kind = "model of sentence-transformers" if config is None else config.model_type
+    if config is None or family is VideoDualEncoder or kind in WITH_PATCHES:
         raise PolyvidError(
             f"{name} is a {kind}: polyvid evaluate can test it, but an index needs a model of single images, such as "
             "CLIP or SigLIP."

@@ -14,6 +14,7 @@ from polyvid.modeling.paths_mmp import check_local_path
 from polyvid.modeling.provenance_mmp import refuse_other_encoders
 from polyvid.train.data.own_features import FEATURES, features_for
 from polyvid.train.data.videos import VideoFeatures, VideoFiles, caption_languages, load_videos, open_dataset
+from polyvid.train.dual_encoders.sentence_models import PAIR
 from polyvid.train.loading import recipe_of
 from polyvid.train.recipe import DISTILLED, DataRecipe, Recipe, distilled
 
@@ -102,7 +103,8 @@ def open_benchmark(
         PolyvidError, FileNotFoundError: for an unknown benchmark, missing files, or counts that differ from the
             protocol's; for a model from the Hub whose recipe names files outside the working folder.
     """
-    check_local_path(model, "model")
+    if files is None:
+        check_local_path(model, "model")
     for path, what in (
         (features, "folder of features"),
         (files, "folder or list of videos"),
@@ -141,7 +143,7 @@ def open_benchmark(
         data.caption_kinds = data.caption_kinds or trained.caption_kinds
         data.columns = data.columns or trained.columns
         data.split_seed = trained.split_seed
-    name, seed = (recipe.name, recipe.training.seed) if recipe else (Path(model).name, None)
+    name, seed = (recipe.name, recipe.training.seed) if recipe else (_name_of(model), None)
     label = DISTILLED if recipe is not None and distilled(recipe) else None
     if known is None:
         opened = _open_own(model, data, split, languages, name, seed, allow_other_encoders, files)
@@ -215,6 +217,11 @@ def _captions_by(videos: list[dict[str, Any]]) -> dict[str, list[str]]:
         for caption in video["captions"]:
             sources.setdefault(caption["language"], set()).add(caption["source"])
     return {language: sorted(found) for language, found in sorted(sources.items())}
+
+
+def _name_of(model: str) -> str:
+    """The last part of a folder or Hub id, or of each tower of a pair."""
+    return PAIR.join(Path(part).name for part in model.split(PAIR))
 
 
 def _refuse_paths_outside(model: str, trained: DataRecipe, given: DataRecipe, is_named: bool) -> None:

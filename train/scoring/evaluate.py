@@ -7,7 +7,7 @@ import typer
 
 from polyvid.dataset_scripts.own_data.opening import parse_columns
 from polyvid.modeling.errors_mmp import PolyvidError
-from polyvid.train.dual_encoders.models import FAMILIES, is_dual_encoder, load_dual_encoder
+from polyvid.train.dual_encoders.loading import FAMILIES, is_dual_encoder, load_dual_encoder
 from polyvid.train.loading import recipe_of
 from polyvid.train.recipe import load_recipe
 from polyvid.train.scoring.benchmark import open_benchmark
@@ -18,7 +18,9 @@ from polyvid.train.scoring.measure import measure
 def evaluate(
     model: Annotated[
         str | None,
-        typer.Option(help="Folder or Hub id of an MMP model, or of a dual encoder. Default: what --config trains."),
+        typer.Option(
+            help="Folder or Hub id of an MMP model or a dual encoder, or TEXTS+IMAGES. Default: what --config trains."
+        ),
     ] = None,
     config: Annotated[
         str | None, typer.Option(help="Recipe file or name, such as demo/mmp. Default: the one saved with the model.")

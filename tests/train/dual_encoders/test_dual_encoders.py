@@ -14,7 +14,7 @@ from polyvid.dataset_scripts.fluent_emoji_9 import build
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.data.videos import VideoFiles
 from polyvid.train.dual_encoders.frames import FrameRule
-from polyvid.train.dual_encoders.models import FAMILIES, is_dual_encoder, load_dual_encoder
+from polyvid.train.dual_encoders.loading import FAMILIES, is_dual_encoder, load_dual_encoder
 from polyvid.train.scoring.evaluate import evaluate
 from polyvid.train.scoring.evaluation import TEXT_TO_VIDEO, rank_benchmark
 from tiny import WORDS, tiny_model
