@@ -46,7 +46,8 @@ test-fast: $(VENV)/has-test
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST)
 
 # All attacks in their long form, each for its share of the time; ends with a table of what was tried and what failed:
-# `make attack MINUTES=60 SEED=1`.
+# `make attack MINUTES=60 SEED=1`. In an hour each command is killed at least 20 times, even if that takes longer;
+# POLYVID_ATTACK_KILLS=N in the environment asks for N, in a run of any length.
 attack: $(VENV)/has-test
 	POLYVID_ATTACK_MINUTES=$(MINUTES) POLYVID_ATTACK_SEED=$(SEED) $(BIN)/python -m pytest tests/attack -v $(PYTEST)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from budget import MINUTES, TOO_LATE, Attack, Run, base_name
+from memory import limited_memory
 from writing_commands import write_inputs
 
 RUN = pytest.StashKey[Run]()
@@ -13,6 +14,12 @@ RUN = pytest.StashKey[Run]()
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory) -> Path:
     return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture
+def little_memory() -> Iterator[None]:
+    with limited_memory():
+        yield
 
 
 def is_attack(item: pytest.Item) -> bool:

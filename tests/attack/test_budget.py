@@ -22,6 +22,7 @@ def clock(monkeypatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(budget, "time", clock)
     monkeypatch.setattr(budget, "MINUTES", 10)
+    monkeypatch.setattr(budget, "KILLS", 1)
     monkeypatch.setattr(budget, "SHARES", {"test_kill": 6.0, "test_race": 2.0, "test_fuzz": 2.0})
     return clock
 
@@ -52,6 +53,15 @@ def test_after_the_end_each_attack_makes_one_round_on_its_first_command(clock):
     first, second = run.begin("test_race[build]"), run.begin("test_race[join]")
     assert first.outcome == "held" and work(first, clock, 10) == 1
     assert second.outcome == budget.TOO_LATE
+
+
+def test_all_kills_are_made_even_after_the_end(clock, monkeypatch):
+    monkeypatch.setattr(budget, "KILLS", 20)
+    names = ["test_killed_at_any_moment", "test_a_push_that_is_killed_is_resumed", "test_race"]
+    run = budget.Run([name for name in names for _ in range(2)])
+    clock.now += 700
+    outcomes = [run.begin(f"{name}[{command}]").outcome for name in names for command in ("build", "join")]
+    assert outcomes == ["held"] * 5 + [budget.TOO_LATE]
 
 
 def test_the_bounded_form_makes_a_number_of_rounds(clock, monkeypatch):

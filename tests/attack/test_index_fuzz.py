@@ -22,7 +22,7 @@ VIDEOS, WIDTH = 40, 16
 # Values at and beyond the ends of what offsets, codes, seconds, scales and bytes can be.
 EXTREMES = [0, 1, -1, -2, 39, 40, 41, 127, 128, 255, 2**31 - 1, -(2**31), 2**63 - 1, -(2**63), torch.nan, torch.inf]
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("little_memory")]
 
 
 def make_index(kind: str) -> VideoIndex:
@@ -166,6 +166,7 @@ from pathlib import Path
 import torch
 sys.path.insert(0, sys.argv[1])
 from budget import seed_of
+from memory import limited_memory
 from test_index_fuzz import damaged_cells, make_index, refusal
 from polyvid.modeling.index_file_mmp import read_index_file, write_index_file
 folder, codes, first, last = Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
@@ -176,7 +177,8 @@ for number in range(first, last):
     path = folder / f"forged-{number}.safetensors"
     write_index_file(path, tensors | {"faiss": cells}, about)
     print(number, end=" ", flush=True)
-    found = refusal(path, verify=False)
+    with limited_memory():
+        found = refusal(path, verify=False)
     print(repr(found) if isinstance(found, str) else "searched", flush=True)
     path.unlink()
 """

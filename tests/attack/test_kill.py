@@ -33,6 +33,8 @@ class Run:
         changes |= {"training__save_minutes": 0, "data__frozen_states": folder / "states"}
         if recipe == "mmp":
             changes |= {"training__batch_size": 4, "training__num_workers": 1}
+        else:
+            changes["training__batch_size"] = 16  # 16 checkpoints, each of which takes longer than its step
         self.overrides = overrides(data, recipe, self.output, **changes)
 
     def start(self) -> Launch:
@@ -78,7 +80,8 @@ def test_a_training_that_is_killed_at_any_moment_leaves_the_same_files(data, tmp
     generator, kills = random.Random(seed_of(recipe)), 0
     while attack.another(kills < KILLS):
         training.clear()
-        moments = [generator.random() ** 2 * seconds for _ in range(generator.randint(1, 4))]
+        deaths = generator.choice((1, 3, 5))
+        moments = [generator.random() ** 2 * seconds / deaths**0.5 for _ in range(deaths)]
         for moment in moments:
             run = training.start()
             time.sleep(moment)

@@ -63,7 +63,7 @@ def test_killed_at_any_moment_it_gives_the_files_of_a_run_that_was_not(inputs, c
     while attack.another(kills < KILLS):
         chance = random.Random(seed_of(name, attack.tried))
         prepare([name], inputs, case / "out")
-        moments = [chance.random() * seconds for _ in range(chance.choice((1, 2, 3, 3)))]
+        moments = [chance.random() * seconds for _ in range(chance.choice((1, 3, 5)))]
         for moment in moments:
             run = Started(command(name, inputs, case / "out"), case.with_name("log"))
             run.wait_for_start()

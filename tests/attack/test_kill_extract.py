@@ -5,9 +5,6 @@ Bounded by default; `make attack` kills as often as there is time for.
 
 import hashlib
 import random
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,12 +13,12 @@ import torch
 from budget import KILLS, seed_of
 from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
 from video_files import write_video
+from writing_commands import Started
 
 from polyvid.modeling.configuration_r2plus1d import R2Plus1DConfig
 from polyvid.modeling.modeling_r2plus1d import PREPROCESSING, R2Plus1DModel
 
 VIDEOS, SHARDS = 24, 3
-LAUNCH = "from polyvid.train.cli import main; main()"
 
 pytestmark = pytest.mark.slow
 
@@ -39,18 +36,11 @@ def inputs(tmp_path_factory) -> tuple[Path, Path]:
     return videos, network
 
 
-def start(inputs: tuple[Path, Path], output: Path) -> subprocess.Popen:
+def start(inputs: tuple[Path, Path], output: Path) -> Started:
+    """With a decoding process of its own, which must notice by itself that the command was killed."""
     videos, network = inputs
     arguments = ["extract", str(videos), str(output), "--encoder", str(network), "--num-shards", str(SHARDS)]
-    return subprocess.Popen(
-        [sys.executable, "-c", LAUNCH, *arguments, "--workers", "1"], stderr=subprocess.DEVNULL, start_new_session=True
-    )
-
-
-def kill(process: subprocess.Popen) -> None:
-    """The command alone: its decoding processes must notice by themselves."""
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    return Started([*arguments, "--workers", "1"], output.with_suffix(".log"))
 
 
 def outputs(folder: Path) -> dict[str, str]:
@@ -64,22 +54,25 @@ def done(output: Path) -> set[Path]:
 
 
 def test_killed_at_any_moment_it_gives_the_bytes_of_a_run_that_was_not(inputs, tmp_path, attack):
-    assert start(inputs, tmp_path / "whole").wait(timeout=300) == 0
-    expected = outputs(tmp_path / "whole")
+    run = start(inputs, tmp_path / "whole")
+    while not done(tmp_path / "whole") and run.process.is_alive():
+        time.sleep(0.001)
+    began = time.monotonic()
+    assert run.wait() == 0, run.said()
+    seconds, expected = time.monotonic() - began, outputs(tmp_path / "whole")
     assert len(expected) == SHARDS + 2  # extraction.json, failures.jsonl
     generator = random.Random(seed_of("extract"))
     kills = 0
     while attack.another(kills < KILLS):
-        output = tmp_path / f"killed{attack.tried}"
-        for _ in range(3):  # several deaths in one folder
-            process, before = start(inputs, output), done(output)
-            while process.poll() is None and done(output) == before:  # starting up is another matter
+        output, deaths = tmp_path / f"killed{attack.tried}", generator.choice((1, 3, 5))  # of several in one folder
+        for _ in range(deaths):
+            run, before = start(inputs, output), done(output)
+            while run.process.is_alive() and done(output) == before:  # starting up is another matter
                 time.sleep(0.001)
-            time.sleep(generator.random() * 0.3)
-            if process.poll() is None:
-                kill(process)
-                kills += 1
-        assert start(inputs, output).wait(timeout=300) == 0
+            time.sleep(generator.random() * seconds / deaths)
+            kills += run.kill()
+        run = start(inputs, output)
+        assert run.wait() == 0, run.said()
         assert outputs(output) == expected, f"after {kills} kills"
         assert not any(path.name.endswith(".incomplete") for path in output.rglob("*"))
     attack.note = f"{kills} kills, 0 different"

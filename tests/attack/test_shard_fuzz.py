@@ -16,6 +16,8 @@ from polyvid.train.data.videos import VideoFeatures
 
 TRIES = 1500
 
+pytestmark = pytest.mark.usefixtures("little_memory")
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
