@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import traceback
+import unicodedata
 from importlib.util import find_spec
 
 EXTRAS = {  # modules that are not always installed → the extra of this package that brings them
@@ -28,6 +29,8 @@ EXTRAS = {  # modules that are not always installed → the extra of this packag
     "onnxruntime": "onnx",
 }
 HUB_LIBRARIES = ("huggingface_hub", "httpx", "requests")
+LONGEST_LINE = 2000  # characters: what was refused may be much longer
+BIDIRECTIONAL = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # they change the order of what is shown
 WRAPPING_LIBRARIES = (
     "datasets",
     "huggingface_hub",
@@ -124,5 +127,20 @@ def _root(kind: type) -> str:
     return kind.__module__.partition(".")[0]
 
 
+def visible(text: str) -> str:
+    """Names as a terminal may show them: what it would obey instead is escaped, and so is what no encoding has.
+
+    >>> print(visible("a\\x1b[31m.mp4"), visible("ein Hund, 一只狗"))
+    a\\x1b[31m.mp4 ein Hund, 一只狗
+    """
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if unicodedata.category(character) in ("Cc", "Cs") or character in BIDIRECTIONAL
+        else character
+        for character in text
+    )
+
+
 def _joined(text: str) -> str:
-    return " ".join(text.split())
+    line = visible(" ".join(text.split()))
+    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE // 2]} … {line[-LONGEST_LINE // 2 :]}"

@@ -230,8 +230,8 @@ class _Layout:
         if "captions" in self.column_of:
             column = self.column_of["captions"]
             for number, (language, text, rest) in enumerate(self._listed(place, row.get(column), column)):
-                found = caption(language, text, column, rest.get("caption_id") or f"{language}{count + number}")
-                yield found | ({"source": rest["source"]} if rest.get("source") else {})
+                found = caption(language, text, column, str(rest.get("caption_id") or f"{language}{count + number}"))
+                yield found | ({"source": str(rest["source"])} if rest.get("source") else {})
         by_language = {language: _texts(row.get(column)) for language, column in self.languages.items()}
         by_language = {language: those for language, those in by_language.items() if those}
         aligned = len({len(those) for those in by_language.values()}) == 1
@@ -260,6 +260,9 @@ class _Layout:
                     f'{place}, column {column}: expected {{"language": ..., "text": ...}}, not {item!r}. Texts alone '
                     f"need their language: data.columns.en={column} if it is English."
                 )
+            for name in ("caption_id", "source"):
+                if isinstance(item.get(name), Mapping | list | tuple):
+                    raise PolyvidError(f"{place}, column {column}: the {name} of a caption is {item[name]!r}, no text.")
             yield _language(item["language"], f"{place}, column {column}"), item["text"], item
 
     def _text(self, place: str, row: Mapping[str, Any], name: str) -> str | None:

@@ -15,6 +15,9 @@ from polyvid.modeling.errors_mmp import PolyvidError
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 """Names of the table in a folder of videos, as the Hub's VideoFolder has them."""
 
+MOST_COLUMNS = 1000
+"""More are no table of captions; a language each would be 1,000 languages."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -70,7 +73,13 @@ def read_table(file: Path, split: str | None = None) -> Table:
             if wrong := _wrong_text(value) or _wrong_text(name):
                 raise PolyvidError(f"{file}, {where}, column {name!r}: {wrong}.")
     columns = list(dict.fromkeys(name for _, row in rows for name in row))
+    _check_count(file, len(columns))
     return Table(str(file), columns, rows, split)
+
+
+def _check_count(file: Path, columns: int) -> None:
+    if columns > MOST_COLUMNS:
+        raise PolyvidError(f"{file} has {columns:,} columns: at most {MOST_COLUMNS:,} are read.")
 
 
 def _wrong_text(value: Any) -> str | None:
@@ -92,6 +101,7 @@ def _read_csv(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             columns = list(reader.fieldnames or [])
             if len(columns) == 1 and any(mark in columns[0] for mark in ";\t"):
                 raise PolyvidError(f"{file} has the one column {columns[0]!r}: separate columns by commas.")
+            _check_count(file, len(columns))
             if twice := {name for name in columns if columns.count(name) > 1}:
                 raise PolyvidError(f"{file} has the column {min(twice)!r} twice.")
             while True:
@@ -126,8 +136,13 @@ def _read_json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _read_parquet(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
-        rows = pq.read_table(file).to_pylist()
-    except (pa.ArrowInvalid, OSError) as error:
+        _check_count(file, len(pq.read_schema(file).names))
+        table = pq.read_table(file)
+    except (pa.ArrowException, OSError) as error:
         raise PolyvidError(f"{file} is not a whole Parquet file ({error}).") from None
+    try:
+        rows = table.to_pylist()
+    except (pa.ArrowException, OverflowError) as error:  # such as a date that is none
+        raise PolyvidError(f"{file} holds a value that cannot be read ({error}): leave out its column.") from None
     for number, row in enumerate(rows, 1):
         yield f"row {number}", row

@@ -255,6 +255,7 @@ HEAD = "file_name,caption,language,split\n"
         ("file_name;caption;language\na.mp4;Hund;de\n", r"one column 'file_name;caption;language'.*by commas"),
         ("file_name,de,caption_de\na.mp4,x,y\n", r"the columns de and caption_de both hold captions in de"),
         ("file_name,de,de\na.mp4,x,y\n", r"has the column 'de' twice"),
+        (",".join(map(str, range(200_000))) + "\n", r"metadata.csv has 200,000 columns: at most 1,000 are read"),
         (HEAD, r"metadata.csv holds no rows"),
         ("", r"metadata.csv holds no rows"),
         ("file_name,de\na.mp4,Gr\u00fc\u00dfe\n".encode("latin-1"), r"metadata.csv is not UTF-8"),
@@ -274,6 +275,10 @@ def test_a_wrong_table_is_refused_with_the_place(folder, content, message):
         ('{"video_id": "a", "captions": ["x"]}\n', r"line 1, column captions: .*data.columns.en=captions"),
         ('{"video_id": "a", "captions": {"de": ["x", ""]}}\n', r"line 1, column captions: the caption is empty"),
         ('{"video_id": "a", "de": 3, "sw": "x"}\n', r"line 1, column de: the caption is 3"),
+        (
+            '{"video_id": "a", "captions": [{"language": "de", "text": "x", "caption_id": {"$oid": 1}}]}\n',
+            r"line 1, column captions: the caption_id of a caption is \{'\$oid': 1\}, no text",
+        ),
     ],
 )
 def test_wrong_json_lines_are_refused_with_the_place(folder, content, message):
@@ -288,6 +293,15 @@ def test_texts_that_no_file_and_no_tokenizer_can_take_are_named(folder, key, wro
     line = json.dumps(row).replace(f'"{key}": "', f'"{key}": "{wrong}')
     with pytest.raises(PolyvidError, match=f"metadata.jsonl, line 1, column '{key}': .*{message}"):
         open_own(folder(line, "metadata.jsonl"))
+
+
+@pytest.mark.parametrize("date", [pa.array([2**62], pa.timestamp("us")), pa.array([2**30], pa.date32())])
+def test_a_date_that_is_none_is_one_line(folder, tmp_path, date):
+    table = pa.table({"file_name": ["a.mp4"], "de": ["Ein Hund"], "uploaded": date})
+    name = folder("", "notes.txt")
+    pq.write_table(table, Path(name) / "metadata.parquet")
+    with pytest.raises(PolyvidError, match=r"metadata.parquet holds a value that cannot be read \(.*\): leave out its"):
+        open_own(name)
 
 
 def test_they_are_found_in_lists_of_captions_too(folder):

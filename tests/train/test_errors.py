@@ -57,6 +57,12 @@ def test_what_a_user_can_put_right_is_one_line(error, line):
     assert explain(error) == line
 
 
+def test_what_a_terminal_would_obey_is_escaped_and_what_is_endless_is_cut():
+    assert explain(PolyvidError("no video \x1b[31m\u202e\udcff\x9b.mp4")) == r"no video \x1b[31m\u202e\udcff\x9b.mp4"
+    line = explain(PolyvidError(f"Unknown language {'x' * 100_000}: choose from en de."))
+    assert len(line) < 2100 and line.startswith("Unknown language xx") and line.endswith("x: choose from en de.")
+
+
 @pytest.mark.parametrize(
     "error",
     [

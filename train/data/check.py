@@ -22,6 +22,7 @@ from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.video_reading_mmp import VideoError, open_container
 from polyvid.train.data.own_features import Content, videos_at_hand
 from polyvid.train.data.videos import open_dataset
+from polyvid.train.errors import visible
 from polyvid.train.recipe import ALL_LANGUAGES, Recipe, load_recipe
 from polyvid.train.wording import counted
 
@@ -39,7 +40,7 @@ class Finding:
     is_problem: bool = False
 
     def __str__(self) -> str:
-        return f"{'problem' if self.is_problem else 'hint'}: {self.text}"
+        return visible(f"{'problem' if self.is_problem else 'hint'}: {self.text}")
 
 
 def check(
@@ -68,11 +69,11 @@ def check(
     assert own is not None
     captions = sum(len(video.captions) for video in own.videos)
     print(f"{own.origin}: {counted(len(own.videos), 'video')}, {counted(captions, 'caption')}\n")
-    print(to_markdown(own) + "\n")
+    print("\n".join(map(visible, to_markdown(own).splitlines())) + "\n")
     findings = [*check_splits(own, recipe), *check_videos(own), *check_captions(own), *check_lengths(own, recipe)]
     for finding in sorted(findings, key=lambda finding: not finding.is_problem):
         print(finding)
-    print("\n" + "\n".join(plan(own, recipe)))
+    print("\n" + "\n".join(map(visible, plan(own, recipe))))
     if count := sum(finding.is_problem for finding in findings):
         print(f"\n{counted(count, 'problem')}: training or scores would be wrong.")
         raise typer.Exit(1)

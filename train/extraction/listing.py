@@ -55,6 +55,8 @@ def _read_list(file: Path) -> list[tuple[str, str]]:
         raise PolyvidError(
             f"{file} is neither a folder nor a UTF-8 list of videos ({error.reason} at byte {error.start})."
         ) from None
+    if any("\0" in line for line in lines):
+        raise PolyvidError(f"{file} holds a NUL character: it is neither a folder nor a list of videos.")
     pairs = [line.split("\t") if "\t" in line else [Path(line).stem, line] for line in lines if line]
     for pair in pairs:
         if len(pair) != 2 or not all(pair):

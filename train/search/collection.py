@@ -120,12 +120,13 @@ class _Work:
         Raises:
             PolyvidError: if no video could be read.
         """
+        failures = {name: "no such file" for name in self.source.files if name not in self.now}
+        failures = dict(sorted((failures | {name: of["reason"] for name, of in self.failed.items()}).items()))
         if self.old is None:
-            reasons = "; ".join(f"{name}: {of['reason']}" for name, of in list(self.failed.items())[:3])
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in list(failures.items())[:3])
             name, count = self.source.name, len(self.source.files)
             said = f"None of the {count} videos in {name} can" if count > 1 else f"The only video in {name} cannot"
             raise PolyvidError(f"{said} be read ({reasons}). --retry-failed tries again.")
-        failures = {name: of["reason"] for name, of in sorted(self.failed.items())}
         return Collection(self.old, failures, done, len(set(self.gone) - self.failed.keys()))
 
     def run(self) -> Collection:

@@ -13,6 +13,7 @@ from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.modeling.moments_mmp import window_lengths
 from polyvid.modeling.paths_mmp import check_local_path
 from polyvid.modeling.video_index_mmp import VideoIndex
+from polyvid.train.errors import visible
 from polyvid.train.search.collection import Collection, Settings, open_collection
 from polyvid.train.search.metadata import parse_range, parse_where, read_metadata
 from polyvid.train.search.player import play as play_video
@@ -294,7 +295,7 @@ def search(
 def say_what_was_done(source: Source, found: Collection) -> None:
     """What was done, and what could not be read, to stderr."""
     for video_id, reason in found.failures.items():
-        print(f"not read: {source.files[video_id]}: {reason}", file=sys.stderr)
+        print(visible(f"not read: {source.files[video_id]}: {reason}"), file=sys.stderr)
     if found.done or found.removed or found.failures:
         parts = [f"{len(found.index.video_ids)} searched"]
         parts += [f"{found.done} of them new or changed"] if found.done else []

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from polyvid.train.errors import visible
+
 LONGEST_QUERY = 80
 OWN_METADATA = ("bytes", "modified", "blake2b", "seconds")
 """What the index of a folder keeps of each file: for JSON and filters, not for the table."""
@@ -38,9 +40,9 @@ def table(query: str, hits: list[dict[str, Any]]) -> str:
     for rank, hit in enumerate(hits, 1):
         known = {name: value for name, value in hit.get("metadata", {}).items() if value is not None}
         shown = {name: value for name, value in known.items() if "path" not in hit or name not in OWN_METADATA}
-        about = "".join(f"  {name}={value}" for name, value in shown.items())
+        about = visible("".join(f"  {name}={value}" for name, value in shown.items()))
         when = f"  {moment(hit)}" if "start" in hit else ""
-        place = f"{when}  {hit['path']}" if "path" in hit else f"  {hit['video_id']}{when}"
+        place = f"{when}  {visible(hit['path'])}" if "path" in hit else f"  {visible(hit['video_id'])}{when}"
         lines.append(f"{rank:4}  {hit['score']:.3f}{place}{about}")
     return "\n".join(lines) + "\n"
 

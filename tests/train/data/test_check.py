@@ -57,6 +57,15 @@ def test_missing_and_broken_videos_are_problems(check, tmp_path):
     assert "2 problems: training or scores would be wrong." in shown
 
 
+def test_names_that_a_terminal_would_obey_are_escaped(check, tmp_path):
+    (tmp_path / "my_folder" / "v2.mp4").rename(tmp_path / "my_folder" / "\x1b]0;yours\x07.mp4")
+    replace(tmp_path, "v2.mp4", "\x1b]0;yours\x07.mp4")
+    (tmp_path / "my_folder" / "\x1b]0;yours\x07.mp4").write_bytes(b"no video")
+    replace(tmp_path, "train", "\x1b[2Jtrain")
+    shown = check()[1]
+    assert r"such as \x1b]0;yours\x07 (not a video" in shown and "\x1b" not in shown
+
+
 def test_one_file_in_two_splits_is_a_problem_and_twice_in_one_a_hint(check, tmp_path):
     shutil.copy(tmp_path / "my_folder" / "v0.mp4", tmp_path / "my_folder" / "v5.mp4")
     shutil.copy(tmp_path / "my_folder" / "v1.mp4", tmp_path / "my_folder" / "v2.mp4")

@@ -354,6 +354,7 @@ def test_a_file_name_that_is_not_utf8_is_one_failure(videos, r2plus1d, tmp_path)
     ("content", "message"),
     [
         (b"caf\xe9.mp4\n", "neither a folder nor a UTF-8 list of videos"),
+        (b"a\0.mp4\n", "holds a NUL character: it is neither a folder nor a list of videos"),
         (b"a\tb\tc.mp4\n", "neither a path nor video_id<TAB>path"),
     ],
 )

@@ -205,6 +205,16 @@ def test_what_could_not_be_read_is_tried_again_when_it_changed_or_when_asked(sea
     assert not list((videos.parent / "cache").rglob("*.failures.json"))
 
 
+def test_a_video_of_a_list_that_is_not_there_is_named(search, videos):
+    (videos.parent / "list.txt").write_text("videos/a.mp4\nvideos/vidoe.mp4\n")
+    code, shown, said = search("list.txt", QUERY, *FIRST, "--json")
+    assert code == 0 and {hit["video_id"] for hit in json.loads(shown)["hits"]} == {"a"}
+    assert "not read: videos/vidoe.mp4: no such file" in said
+    assert "list.txt: 2 videos: 1 searched, 1 of them new or changed, 1 could not be read." in said
+    (videos.parent / "list.txt").write_text("videos/vidoe.mp4\n")
+    assert "The only video in list.txt cannot be read (vidoe: no such file)." in search("list.txt", QUERY, *FIRST)[2]
+
+
 def test_lists_patterns_single_videos_and_indexes(search, videos):
     (videos.parent / "list.txt").write_text("videos/a.mp4\nthe trip\tvideos/trip/a.mp4\n")
     for target, ids in (
