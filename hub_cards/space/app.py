@@ -9,7 +9,14 @@ from typing import Any
 import gradio as gr
 from decoding import VideoError
 from fastapi.middleware import Middleware
-from limits import MAX_QUERY_CHARACTERS, MAX_UPLOAD_BYTES, SESSIONS_KEPT, WAITING_REQUESTS, RequestLimits
+from limits import (
+    MAX_QUERY_CHARACTERS,
+    MAX_UPLOAD_BYTES,
+    SESSIONS_KEPT,
+    WAITING_REQUESTS,
+    RequestLimits,
+    limit_downloads,
+)
 from look import theme
 from render import Page, notice, scores_table
 from search import LANGUAGES, MODELS, Demo
@@ -161,6 +168,7 @@ class App:
                 by_words = gr.HTML(elem_id="by-words")
             with gr.Column(elem_id="with-video"):
                 video = gr.Video(sources=["upload"], label="Your video", elem_id="video", height=220)
+                limit_downloads(video)
                 by_video = gr.HTML(notice(UPLOAD), elem_id="by-video")
             gr.HTML(scores_table(self.demo.scores, len(self.demo.names)))
             gr.HTML(FOOTER)

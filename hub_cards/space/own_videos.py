@@ -193,7 +193,12 @@ class OwnVideos:
         """The page as `gradio.Blocks`; the methods `find_...` are what programs and agents call."""
         import gradio as gr
 
-        from polyvid.hub_cards.space.limits import MAX_QUERY_CHARACTERS, MAX_UPLOAD_BYTES, WAITING_REQUESTS
+        from polyvid.hub_cards.space.limits import (
+            MAX_QUERY_CHARACTERS,
+            MAX_UPLOAD_BYTES,
+            WAITING_REQUESTS,
+            limit_downloads,
+        )
 
         with gr.Blocks(title=f"Search {name}", analytics_enabled=False, delete_cache=(600, 1800)) as blocks:
             gr.HTML(
@@ -217,6 +222,7 @@ class OwnVideos:
                 by_words = gr.HTML(elem_id="by-words")
             with gr.Column(elem_id="with-video"):
                 video = gr.Video(sources=["upload"], label="video", elem_id="video", height=220)
+                limit_downloads(video)
                 upload = f"Upload a video (up to {MAX_UPLOAD_BYTES >> 20} MB)."
                 by_video = gr.HTML(_notice(upload), elem_id="by-video")
             gr.on(
@@ -303,10 +309,16 @@ def serve(page: OwnVideos, source: Source, note: str, mcp: bool, port: int | Non
     """Serves the page until Ctrl-C; no file but the videos of the index."""
     import gradio as gr
     from fastapi.middleware import Middleware
+    from fastapi.middleware.trustedhost import TrustedHostMiddleware
 
     from polyvid.hub_cards.space.limits import MAX_UPLOAD_BYTES, SESSIONS_KEPT, RequestLimits
     from polyvid.hub_cards.space.look import theme
 
+    middleware = [Middleware(RequestLimits)]
+    here = ["localhost", "127.0.0.1"]
+    if os.environ.get("GRADIO_SERVER_NAME", here[0]) in here and "GRADIO_ROOT_PATH" not in os.environ:
+        # Else a web page whose name is made to lead here could read the videos through the user's browser.
+        middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=here))
     gr.set_static_paths([str(path) for path in page.files.values()])
     page.blocks(Path(source.name).name or source.name, note).launch(
         theme=theme(),
@@ -314,7 +326,7 @@ def serve(page: OwnVideos, source: Source, note: str, mcp: bool, port: int | Non
         footer_links=[],
         max_file_size=MAX_UPLOAD_BYTES,
         state_session_capacity=SESSIONS_KEPT,
-        app_kwargs={"middleware": [Middleware(RequestLimits)]},
+        app_kwargs={"middleware": middleware},
         mcp_server=mcp,
         server_port=port,
         ssr_mode=False,  # would need Node.js

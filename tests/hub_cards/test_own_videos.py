@@ -144,8 +144,19 @@ def test_the_served_page(home, monkeypatch):
             "trip/été 视频.mp4",
         }
         assert _status(f"{address}gradio_api/file={home}/videos/a.mp4") == 200
-        for other in ("private.mp4", "videos/broken.mp4", "index.safetensors", "model/config.json"):
+        (home / "videos" / ".env").write_text("SECRET=1")
+        others = [
+            "private.mp4",
+            "videos/../private.mp4",
+            "videos/%2e%2e/private.mp4",
+            "videos/.env",
+            "videos/broken.mp4",
+        ]
+        for other in (*others, "index.safetensors", "model/config.json"):
             assert _status(f"{address}gradio_api/file={home}/{other}") in (403, 404), other
+        assert _status(f"{address}gradio_api/file=https://example.org/a.mp4") == 403
+        asked = urllib.request.Request(address, headers={"Host": "a-page.example"})
+        assert _status(asked) == 400  # a web page that has its own name lead to this machine
         if mcp:
             asyncio.run(_talk_as_an_agent(address))
         if find_browser():
@@ -194,7 +205,7 @@ async def _talk_as_an_agent(address: str) -> None:
         assert failed and "Type a few words." in text
 
 
-def _status(address: str) -> int:
+def _status(address: str | urllib.request.Request) -> int:
     try:
         return urllib.request.urlopen(address).status
     except urllib.error.HTTPError as error:
