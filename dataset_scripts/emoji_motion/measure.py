@@ -7,7 +7,7 @@ Every second frame of each animation is compared in grey at 28 × 28 pixels:
 - `alike_backwards`: how much the loop looks like itself played backwards. The correlation of the frames, less their
   mean, with those in reverse order; the highest over all frames that the reversed loop may begin with.
 - `seam`: the change from the last frame to the first, relative to the largest change from one frame to the next. At
-  most 1: the clip goes on where it began, and playing it around gives no jump that shows the direction.
+  most 1: the last frame leads back to the first, so that no jump gives the direction away.
 """
 
 import csv

@@ -27,14 +27,14 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from polyvid.dataset_scripts.building import atomic_path, write_json
+from polyvid.dataset_scripts.building import write_json
 from polyvid.dataset_scripts.locking import locked
 from polyvid.dataset_scripts.schema import LANGUAGES
 from polyvid.modeling.errors_mmp import PolyvidError
 from polyvid.train.demo.leaderboard_table import STYLES, TESTS, Pictures, to_markdown
 from polyvid.train.demo.models import MODELS, stages_of
 from polyvid.train.demo.run import OUTPUT, TRAIN, prepare, train
-from polyvid.train.errors import explain
+from polyvid.train.demo.script import run_script, write_results
 from polyvid.train.scoring.baselines import LABELS, Baseline
 from polyvid.train.scoring.evaluation import TEXT_TO_VIDEO, Ranks
 from polyvid.train.scoring.results import environment
@@ -69,10 +69,7 @@ def main(
             score_model(folder, videos)
         train_models(seeds, videos)
         content = collect()
-    write_json(results, content)
-    with atomic_path(results.with_suffix(".md")) as path:
-        path.write_text(to_markdown(content), encoding="utf-8")
-    print(to_markdown(content))
+    write_results(results, content, to_markdown)
 
 
 def make(pictures: Pictures) -> bool:
@@ -292,9 +289,4 @@ def collect() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except Exception as error:
-        if (line := explain(error)) is None:
-            raise
-        raise SystemExit(f"error: {line}") from None
+    run_script(main)

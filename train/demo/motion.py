@@ -24,7 +24,7 @@ import torch
 import typer
 from torch.nn.functional import normalize
 
-from polyvid.dataset_scripts.building import atomic_path, write_json
+from polyvid.dataset_scripts.building import write_json
 from polyvid.dataset_scripts.emoji_motion import emoji_motion
 from polyvid.dataset_scripts.emoji_motion.emoji_motion import QUESTIONS, SPLITS
 from polyvid.dataset_scripts.features import SETTINGS
@@ -35,7 +35,7 @@ from polyvid.train.demo.models import CONFIGS
 from polyvid.train.demo.motion_table import to_markdown
 from polyvid.train.demo.offline_backbone import convert
 from polyvid.train.demo.run import CLIPS, OUTPUT, TRAIN
-from polyvid.train.errors import explain
+from polyvid.train.demo.script import run_script, write_results
 from polyvid.train.extraction.extract import extract
 from polyvid.train.extraction.shards import FeatureShards
 from polyvid.train.loop.frozen_states import FrozenStates
@@ -71,10 +71,7 @@ def main(
             write_row(f"{config}_{positions}_{seed}", lambda recipe=recipe: score_heads(recipe))  # type: ignore[misc]
         rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((FOLDER / "rows").glob("*.json"))]
     content = {"rows": rows, "environment": environment()}
-    write_json(results, content)
-    with atomic_path(results.with_suffix(".md")) as path:
-        path.write_text(to_markdown(content), encoding="utf-8")
-    print(to_markdown(content))
+    write_results(results, content, to_markdown)
 
 
 def recipe_of(config: str, positions: str, seed: int) -> Recipe:
@@ -231,9 +228,4 @@ def _caption(video: Mapping[str, Any], language: str) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except Exception as error:
-        if (line := explain(error)) is None:
-            raise
-        raise SystemExit(f"error: {line}") from None
+    run_script(main)
